@@ -1,0 +1,1 @@
+//! Benchmarks against peers and limits, and the second opinion on the truth.

@@ -1,0 +1,1 @@
+//! The CPU backend: threads, tiling and memory around the kernels.

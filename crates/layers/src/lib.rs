@@ -1,0 +1,1 @@
+//! Devices made of devices: validate, record, profile; and lowering of a graph onto a device.

@@ -1,0 +1,1 @@
+//! Qiao: load a checkpoint and stream tokens, on whatever chip is present.

@@ -1,0 +1,1 @@
+//! Block and group formats of quantised weights: layout and exact decoding.

@@ -1,0 +1,1 @@
+//! Programs an embedder or a vendor can copy.
