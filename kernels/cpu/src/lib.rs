@@ -1,1 +1,38 @@
 //! SIMD micro-kernels for the CPU backend and the table that picks them.
+//!
+//! - [`detect`] asks the processor, [`kernels`] hands out the [`Kernels`] of a tier; a kernel
+//!   itself never asks.
+//! - Kernels are pure: they allocate nothing, start no thread, keep no state.
+//! - Weights are packed once into panels of 16 output features; see [`panel_len`] and the
+//!   [`layout`] of each dtype. Activations are packed per block by `pack_a_*`.
+//! - An element of a matrix product is one chain of multiply-adds in the order of K. Within a tier
+//!   it does not depend on how many rows or panels are computed together, nor on how K is cut.
+//! - Algorithms are written once over a small trait of vector operations; a tier is that trait's
+//!   implementation, its tile sizes, and what it does in its own way.
+
+mod isa;
+pub mod layout;
+mod simd;
+
+mod attention;
+mod convert;
+mod gemm;
+mod math;
+mod rows;
+
+mod table;
+
+mod entry;
+mod scalar;
+
+pub use attention::Rows;
+pub use gemm::GemmBlock;
+pub use isa::{Features, Isa, IsaError, detect};
+pub use layout::{
+    NR, Weight, WeightMatrix, pack_panel, pack_panel_i8, pack_w, pack_w_i8, packed_len,
+    packed_len_i8, panel_len, panel_len_i8, unpack_w, unpack_w_i8,
+};
+pub use table::{
+    Binary, Element, Entry, Gemm, Gemv, Kernels, LayerNorm, PackA, Pv, Qk, Reduce, RmsNorm, Rope,
+    Unary, kernels,
+};

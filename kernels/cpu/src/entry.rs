@@ -1,0 +1,214 @@
+//! From shared algorithms to the entry points of a tier.
+//!
+//! [`entry_points!`] is the one list of kernels that all tiers share. A tier calls it with its
+//! token, its instructions and its tile sizes and gets `table(features)`. What a tier does in its
+//! own way (int8, dot products of bf16) it names as functions.
+
+/// One entry point: a plain function around one that enables the tier's instructions.
+macro_rules! entry_point {
+    (
+        $token:ty, [$($feature:tt)*],
+        $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?, |$s:ident| $body:expr
+    ) => {
+        fn $name($($arg: $ty),*) $(-> $ret)? {
+            $($feature)*
+            unsafe fn inner($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: this function's attribute enables what the token stands for.
+                let $s = unsafe { <$token as crate::simd::Simd>::new() };
+                $body
+            }
+            // SAFETY: the table is only handed out on machines that have the tier.
+            unsafe { inner($($arg),*) }
+        }
+    };
+}
+
+/// A GEMM entry point, whose caller vouches for C.
+macro_rules! gemm_entry_point {
+    ($token:ty, [$($feature:tt)*], $name:ident, $w:ty, $mr:literal, $nv:literal, $n1:literal) => {
+        $($feature)*
+        unsafe fn $name(block: &crate::gemm::GemmBlock<'_, f32, $w, f32>) {
+            // SAFETY: this function's attribute enables what the token stands for, and the table is
+            // only handed out on machines that have the tier; C is the caller's word.
+            unsafe {
+                let s = <$token as crate::simd::Simd>::new();
+                crate::gemm::block::<_, $w, $mr, $nv, $n1>(s, block);
+            }
+        }
+    };
+}
+
+/// All entry points of a tier, and its table.
+///
+/// `tile`: rows x columns of GEMM, and the vectors in those columns and in one panel.
+/// `gemv`: columns at once, and their vectors. `qk`: query rows x keys. `pv`: query rows x vectors.
+macro_rules! entry_points {
+    (
+        token: $token:ty, isa: $isa:ident $how:literal, features: [$($f:tt)*],
+        tile: $mr:literal x $nr:literal ($nv:literal, $n1:literal), gemv: $gnr:literal ($gnv:literal),
+        qk: $qr:literal x $qk:literal, pv: $pr:literal x $pn:literal,
+        pack_a_i8: $i8_mr:literal
+    ) => {
+        crate::entry::entry_point!($token, [$($f)*], f16_to_f32(out: &mut [f32], x: &[half::f16]),
+            |s| crate::convert::widen(s, out, x));
+        crate::entry::entry_point!($token, [$($f)*], bf16_to_f32(out: &mut [f32], x: &[half::bf16]),
+            |s| crate::convert::widen(s, out, x));
+        crate::entry::entry_point!($token, [$($f)*], f32_to_f16(out: &mut [half::f16], x: &[f32]),
+            |s| crate::convert::to_f16(s, out, x));
+        crate::entry::entry_point!($token, [$($f)*], f32_to_bf16(out: &mut [half::bf16], x: &[f32]),
+            |s| crate::convert::to_bf16(s, out, x));
+
+        crate::entry::entry_point!($token, [$($f)*],
+            pack_a_f32(dst: &mut [f32], a: &[f32], lda: usize, m: usize, kc: usize),
+            |s| crate::gemm::pack_a::<_, f32, $mr>(s, dst, a, lda, m, kc));
+        crate::entry::entry_point!($token, [$($f)*],
+            pack_a_f16(dst: &mut [f32], a: &[half::f16], lda: usize, m: usize, kc: usize),
+            |s| crate::gemm::pack_a::<_, half::f16, $mr>(s, dst, a, lda, m, kc));
+        crate::entry::entry_point!($token, [$($f)*],
+            pack_a_bf16(dst: &mut [f32], a: &[half::bf16], lda: usize, m: usize, kc: usize),
+            |s| crate::gemm::pack_a::<_, half::bf16, $mr>(s, dst, a, lda, m, kc));
+        fn pack_a_bf16_dot(dst: &mut [half::bf16], a: &[half::bf16], lda: usize, m: usize, kc: usize) {
+            crate::gemm::pack_a_groups::<_, $mr, 2>(dst, a, lda, m, kc);
+        }
+        fn pack_a_i8(dst: &mut [i8], a: &[i8], lda: usize, m: usize, kc: usize) {
+            crate::gemm::pack_a_groups::<_, $i8_mr, 4>(dst, a, lda, m, kc);
+        }
+        crate::entry::gemm_entry_point!($token, [$($f)*], gemm_f32, f32, $mr, $nv, $n1);
+        crate::entry::gemm_entry_point!($token, [$($f)*], gemm_f16, half::f16, $mr, $nv, $n1);
+        crate::entry::gemm_entry_point!($token, [$($f)*], gemm_bf16, half::bf16, $mr, $nv, $n1);
+        crate::entry::entry_point!($token, [$($f)*],
+            gemv_f32(y: &mut [f32], x: &[f32], w: &[f32], stride: usize, accumulate: bool),
+            |s| crate::gemm::gemv::<_, f32, $gnv, $n1>(s, y, x, w, stride, accumulate));
+        crate::entry::entry_point!($token, [$($f)*],
+            gemv_f16(y: &mut [f32], x: &[f32], w: &[half::f16], stride: usize, accumulate: bool),
+            |s| crate::gemm::gemv::<_, half::f16, $gnv, $n1>(s, y, x, w, stride, accumulate));
+        crate::entry::entry_point!($token, [$($f)*],
+            gemv_bf16(y: &mut [f32], x: &[f32], w: &[half::bf16], stride: usize, accumulate: bool),
+            |s| crate::gemm::gemv::<_, half::bf16, $gnv, $n1>(s, y, x, w, stride, accumulate));
+
+        crate::entry::entry_points!(@binary $token, [$($f)*], add sub mul div silu_mul);
+        crate::entry::entry_points!(@unary $token, [$($f)*],
+            silu Silu, gelu_erf GeluErf, gelu_tanh GeluTanh, relu Relu, sigmoid Sigmoid, tanh Tanh, exp Exp);
+        crate::entry::entry_points!(@reduce $token, [$($f)*], sum sum_squares max);
+        crate::entry::entry_point!($token, [$($f)*], dot(a: &[f32], b: &[f32]) -> f32,
+            |s| crate::rows::dot(s, a, b));
+        crate::entry::entry_point!($token, [$($f)*],
+            rms_norm(out: &mut [f32], x: &[f32], w: &[f32], eps: f32, offset: f32),
+            |s| crate::rows::rms_norm(s, out, x, w, eps, offset));
+        crate::entry::entry_point!($token, [$($f)*],
+            layer_norm(out: &mut [f32], x: &[f32], w: &[f32], b: &[f32], eps: f32),
+            |s| crate::rows::layer_norm(s, out, x, w, b, eps));
+        crate::entry::entry_point!($token, [$($f)*], exp_sub_sum(x: &mut [f32], max: f32) -> f32,
+            |s| crate::rows::exp_sub_sum(s, x, max));
+        crate::entry::entry_point!($token, [$($f)*], scale(x: &mut [f32], alpha: f32),
+            |s| crate::rows::scale(s, x, alpha));
+        crate::entry::entry_point!($token, [$($f)*], axpy(y: &mut [f32], alpha: f32, x: &[f32]),
+            |s| crate::rows::axpy(s, y, alpha, x));
+        crate::entry::entry_point!($token, [$($f)*],
+            rope_half_split(x: &mut [f32], cos: &[f32], sin: &[f32], rotary_dim: usize),
+            |s| crate::rows::rope_half_split(s, x, cos, sin, rotary_dim));
+        crate::entry::entry_point!($token, [$($f)*],
+            rope_interleaved(x: &mut [f32], cos: &[f32], sin: &[f32], rotary_dim: usize),
+            |s| crate::rows::rope_interleaved(s, x, cos, sin, rotary_dim));
+
+        crate::entry::entry_points!(@attention $token, [$($f)*], $qr, $qk, $pr, $pn,
+            qk_f32 pv_f32 f32, qk_f16 pv_f16 half::f16, qk_bf16 pv_bf16 half::bf16);
+
+        /// The table of this tier.
+        pub(crate) fn table(features: &crate::isa::Features) -> crate::table::Kernels {
+            use crate::table::{Entry, Gemm};
+            macro_rules! entry {
+                ($what:literal, $run:ident) => {
+                    Entry { name: concat!($what, ".", $how), run: $run }
+                };
+            }
+            macro_rules! gemm {
+                ($what:literal, $run:ident) => {
+                    Gemm {
+                        name: concat!($what, "_", $mr, "x", $nr, ".", $how),
+                        mr: $mr,
+                        nr: $nr,
+                        kc: crate::gemm::KC,
+                        run: $run,
+                    }
+                };
+            }
+            crate::table::Kernels {
+                isa: crate::isa::Isa::$isa,
+                f16_to_f32: entry!("convert_f16_f32", f16_to_f32),
+                bf16_to_f32: entry!("convert_bf16_f32", bf16_to_f32),
+                f32_to_f16: entry!("convert_f32_f16", f32_to_f16),
+                f32_to_bf16: entry!("convert_f32_bf16", f32_to_bf16),
+                pack_a_f32: entry!("pack_a_f32", pack_a_f32),
+                pack_a_f16: entry!("pack_a_f16", pack_a_f16),
+                pack_a_bf16: entry!("pack_a_bf16", pack_a_bf16),
+                gemm_f32: gemm!("gemm_f32", gemm_f32),
+                gemm_f16: gemm!("gemm_f16", gemm_f16),
+                gemm_bf16: gemm!("gemm_bf16", gemm_bf16),
+                pack_a_bf16_dot: entry!("pack_a_bf16_dot", pack_a_bf16_dot),
+                gemm_bf16_dot: gemm_bf16_dot(features),
+                pack_a_i8: entry!("pack_a_i8", pack_a_i8),
+                gemm_i8: gemm_i8(features),
+                gemv_f32: Entry { name: concat!("gemv_f32_1x", $gnr, ".", $how), run: gemv_f32 },
+                gemv_f16: Entry { name: concat!("gemv_f16_1x", $gnr, ".", $how), run: gemv_f16 },
+                gemv_bf16: Entry { name: concat!("gemv_bf16_1x", $gnr, ".", $how), run: gemv_bf16 },
+                add: entry!("add_f32", add),
+                sub: entry!("sub_f32", sub),
+                mul: entry!("mul_f32", mul),
+                div: entry!("div_f32", div),
+                silu_mul: entry!("silu_mul_f32", silu_mul),
+                silu: entry!("silu_f32", silu),
+                gelu_erf: entry!("gelu_erf_f32", gelu_erf),
+                gelu_tanh: entry!("gelu_tanh_f32", gelu_tanh),
+                relu: entry!("relu_f32", relu),
+                sigmoid: entry!("sigmoid_f32", sigmoid),
+                tanh: entry!("tanh_f32", tanh),
+                exp: entry!("exp_f32", exp),
+                sum: entry!("sum_f32", sum),
+                sum_squares: entry!("sum_squares_f32", sum_squares),
+                max: entry!("max_f32", max),
+                dot: entry!("dot_f32", dot),
+                rms_norm: entry!("rms_norm_f32", rms_norm),
+                layer_norm: entry!("layer_norm_f32", layer_norm),
+                exp_sub_sum: entry!("exp_sub_sum_f32", exp_sub_sum),
+                scale: entry!("scale_f32", scale),
+                axpy: entry!("axpy_f32", axpy),
+                rope_half_split: entry!("rope_half_split_f32", rope_half_split),
+                rope_interleaved: entry!("rope_interleaved_f32", rope_interleaved),
+                qk_f32: entry!("qk_f32", qk_f32),
+                qk_f16: entry!("qk_f16", qk_f16),
+                qk_bf16: entry!("qk_bf16", qk_bf16),
+                pv_f32: entry!("pv_f32", pv_f32),
+                pv_f16: entry!("pv_f16", pv_f16),
+                pv_bf16: entry!("pv_bf16", pv_bf16),
+                quantize_row_i8: entry!("quantize_row_i8", quantize_row_i8),
+            }
+        }
+    };
+    (@binary $token:ty, $f:tt, $($name:ident)+) => {
+        $(crate::entry::entry_point!($token, $f, $name(out: &mut [f32], a: &[f32], b: &[f32]),
+            |s| crate::rows::$name(s, out, a, b));)+
+    };
+    (@unary $token:ty, $f:tt, $($name:ident $function:ident),+) => {
+        $(crate::entry::entry_point!($token, $f, $name(out: &mut [f32], x: &[f32]),
+            |s| crate::rows::unary::<_, crate::math::$function>(s, out, x));)+
+    };
+    (@reduce $token:ty, $f:tt, $($name:ident)+) => {
+        $(crate::entry::entry_point!($token, $f, $name(x: &[f32]) -> f32, |s| crate::rows::$name(s, x));)+
+    };
+    (@attention $token:ty, $f:tt, $qr:literal, $qk:literal, $pr:literal, $pn:literal,
+        $($name_qk:ident $name_pv:ident $t:ty),+) => {
+        $(
+            crate::entry::entry_point!($token, $f,
+                $name_qk(scores: &mut [f32], ld: usize, q: crate::attention::Rows<'_, f32>,
+                    k: crate::attention::Rows<'_, $t>, dim: usize, scale: f32),
+                |s| crate::attention::qk::<_, $t, $qr, $qk>(s, scores, ld, q, k, dim, scale));
+            crate::entry::entry_point!($token, $f,
+                $name_pv(acc: &mut [f32], acc_stride: usize, alpha: &[f32], p: &[f32], ld: usize,
+                    v: crate::attention::Rows<'_, $t>, dim: usize),
+                |s| crate::attention::pv::<_, $t, $pr, $pn>(s, acc, acc_stride, alpha, p, ld, v, dim));
+        )+
+    };
+}
+
+pub(crate) use {entry_point, entry_points, gemm_entry_point};

@@ -1,0 +1,424 @@
+//! Matrix multiplication over packed panels: the block that a kernel is given, and the tile loop
+//! that the tiers share.
+//!
+//! Each element of C is one chain of multiply-adds in the order of K. So it depends neither on the
+//! rows and panels that are computed beside it, nor on how K is cut into blocks: a batch is
+//! bit-identical to its rows alone.
+
+use crate::layout::{NR, Weight};
+use crate::simd::Simd;
+
+/// A block of K whose micro-panel of activations, with the weights that stream past it, stays in
+/// a first-level cache of 32 KiB.
+pub(crate) const KC: usize = 384;
+
+/// A block of work for a GEMM micro-kernel: `m` rows of A times `panels` panels of W, over `kc` inputs.
+///
+/// `A` is the dtype of the packed activations, `W` of the weights, `C` of the result.
+#[derive(Clone, Copy, Debug)]
+pub struct GemmBlock<'a, A, W, C> {
+    /// Rows to compute, `1 ..= mr` of the kernel.
+    pub m: usize,
+    /// Inputs in this block of K. All blocks but the last must be a multiple of the dtype's
+    /// K step (2 for bf16, 4 for i8).
+    pub kc: usize,
+    /// One micro-panel of activations for exactly these `kc` inputs, as the matching `pack_a` writes it.
+    pub a: &'a [A],
+    /// The first panel, from the first of these inputs on.
+    pub w: &'a [W],
+    /// Elements from one panel to the next.
+    pub panel_stride: usize,
+    /// Adjacent panels to compute.
+    pub panels: usize,
+    /// The first element of the result.
+    pub c: *mut C,
+    /// Elements from one row of the result to the next.
+    pub ldc: usize,
+    /// Columns of the result to write, more than `16 * (panels - 1)` and at most `16 * panels`.
+    pub columns: usize,
+    /// Add to what C holds, instead of overwriting it.
+    pub accumulate: bool,
+}
+
+impl<A, W, C: Copy> GemmBlock<'_, A, W, C> {
+    /// Checks the slices against the counts; `step` is the dtype's K step.
+    #[inline(always)]
+    pub(crate) fn check(&self, mr: usize, step: usize) {
+        let k = self.kc.next_multiple_of(step);
+        assert!(self.m <= mr, "a kernel of {mr} rows was given {}", self.m);
+        assert!(self.a.len() >= k * mr, "packed activations are too short");
+        let last = self.panels.saturating_sub(1) * self.panel_stride;
+        assert!(
+            self.panels == 0 || self.w.len() >= last + k * NR,
+            "weight panels are too short"
+        );
+        assert!(
+            self.columns <= self.panels * NR && self.columns + NR > self.panels * NR,
+            "columns disagree with panels"
+        );
+    }
+
+    /// What one row of one panel starts from: C where the block accumulates, else zeros.
+    ///
+    /// # Safety
+    /// Row `row` of C has `columns` readable elements.
+    #[inline(always)]
+    pub(crate) unsafe fn read(&self, row: usize, panel: usize) -> [C; NR]
+    where
+        C: Default,
+    {
+        let mut values = [C::default(); NR];
+        if self.accumulate {
+            let width = NR.min(self.columns - panel * NR);
+            for (i, value) in values.iter_mut().enumerate().take(width) {
+                // SAFETY: i < width keeps within the columns that the caller vouches for.
+                *value = unsafe { *self.c.add(row * self.ldc + panel * NR + i) };
+            }
+        }
+        values
+    }
+
+    /// Writes one row of one panel.
+    ///
+    /// # Safety
+    /// Row `row` of C has `columns` writable elements.
+    #[inline(always)]
+    pub(crate) unsafe fn write(&self, row: usize, panel: usize, values: &[C; NR]) {
+        let width = NR.min(self.columns - panel * NR);
+        for (i, value) in values.iter().enumerate().take(width) {
+            // SAFETY: i < width keeps within the columns that the caller vouches for.
+            unsafe { *self.c.add(row * self.ldc + panel * NR + i) = *value };
+        }
+    }
+}
+
+/// Runs a block, `PANELS` panels at a time and then one at a time.
+///
+/// `NV` is the number of vectors in `PANELS` panels, `N1` in one.
+///
+/// # Safety
+/// Each of the block's `m` rows of C has `columns` writable elements that nobody else touches.
+#[inline(always)]
+pub(crate) unsafe fn block<
+    S: Simd,
+    W: Weight,
+    const MR: usize,
+    const NV: usize,
+    const N1: usize,
+>(
+    s: S,
+    b: &GemmBlock<'_, f32, W, f32>,
+) {
+    b.check(MR, W::K_STEP);
+    let wide = NV / N1;
+    let mut panel = 0;
+    while panel < b.panels {
+        // SAFETY: check() holds the slices to the counts; C is the caller's word.
+        unsafe {
+            if panel + wide <= b.panels {
+                rows::<S, W, MR, NV>(s, b, panel);
+                panel += wide;
+            } else {
+                rows::<S, W, MR, N1>(s, b, panel);
+                panel += 1;
+            }
+        }
+    }
+}
+
+/// Picks the tile height: the smallest that holds the rows.
+///
+/// # Safety
+/// As for [`tile`].
+#[inline(always)]
+unsafe fn rows<S: Simd, W: Weight, const MR: usize, const NV: usize>(
+    s: S,
+    b: &GemmBlock<'_, f32, W, f32>,
+    panel: usize,
+) {
+    // SAFETY: the heights are at most MR, since check() held m to it; the rest is the caller's word.
+    unsafe {
+        match b.m {
+            0 => {}
+            1 => tile::<S, W, MR, 1, NV>(s, b, panel),
+            2 => tile::<S, W, MR, 2, NV>(s, b, panel),
+            3 | 4 => tile::<S, W, MR, 4, NV>(s, b, panel),
+            5 | 6 if MR >= 6 => tile::<S, W, MR, 6, NV>(s, b, panel),
+            7 | 8 if MR >= 8 => tile::<S, W, MR, 8, NV>(s, b, panel),
+            _ => tile::<S, W, MR, MR, NV>(s, b, panel),
+        }
+    }
+}
+
+/// `R` rows by `NV` vectors of columns, kept in registers over the whole of `kc`.
+///
+/// Rows from `m` to `R` are computed from the zeros of the packing and not written.
+///
+/// # Safety
+/// `R <= MR`; the block passed [`GemmBlock::check`]; the panels from `panel` that `NV` vectors
+/// cover exist; C is writable as [`block`] says.
+#[inline(always)]
+unsafe fn tile<S: Simd, W: Weight, const MR: usize, const R: usize, const NV: usize>(
+    s: S,
+    b: &GemmBlock<'_, f32, W, f32>,
+    panel: usize,
+) {
+    let per_panel = NR / S::LANES;
+    let mut acc = [[s.splat(0.0); NV]; R];
+    let column = panel * NR;
+    let valid = b.columns - column;
+    if b.accumulate {
+        for (i, acc) in acc.iter_mut().enumerate() {
+            if i < b.m {
+                for (v, acc) in acc.iter_mut().enumerate() {
+                    // SAFETY: row i < m; load_c keeps within the valid columns.
+                    *acc = unsafe { load_c(s, b.c.add(i * b.ldc + column), v * S::LANES, valid) };
+                }
+            }
+        }
+    }
+    let mut w: [*const W; NV] = [b.w.as_ptr(); NV];
+    for (v, w) in w.iter_mut().enumerate() {
+        let offset =
+            (panel + v / per_panel) * b.panel_stride + v % per_panel * S::LANES * W::K_STEP;
+        *w = w.wrapping_add(offset);
+    }
+    let mut a = b.a.as_ptr();
+    for _ in 0..b.kc / W::K_STEP {
+        // SAFETY: check() held both slices to kc steps; each pass moves one step on.
+        unsafe { step::<S, W, MR, R, NV>(s, &mut acc, a, &w, W::K_STEP) };
+        a = a.wrapping_add(MR * W::K_STEP);
+        for w in &mut w {
+            *w = w.wrapping_add(NR * W::K_STEP);
+        }
+    }
+    if !b.kc.is_multiple_of(W::K_STEP) {
+        // SAFETY: the panels are padded to a whole step, and only the first input is used.
+        unsafe { step::<S, W, MR, R, NV>(s, &mut acc, a, &w, 1) };
+    }
+    for (i, acc) in acc.iter().enumerate() {
+        if i < b.m {
+            for (v, acc) in acc.iter().enumerate() {
+                // SAFETY: row i < m; store_c keeps within the valid columns.
+                unsafe { store_c(s, b.c.add(i * b.ldc + column), v * S::LANES, valid, *acc) };
+            }
+        }
+    }
+}
+
+/// One step of K: one or two rank-one updates of the accumulators.
+///
+/// # Safety
+/// `MR * K_STEP` activations are readable at `a`, one vector of columns for the step at each of `w`.
+#[inline(always)]
+unsafe fn step<S: Simd, W: Weight, const MR: usize, const R: usize, const NV: usize>(
+    s: S,
+    acc: &mut [[S::V; NV]; R],
+    a: *const f32,
+    w: &[*const W; NV],
+    inputs: usize,
+) {
+    let mut first = [s.splat(0.0); NV];
+    let mut second = [s.splat(0.0); NV];
+    for v in 0..NV {
+        // SAFETY: the caller vouches for the panels.
+        (first[v], second[v]) = unsafe { W::load_columns(s, w[v]) };
+    }
+    for (i, acc) in acc.iter_mut().enumerate() {
+        // SAFETY: i < R <= MR.
+        let x = s.splat(unsafe { *a.add(i) });
+        for v in 0..NV {
+            acc[v] = s.madd(x, first[v], acc[v]);
+        }
+    }
+    if inputs == 2 {
+        for (i, acc) in acc.iter_mut().enumerate() {
+            // SAFETY: i < R <= MR, and the step has two rows of MR activations.
+            let x = s.splat(unsafe { *a.add(MR + i) });
+            for v in 0..NV {
+                acc[v] = s.madd(x, second[v], acc[v]);
+            }
+        }
+    }
+}
+
+/// Loads the columns from `at` on, those past `valid` as zeros.
+///
+/// # Safety
+/// `valid` elements are readable at `row`.
+#[inline(always)]
+unsafe fn load_c<S: Simd>(s: S, row: *const f32, at: usize, valid: usize) -> S::V {
+    // SAFETY: both branches stay below `valid`.
+    unsafe {
+        if at + S::LANES <= valid {
+            s.load_ptr(row.add(at))
+        } else {
+            let rest = valid.saturating_sub(at);
+            s.load_tail(std::slice::from_raw_parts(row.wrapping_add(at), rest), 0.0)
+        }
+    }
+}
+
+/// Stores the columns from `at` on, but none past `valid`.
+///
+/// # Safety
+/// `valid` elements are writable at `row`.
+#[inline(always)]
+unsafe fn store_c<S: Simd>(s: S, row: *mut f32, at: usize, valid: usize, v: S::V) {
+    // SAFETY: both branches stay below `valid`.
+    unsafe {
+        if at + S::LANES <= valid {
+            s.store_ptr(row.add(at), v);
+        } else {
+            let rest = valid.saturating_sub(at);
+            s.store_tail(
+                std::slice::from_raw_parts_mut(row.wrapping_add(at), rest),
+                v,
+            );
+        }
+    }
+}
+
+/// How far ahead of its use a weight line is asked for, in bytes.
+const PREFETCH: usize = 2048;
+
+/// One row times panels: `y[j] (+)= Σ x[k]·w[j][k]`, `NV` vectors of columns at a time, then `N1`.
+///
+/// # Panics
+/// When the slices are shorter than the counts ask.
+#[inline(always)]
+pub(crate) fn gemv<S: Simd, W: Weight, const NV: usize, const N1: usize>(
+    s: S,
+    y: &mut [f32],
+    x: &[f32],
+    w: &[W],
+    panel_stride: usize,
+    accumulate: bool,
+) {
+    let panels = y.len().div_ceil(NR);
+    let k = x.len().next_multiple_of(W::K_STEP);
+    let last = panels.saturating_sub(1) * panel_stride;
+    assert!(
+        panels == 0 || w.len() >= last + k * NR,
+        "weight panels are too short"
+    );
+    let wide = NV / N1;
+    let mut panel = 0;
+    while panel < panels {
+        // SAFETY: the panels were just checked against the length of w.
+        unsafe {
+            if panel + wide <= panels {
+                gemv_tile::<S, W, NV>(s, y, x, w, panel_stride, panel, accumulate);
+                panel += wide;
+            } else {
+                gemv_tile::<S, W, N1>(s, y, x, w, panel_stride, panel, accumulate);
+                panel += 1;
+            }
+        }
+    }
+}
+
+/// One row times the panels that `NV` vectors cover, each panel its own stream from memory.
+///
+/// # Safety
+/// Those panels lie within `w`.
+#[inline(always)]
+unsafe fn gemv_tile<S: Simd, W: Weight, const NV: usize>(
+    s: S,
+    y: &mut [f32],
+    x: &[f32],
+    w: &[W],
+    panel_stride: usize,
+    panel: usize,
+    accumulate: bool,
+) {
+    let per_panel = NR / S::LANES;
+    let y = &mut y[panel * NR..];
+    let valid = y.len().min(NV * S::LANES);
+    let mut acc = [[s.splat(0.0); NV]; 1];
+    if accumulate {
+        for (v, acc) in acc[0].iter_mut().enumerate() {
+            // SAFETY: load_c keeps within the valid columns of y.
+            *acc = unsafe { load_c(s, y.as_ptr(), v * S::LANES, valid) };
+        }
+    }
+    let mut at: [*const W; NV] = [w.as_ptr(); NV];
+    for (v, at) in at.iter_mut().enumerate() {
+        let offset = (panel + v / per_panel) * panel_stride + v % per_panel * S::LANES * W::K_STEP;
+        *at = at.wrapping_add(offset);
+    }
+    for x in x.chunks_exact(W::K_STEP) {
+        for at in at.iter().step_by(per_panel) {
+            s.prefetch(at.cast::<u8>().wrapping_add(PREFETCH));
+        }
+        // SAFETY: the caller vouches for the panels; each pass moves one step on.
+        unsafe { step::<S, W, 1, 1, NV>(s, &mut acc, x.as_ptr(), &at, W::K_STEP) };
+        for at in &mut at {
+            *at = at.wrapping_add(NR * W::K_STEP);
+        }
+    }
+    let rest = x.chunks_exact(W::K_STEP).remainder();
+    if !rest.is_empty() {
+        // SAFETY: the panels are padded to a whole step, and only the first input is used.
+        unsafe { step::<S, W, 1, 1, NV>(s, &mut acc, rest.as_ptr(), &at, 1) };
+    }
+    for (v, acc) in acc[0].iter().enumerate() {
+        // SAFETY: store_c keeps within the valid columns of y.
+        unsafe { store_c(s, y.as_mut_ptr(), v * S::LANES, valid, *acc) };
+    }
+}
+
+/// Packs `m` rows of activations, `kc` inputs each, into one micro-panel `[kc][MR]` of f32.
+///
+/// Rows from `m` to `MR` become zeros.
+///
+/// # Panics
+/// When `m > MR`, or the slices are too short.
+#[inline(always)]
+pub(crate) fn pack_a<S: Simd, A: Weight, const MR: usize>(
+    _s: S,
+    dst: &mut [f32],
+    a: &[A],
+    lda: usize,
+    m: usize,
+    kc: usize,
+) {
+    assert!(m <= MR, "a micro-panel of {MR} rows was given {m}");
+    let dst = &mut dst[..kc * MR];
+    if m < MR {
+        dst.fill(0.0);
+    }
+    for i in 0..m {
+        let row = &a[i * lda..][..kc];
+        for (out, x) in dst.chunks_exact_mut(MR).zip(row) {
+            out[i] = x.widen();
+        }
+    }
+}
+
+/// Packs `m` rows of activations in groups of `STEP` inputs: `[ceil(kc/STEP)][MR][STEP]`.
+///
+/// Rows from `m` to `MR` and inputs past `kc` become zeros.
+///
+/// # Panics
+/// When `m > MR`, or the slices are too short.
+#[inline(always)]
+pub(crate) fn pack_a_groups<A: Copy + Default, const MR: usize, const STEP: usize>(
+    dst: &mut [A],
+    a: &[A],
+    lda: usize,
+    m: usize,
+    kc: usize,
+) {
+    assert!(m <= MR, "a micro-panel of {MR} rows was given {m}");
+    let dst = &mut dst[..kc.div_ceil(STEP) * MR * STEP];
+    if m < MR || !kc.is_multiple_of(STEP) {
+        dst.fill(A::default());
+    }
+    for i in 0..m {
+        let row = &a[i * lda..][..kc];
+        for (out, x) in dst.chunks_exact_mut(MR * STEP).zip(row.chunks(STEP)) {
+            out[i * STEP..][..x.len()].copy_from_slice(x);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! int8 in portable Rust.
+
+use crate::gemm::{GemmBlock, KC};
+use crate::isa::Features;
+use crate::layout::NR;
+use crate::table::Gemm;
+
+/// Rows of the tile.
+const MR: usize = 4;
+
+/// The kernel of this tier.
+pub(super) fn gemm_i8(_: &Features) -> Gemm<i8, i8, i32> {
+    Gemm {
+        name: "gemm_i8_4x16.scalar",
+        mr: MR,
+        nr: NR,
+        kc: KC,
+        run: gemm,
+    }
+}
+
+/// `C = A·Wᵀ` in i32, exact. See [`crate::Kernels::gemm_i8`].
+///
+/// # Safety
+/// The block's pointers and lengths hold what [`GemmBlock`] says.
+unsafe fn gemm(block: &GemmBlock<'_, i8, i8, i32>) {
+    block.check(MR, 4);
+    for panel in 0..block.panels {
+        let w = &block.w[panel * block.panel_stride..];
+        for i in 0..block.m {
+            // SAFETY: i < m; the caller vouches for C.
+            let mut acc = unsafe { block.read(i, panel) };
+            for group in 0..block.kc.div_ceil(4) {
+                let a = &block.a[(group * MR + i) * 4..][..4];
+                for (acc, w) in acc.iter_mut().zip(w[group * 64..][..64].chunks_exact(4)) {
+                    for (a, w) in a.iter().zip(w) {
+                        *acc = acc.wrapping_add(i32::from(*a) * i32::from(*w));
+                    }
+                }
+            }
+            // SAFETY: i < m; the caller vouches for C.
+            unsafe { block.write(i, panel, &acc) };
+        }
+    }
+}
+
+/// Quantises one row. See [`crate::Kernels::quantize_row_i8`].
+pub(crate) fn quantize_row_i8(out: &mut [i8], x: &[f32]) -> f32 {
+    assert_eq!(
+        out.len(),
+        x.len(),
+        "quantize_row_i8: lengths of output and row"
+    );
+    let largest = x
+        .iter()
+        .fold(0f32, |m, v| if v.abs() > m { v.abs() } else { m });
+    let scale = largest / 127.0;
+    if scale == 0.0 {
+        out.fill(0);
+        return 0.0;
+    }
+    for (q, x) in out.iter_mut().zip(x) {
+        // The cast saturates and sends NaN to zero; the lower clamp keeps the range symmetric.
+        *q = ((x / scale).round_ties_even() as i8).max(-127);
+    }
+    scale
+}

@@ -1,0 +1,257 @@
+//! The table of kernels: what there is, under which name, for which tier.
+
+use half::{bf16, f16};
+
+use crate::attention::Rows;
+use crate::gemm::GemmBlock;
+use crate::isa::{Features, Isa, IsaError, detect};
+use crate::layout::Weight;
+
+/// A kernel and the name it is printed under, `what.how`.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<F> {
+    /// For example `rms_norm_f32.avx2`.
+    pub name: &'static str,
+    /// The kernel.
+    pub run: F,
+}
+
+/// A GEMM micro-kernel and its tile.
+#[derive(Clone, Copy, Debug)]
+pub struct Gemm<A, W, C> {
+    /// For example `gemm_bf16_12x32.avx512`.
+    pub name: &'static str,
+    /// Rows of the tile, and of the micro-panels of packed activations.
+    pub mr: usize,
+    /// Columns that are computed together. Any number of panels is accepted; a multiple of this
+    /// is fastest.
+    pub nr: usize,
+    /// The length of a block of K that keeps a micro-panel of activations in the first-level
+    /// cache; a multiple of every K step. The result does not depend on it.
+    pub kc: usize,
+    /// The kernel.
+    ///
+    /// # Safety
+    /// Each of the block's `m` rows of C has `columns` writable elements that nobody else touches.
+    ///
+    /// # Panics
+    /// When the slices are too short for the counts.
+    pub run: unsafe fn(&GemmBlock<'_, A, W, C>),
+}
+
+/// Writes one micro-panel `[ceil(kc/step)][mr][step]` of activations: `(dst, a, lda, m, kc)`.
+///
+/// `a` starts at the block's first row and input and has `lda` elements from row to row;
+/// rows from `m` to `mr` become zeros.
+pub type PackA<A, P> = fn(dst: &mut [P], a: &[A], lda: usize, m: usize, kc: usize);
+
+/// `y[j] (+)= Σ x[k]·w[j][k]`: `(y, x, w, panel_stride, accumulate)`.
+///
+/// `y` has one element per output feature, `x` one per input. A long matrix is split over
+/// threads by passing parts of `y` that start at multiples of 16, with their panels.
+pub type Gemv<W> = fn(y: &mut [f32], x: &[f32], w: &[W], panel_stride: usize, accumulate: bool);
+
+/// `out = f(x)`, equal lengths.
+pub type Unary = fn(out: &mut [f32], x: &[f32]);
+
+/// `out = f(a, b)`, equal lengths.
+pub type Binary = fn(out: &mut [f32], a: &[f32], b: &[f32]);
+
+/// One value from a row.
+pub type Reduce = fn(x: &[f32]) -> f32;
+
+/// Rotary embedding of one head in place: `(x, cos, sin, rotary_dim)`; `cos` and `sin` hold
+/// `rotary_dim / 2` elements, and elements of `x` from `rotary_dim` on stay.
+pub type Rope = fn(x: &mut [f32], cos: &[f32], sin: &[f32], rotary_dim: usize);
+
+/// `scores[r * ld + j] = scale · q[r]·k[j]`: `(scores, ld, q, k, dim, scale)`.
+pub type Qk<T> =
+    fn(scores: &mut [f32], ld: usize, q: Rows<'_, f32>, k: Rows<'_, T>, dim: usize, scale: f32);
+
+/// `acc[r] = alpha[r]·acc[r] + Σ_j p[r * ld + j]·v[j]` for `alpha.len()` rows:
+/// `(acc, acc_stride, alpha, p, ld, v, dim)`.
+pub type Pv<T> = fn(
+    acc: &mut [f32],
+    acc_stride: usize,
+    alpha: &[f32],
+    p: &[f32],
+    ld: usize,
+    v: Rows<'_, T>,
+    dim: usize,
+);
+
+/// `(out, x, w, eps, weight_offset)`.
+pub type RmsNorm = fn(out: &mut [f32], x: &[f32], w: &[f32], eps: f32, weight_offset: f32);
+
+/// `(out, x, w, b, eps)`.
+pub type LayerNorm = fn(out: &mut [f32], x: &[f32], w: &[f32], b: &[f32], eps: f32);
+
+/// Every kernel of one tier. Slices of wrong lengths panic.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernels {
+    /// The tier.
+    pub isa: Isa,
+
+    /// f16 to f32, exact.
+    pub f16_to_f32: Entry<fn(&mut [f32], &[f16])>,
+    /// bf16 to f32, exact.
+    pub bf16_to_f32: Entry<fn(&mut [f32], &[bf16])>,
+    /// f32 to f16, to nearest even; overflow gives infinity, a NaN stays a quiet NaN.
+    pub f32_to_f16: Entry<fn(&mut [f16], &[f32])>,
+    /// f32 to bf16, to nearest even; overflow gives infinity, a NaN stays a quiet NaN.
+    pub f32_to_bf16: Entry<fn(&mut [bf16], &[f32])>,
+
+    /// Packs f32 activations for `gemm_f32`, `gemm_f16` and `gemm_bf16`, which share `mr`.
+    pub pack_a_f32: Entry<PackA<f32, f32>>,
+    /// Packs f16 activations, as f32.
+    pub pack_a_f16: Entry<PackA<f16, f32>>,
+    /// Packs bf16 activations, as f32.
+    pub pack_a_bf16: Entry<PackA<bf16, f32>>,
+    /// f32 weights.
+    pub gemm_f32: Gemm<f32, f32, f32>,
+    /// f16 weights, f32 activations.
+    pub gemm_f16: Gemm<f32, f16, f32>,
+    /// bf16 weights, f32 activations.
+    pub gemm_bf16: Gemm<f32, bf16, f32>,
+    /// Packs bf16 activations for `gemm_bf16_dot`: `[ceil(kc/2)][mr][2]`.
+    pub pack_a_bf16_dot: Entry<PackA<bf16, bf16>>,
+    /// bf16 weights and bf16 activations, pairs of products added in f32; absent where
+    /// `gemm_bf16` is faster. Subnormals may count as zero.
+    pub gemm_bf16_dot: Option<Gemm<bf16, bf16, f32>>,
+    /// Packs i8 activations for `gemm_i8`: `[ceil(kc/4)][mr][4]`.
+    pub pack_a_i8: Entry<PackA<i8, i8>>,
+    /// i8 weights and activations, i32 result, exact once all of K is in: with K in blocks, the
+    /// result between blocks is unspecified. `w` of a block that does not accumulate starts at
+    /// the panel's start, and `panel_stride` is [`panel_len_i8`](crate::panel_len_i8) of all of K.
+    pub gemm_i8: Gemm<i8, i8, i32>,
+
+    /// One row times f32 weights; bit-identical to that row of `gemm_f32`.
+    pub gemv_f32: Entry<Gemv<f32>>,
+    /// One row times f16 weights; bit-identical to that row of `gemm_f16`.
+    pub gemv_f16: Entry<Gemv<f16>>,
+    /// One row times bf16 weights; bit-identical to that row of `gemm_bf16`.
+    pub gemv_bf16: Entry<Gemv<bf16>>,
+
+    /// `a + b`
+    pub add: Entry<Binary>,
+    /// `a - b`
+    pub sub: Entry<Binary>,
+    /// `a · b`
+    pub mul: Entry<Binary>,
+    /// `a / b`
+    pub div: Entry<Binary>,
+    /// `silu(a) · b`, rounded once.
+    pub silu_mul: Entry<Binary>,
+    /// `x / (1 + exp(-x))`; zero, its limit, at -∞.
+    pub silu: Entry<Unary>,
+    /// `x · (1 + erf(x/√2)) / 2`; zero, its limit, at -∞.
+    pub gelu_erf: Entry<Unary>,
+    /// `x · (1 + tanh(√(2/π)(x + 0.044715 x³))) / 2`; zero, its limit, at -∞.
+    pub gelu_tanh: Entry<Unary>,
+    /// `max(x, 0)`
+    pub relu: Entry<Unary>,
+    /// `1 / (1 + exp(-x))`
+    pub sigmoid: Entry<Unary>,
+    /// `tanh(x)`
+    pub tanh: Entry<Unary>,
+    /// `exp(x)`
+    pub exp: Entry<Unary>,
+
+    /// `Σ x`
+    pub sum: Entry<Reduce>,
+    /// `Σ x²`
+    pub sum_squares: Entry<Reduce>,
+    /// The largest element; NaN where there is one; -∞ for an empty row.
+    pub max: Entry<Reduce>,
+    /// `Σ a·b`
+    pub dot: Entry<fn(&[f32], &[f32]) -> f32>,
+    /// `x · (w + weight_offset) / √(mean(x²) + eps)`
+    pub rms_norm: Entry<RmsNorm>,
+    /// `(x - mean) / √(variance + eps) · w + b`
+    pub layer_norm: Entry<LayerNorm>,
+    /// `x = exp(x - max)` in place, returning the sum; zeros and 0 where `max` is -∞.
+    pub exp_sub_sum: Entry<fn(&mut [f32], f32) -> f32>,
+    /// `x = alpha · x` in place.
+    pub scale: Entry<fn(&mut [f32], f32)>,
+    /// `y += alpha · x`: `(y, alpha, x)`.
+    pub axpy: Entry<fn(&mut [f32], f32, &[f32])>,
+    /// Rotates the pairs `(x[i], x[i + rotary_dim/2])` (NeoX).
+    pub rope_half_split: Entry<Rope>,
+    /// Rotates the pairs `(x[2i], x[2i + 1])` (GPT-J).
+    pub rope_interleaved: Entry<Rope>,
+
+    /// Scores against f32 keys.
+    pub qk_f32: Entry<Qk<f32>>,
+    /// Scores against f16 keys.
+    pub qk_f16: Entry<Qk<f16>>,
+    /// Scores against bf16 keys.
+    pub qk_bf16: Entry<Qk<bf16>>,
+    /// Weighted sum of f32 values.
+    pub pv_f32: Entry<Pv<f32>>,
+    /// Weighted sum of f16 values.
+    pub pv_f16: Entry<Pv<f16>>,
+    /// Weighted sum of bf16 values.
+    pub pv_bf16: Entry<Pv<bf16>>,
+
+    /// Quantises a row and returns its scale, `absmax / 127`; `q = x / scale` to nearest even,
+    /// within ±127. A zero row gives scale 0 and zeros; NaN gives 0.
+    pub quantize_row_i8: Entry<fn(&mut [i8], &[f32]) -> f32>,
+}
+
+/// The table of a tier. `features` may be what [`detect`] returns, or less.
+///
+/// # Errors
+/// When `features` or the machine lacks the tier, or the machine lacks a claimed feature.
+pub fn kernels(isa: Isa, features: &Features) -> Result<Kernels, IsaError> {
+    features.within(&detect())?;
+    if isa > features.isa {
+        return Err(IsaError::Missing {
+            asked: isa,
+            best: features.isa,
+        });
+    }
+    Ok(match isa {
+        Isa::Scalar => crate::scalar::table(features),
+        Isa::Avx2 | Isa::Avx512 => crate::scalar::table(features),
+    })
+}
+
+/// A dtype with kernels of its own: lets a caller be generic over f32, f16 and bf16.
+pub trait Element: Weight {
+    /// Packs activations of this dtype, as f32.
+    fn pack_a(k: &Kernels) -> &Entry<PackA<Self, f32>>;
+    /// GEMM over weights of this dtype.
+    fn gemm(k: &Kernels) -> &Gemm<f32, Self, f32>;
+    /// GEMV over weights of this dtype.
+    fn gemv(k: &Kernels) -> &Entry<Gemv<Self>>;
+    /// Scores against keys of this dtype.
+    fn qk(k: &Kernels) -> &Entry<Qk<Self>>;
+    /// Weighted sum of values of this dtype.
+    fn pv(k: &Kernels) -> &Entry<Pv<Self>>;
+}
+
+macro_rules! element {
+    ($t:ty, $pack_a:ident, $gemm:ident, $gemv:ident, $qk:ident, $pv:ident) => {
+        impl Element for $t {
+            fn pack_a(k: &Kernels) -> &Entry<PackA<Self, f32>> {
+                &k.$pack_a
+            }
+            fn gemm(k: &Kernels) -> &Gemm<f32, Self, f32> {
+                &k.$gemm
+            }
+            fn gemv(k: &Kernels) -> &Entry<Gemv<Self>> {
+                &k.$gemv
+            }
+            fn qk(k: &Kernels) -> &Entry<Qk<Self>> {
+                &k.$qk
+            }
+            fn pv(k: &Kernels) -> &Entry<Pv<Self>> {
+                &k.$pv
+            }
+        }
+    };
+}
+
+element!(f32, pack_a_f32, gemm_f32, gemv_f32, qk_f32, pv_f32);
+element!(f16, pack_a_f16, gemm_f16, gemv_f16, qk_f16, pv_f16);
+element!(bf16, pack_a_bf16, gemm_bf16, gemv_bf16, qk_bf16, pv_bf16);
