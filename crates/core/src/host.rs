@@ -1,0 +1,117 @@
+//! Host memory behind the contract, in safe code: what the noop and the reference device are made of.
+
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::device::{Binding, Buffer, BufferExt, Event, Stream};
+use crate::error::{Error, Result};
+
+/// Host bytes behind a lock.
+#[derive(Debug)]
+pub struct HostBuffer {
+    data: RwLock<Vec<u8>>,
+    bytes: usize,
+}
+
+impl HostBuffer {
+    /// Allocates zeroed bytes.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] under the device's name.
+    pub fn new(device: &str, bytes: usize) -> Result<Self> {
+        let mut data = Vec::new();
+        data.try_reserve_exact(bytes).map_err(|_| Error::OutOfMemory {
+            device: device.into(),
+            asked: bytes as u64,
+            free: 0,
+        })?;
+        data.resize(bytes, 0);
+        Ok(HostBuffer { data: RwLock::new(data), bytes })
+    }
+
+    /// Reads the bytes of a range that was checked.
+    pub fn read<R>(&self, range: std::ops::Range<usize>, f: impl FnOnce(&[u8]) -> R) -> R {
+        f(&self.data.read().unwrap_or_else(PoisonError::into_inner)[range])
+    }
+
+    /// Changes the bytes of a range that was checked.
+    pub fn write<R>(&self, range: std::ops::Range<usize>, f: impl FnOnce(&mut [u8]) -> R) -> R {
+        f(&mut self.data.write().unwrap_or_else(PoisonError::into_inner)[range])
+    }
+}
+
+impl Buffer for HostBuffer {
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// The host buffer behind a binding, and the range in it.
+///
+/// # Errors
+/// The buffer is of another device, or the range is outside it.
+pub fn host_range(binding: &Binding) -> Result<(&HostBuffer, std::ops::Range<usize>)> {
+    binding.check("host memory", 0)?;
+    let buffer = binding.buffer.downcast::<HostBuffer>().ok_or_else(|| {
+        Error::invalid("buffer", "it belongs to another device", "copy it through the host with download and upload")
+    })?;
+    Ok((buffer, binding.offset..binding.offset + binding.bytes))
+}
+
+/// A stream whose every command has run when the call returns.
+#[derive(Debug, Default)]
+pub struct HostStream {}
+
+impl Stream for HostStream {
+    fn upload(&mut self, dst: &Binding, src: &[u8]) -> Result<()> {
+        dst.check("upload", src.len())?;
+        let (buffer, range) = host_range(dst)?;
+        buffer.write(range, |b| b[..src.len()].copy_from_slice(src));
+        Ok(())
+    }
+
+    fn download(&mut self, dst: &mut [u8], src: &Binding) -> Result<()> {
+        src.check("download", dst.len())?;
+        let (buffer, range) = host_range(src)?;
+        let n = dst.len();
+        buffer.read(range, |b| dst.copy_from_slice(&b[..n]));
+        Ok(())
+    }
+
+    fn sync(&mut self, _: Duration) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// An event that is reached when it is recorded.
+#[derive(Debug, Default)]
+pub struct HostEvent {
+    state: Mutex<(Option<Instant>, Option<Error>)>,
+}
+
+impl HostEvent {
+    /// Marks the event as reached now, with the stream's failure if it met one.
+    pub fn mark(&self, error: Option<Error>) {
+        *self.lock() = (Some(Instant::now()), error);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Option<Instant>, Option<Error>)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Event for HostEvent {
+    fn sync(&self, _: Duration) -> Result<()> {
+        self.lock().1.clone().map_or(Ok(()), Err)
+    }
+
+    fn is_reached(&self) -> Result<bool> {
+        self.sync(Duration::ZERO).map(|()| true)
+    }
+
+    fn since(&self, earlier: &dyn Event) -> Option<Duration> {
+        let earlier = (earlier as &dyn std::any::Any).downcast_ref::<HostEvent>()?;
+        let from = earlier.lock().0?;
+        self.lock().0?.checked_duration_since(from)
+    }
+}
