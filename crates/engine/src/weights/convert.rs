@@ -1,0 +1,87 @@
+//! Float dtypes into one another on the host, for a compute dtype other than the stored one.
+
+use half::{bf16, f16};
+use qiao_core::DType;
+
+/// Whether [`floats`] reads or writes the dtype.
+pub fn is_convertible(dtype: DType) -> bool {
+    matches!(dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16)
+}
+
+/// Converts little-endian floats from one dtype to another, rounding to nearest even, appending to `out`.
+///
+/// `bytes` need not be aligned; a trailing part of an element is dropped. A value beyond the target's range becomes infinite.
+/// Returns false, with `out` unchanged, when either dtype is not one of f64, f32, f16, bf16.
+pub fn floats(from: DType, bytes: &[u8], to: DType, out: &mut Vec<u8>) -> bool {
+    if !is_convertible(from) || !is_convertible(to) {
+        return false;
+    }
+    if from == to {
+        let width = from.block_bytes();
+        out.extend_from_slice(&bytes[..bytes.len() / width * width]);
+        return true;
+    }
+    out.reserve(bytes.len() / from.block_bytes() * to.block_bytes());
+    match from {
+        DType::F64 => write(bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b)), to, out),
+        DType::F32 => write(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b).into()), to, out),
+        DType::F16 => write(bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).into()), to, out),
+        _ => write(bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).into()), to, out),
+    }
+    true
+}
+
+/// f64 holds every value of the narrower dtypes, so going through it rounds once.
+fn write(values: impl Iterator<Item = f64>, to: DType, out: &mut Vec<u8>) {
+    match to {
+        DType::F64 => values.for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
+        DType::F32 => values.for_each(|v| out.extend_from_slice(&(v as f32).to_le_bytes())),
+        DType::F16 => values.for_each(|v| out.extend_from_slice(&f16::from_f64(v).to_le_bytes())),
+        _ => values.for_each(|v| out.extend_from_slice(&bf16::from_f64(v).to_le_bytes())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn through(from: DType, bytes: &[u8], to: DType) -> Vec<u8> {
+        let mut out = Vec::new();
+        assert!(floats(from, bytes, to, &mut out));
+        out
+    }
+
+    #[test]
+    fn every_half_survives_a_trip_through_f32() {
+        for bits in 0..=u16::MAX {
+            for dtype in [DType::F16, DType::BF16] {
+                let nan = match dtype {
+                    DType::F16 => f16::from_bits(bits).is_nan(),
+                    _ => bf16::from_bits(bits).is_nan(),
+                };
+                let wide = through(dtype, &bits.to_le_bytes(), DType::F32);
+                if nan {
+                    assert!(f32::from_le_bytes(wide[..4].try_into().unwrap()).is_nan());
+                } else {
+                    assert_eq!(through(DType::F32, &wide, dtype), bits.to_le_bytes());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn narrowing_rounds_to_nearest_even() {
+        let halfway = f32::from_bits(0x3F80_8000).to_le_bytes();
+        assert_eq!(through(DType::F32, &halfway, DType::BF16), 0x3F80u16.to_le_bytes());
+        let above = f32::from_bits(0x3F81_8000).to_le_bytes();
+        assert_eq!(through(DType::F32, &above, DType::BF16), 0x3F82u16.to_le_bytes());
+        assert_eq!(through(DType::F32, &1e6f32.to_le_bytes(), DType::F16), f16::INFINITY.to_le_bytes());
+    }
+
+    #[test]
+    fn integers_are_not_converted() {
+        let mut out = vec![1];
+        assert!(!floats(DType::I32, &[0; 8], DType::F32, &mut out));
+        assert_eq!(out, [1]);
+    }
+}

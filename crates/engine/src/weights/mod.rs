@@ -1,0 +1,391 @@
+//! The tensors of a checkpoint: memory-mapped, dtype as stored, nothing copied.
+//!
+//! [`Weights::open`] takes a checkpoint directory (`model.safetensors`, or the shards that `model.safetensors.index.json` names), a
+//! single `.safetensors` file, or an index file. Only headers are read on opening; a tensor's pages are read when its bytes are, and
+//! can be given back with [`Weights::release`] once a device holds its own copy.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use qiao_core::DType;
+
+use crate::error::{EngineError, Result, excerpt};
+
+pub mod convert;
+mod header;
+mod map;
+
+pub use header::StoredDType;
+pub use map::MappedFile;
+
+use header::UniqueMap;
+
+/// The file name of an unsharded checkpoint.
+pub const SINGLE_FILE: &str = "model.safetensors";
+/// The file name of the index of a sharded one.
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// What a file says about one of its tensors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// The dtype in the file.
+    pub dtype: StoredDType,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    file: usize,
+    range: Range<usize>,
+}
+
+impl TensorInfo {
+    /// Bytes the tensor takes in its file.
+    pub fn byte_len(&self) -> usize {
+        self.range.len()
+    }
+}
+
+/// A tensor's bytes, borrowed from the mapping. Row-major, little-endian, **not** necessarily aligned to the element size.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorRef<'a> {
+    /// The tensor's name.
+    pub name: &'a str,
+    /// The dtype of the elements.
+    pub dtype: DType,
+    /// Dimensions, outermost first.
+    pub shape: &'a [usize],
+    /// The elements.
+    pub bytes: &'a [u8],
+    /// The file the tensor lies in.
+    pub path: &'a Path,
+}
+
+impl TensorRef<'_> {
+    /// Refuses a tensor of another shape.
+    ///
+    /// # Errors
+    /// [`EngineError::WrongShape`].
+    pub fn require_shape(&self, expected: &[usize]) -> Result<()> {
+        if self.shape == expected {
+            return Ok(());
+        }
+        Err(EngineError::WrongShape {
+            path: self.path.to_path_buf(),
+            tensor: self.name.to_string(),
+            expected: expected.to_vec(),
+            found: self.shape.to_vec(),
+        })
+    }
+
+    /// The elements as bytes of another float dtype.
+    ///
+    /// # Errors
+    /// When either dtype is not f64, f32, f16 or bf16.
+    pub fn converted(&self, to: DType) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        if convert::floats(self.dtype, self.bytes, to, &mut out) {
+            return Ok(out);
+        }
+        Err(EngineError::BadTensor {
+            path: self.path.to_path_buf(),
+            tensor: self.name.to_string(),
+            found: format!("{} cannot be converted to {} on the host", self.dtype.name(), to.name()),
+            mend: "use the stored dtype, or a float dtype on both sides",
+        })
+    }
+
+    /// The elements as f32.
+    ///
+    /// # Errors
+    /// When the stored dtype is not f64, f32, f16 or bf16.
+    pub fn to_f32(&self) -> Result<Vec<f32>> {
+        let bytes = self.converted(DType::F32)?;
+        Ok(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect())
+    }
+}
+
+/// A tensor that keeps its file mapped: what a device imports to use the bytes where they lie.
+#[derive(Clone, Debug)]
+pub struct TensorHandle {
+    /// The tensor's name.
+    pub name: String,
+    /// The dtype of the elements.
+    pub dtype: DType,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    file: Arc<MappedFile>,
+    range: Range<usize>,
+}
+
+impl TensorHandle {
+    /// The elements; valid as long as the handle lives.
+    pub fn bytes(&self) -> &[u8] {
+        &self.file.bytes()[self.range.clone()]
+    }
+
+    /// The mapping and the byte range within it.
+    pub fn mapping(&self) -> (&Arc<MappedFile>, Range<usize>) {
+        (&self.file, self.range.clone())
+    }
+
+    /// Gives the tensor's resident pages back; see [`MappedFile::release`].
+    pub fn release(&self) {
+        self.file.release(self.range.clone());
+    }
+}
+
+/// The tensors of a checkpoint.
+#[derive(Debug)]
+pub struct Weights {
+    root: PathBuf,
+    files: Vec<Arc<MappedFile>>,
+    tensors: BTreeMap<String, TensorInfo>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Weights {
+    /// Opens a checkpoint directory, a `.safetensors` file or an index file; maps the files and checks their headers.
+    ///
+    /// A directory with both a single file and an index is read as a single file.
+    ///
+    /// # Errors
+    /// Missing files and shards; headers that are truncated, corrupted, overlapping or absurdly sized; a tensor that the index
+    /// assigns to a shard without it; a name held by two shards.
+    pub fn open(path: impl AsRef<Path>) -> Result<Weights> {
+        let path = path.as_ref();
+        if !path.is_dir() {
+            return match path.extension() {
+                Some(ext) if ext == "json" => Weights::open_index(path),
+                _ => Weights::open_files(path, vec![path.to_path_buf()]),
+            };
+        }
+        let single = path.join(SINGLE_FILE);
+        if single.is_file() {
+            return Weights::open_files(path, vec![single]);
+        }
+        let index = path.join(INDEX_FILE);
+        if index.is_file() {
+            return Weights::open_index(&index);
+        }
+        Err(EngineError::MissingFile {
+            dir: path.to_path_buf(),
+            expected: vec![SINGLE_FILE.to_string(), INDEX_FILE.to_string()],
+            mend: "download the weights in safetensors format",
+        })
+    }
+
+    fn open_files(root: &Path, paths: Vec<PathBuf>) -> Result<Weights> {
+        let mut weights = Weights {
+            root: root.to_path_buf(),
+            files: Vec::with_capacity(paths.len()),
+            tensors: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+        };
+        for path in paths {
+            weights.add_file(&path)?;
+        }
+        Ok(weights)
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<()> {
+        let file = MappedFile::open(path)?;
+        let header = header::parse(path, file.bytes())?;
+        let index = self.files.len();
+        for entry in header.entries {
+            let info = TensorInfo { dtype: entry.dtype, shape: entry.shape, file: index, range: entry.range };
+            if let Some(first) = self.tensors.get(&entry.name) {
+                return Err(EngineError::BadTensor {
+                    path: path.to_path_buf(),
+                    tensor: excerpt(&entry.name),
+                    found: format!("also stored in {}", self.files[first.file].path().display()),
+                    mend: "the shards belong to different checkpoints: download them again",
+                });
+            }
+            self.tensors.insert(entry.name, info);
+        }
+        self.metadata.extend(header.metadata);
+        self.files.push(Arc::new(file));
+        Ok(())
+    }
+
+    fn open_index(path: &Path) -> Result<Weights> {
+        #[derive(serde::Deserialize)]
+        struct Index {
+            weight_map: UniqueMap<String>,
+        }
+        let text = std::fs::read(path).map_err(|e| EngineError::io("read", path, e))?;
+        let index: Index = serde_json::from_slice(&text).map_err(|e| {
+            EngineError::malformed(path, "safetensors index", excerpt(&e.to_string()), "download the index again")
+        })?;
+        let map = index.weight_map.0;
+        let root = path.parent().unwrap_or(Path::new(""));
+        let mut shards: BTreeMap<&str, &str> = BTreeMap::new();
+        for (tensor, shard) in &map {
+            shards.entry(shard).or_insert(tensor);
+        }
+        let mut paths = Vec::with_capacity(shards.len());
+        for (shard, tensor) in shards {
+            paths.push(shard_path(path, root, shard, tensor)?);
+        }
+        let weights = Weights::open_files(root, paths)?;
+        for (tensor, shard) in &map {
+            let expected = root.join(shard);
+            let found = weights.tensors.get(tensor).map(|info| weights.files[info.file].path());
+            if found != Some(expected.as_path()) {
+                return Err(EngineError::BadTensor {
+                    path: path.to_path_buf(),
+                    tensor: excerpt(tensor),
+                    found: format!("assigned to {:?}, which does not hold it", excerpt(shard)),
+                    mend: "index and shards do not belong together: download both again",
+                });
+            }
+        }
+        Ok(weights)
+    }
+
+    /// A tensor's bytes.
+    ///
+    /// # Errors
+    /// [`EngineError::MissingTensor`]; [`EngineError::BadTensor`] when its dtype is one that no device here can be given.
+    pub fn tensor(&self, name: &str) -> Result<TensorRef<'_>> {
+        let (name, info) = self.find(name)?;
+        let file = &self.files[info.file];
+        Ok(TensorRef {
+            name,
+            dtype: self.native(name, info)?,
+            shape: &info.shape,
+            bytes: &file.bytes()[info.range.clone()],
+            path: file.path(),
+        })
+    }
+
+    /// A tensor that keeps its file mapped after the `Weights` are gone.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub fn handle(&self, name: &str) -> Result<TensorHandle> {
+        let (name, info) = self.find(name)?;
+        Ok(TensorHandle {
+            name: name.to_string(),
+            dtype: self.native(name, info)?,
+            shape: info.shape.clone(),
+            file: Arc::clone(&self.files[info.file]),
+            range: info.range.clone(),
+        })
+    }
+
+    /// What the file says about a tensor, whatever its dtype.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name)
+    }
+
+    /// Whether the checkpoint holds a tensor.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there are no tensors.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// Bytes of all tensors together.
+    pub fn total_bytes(&self) -> u64 {
+        self.tensors.values().map(|info| info.range.len() as u64).sum()
+    }
+
+    /// The `__metadata__` of the files, merged; of a key in several shards the last shard's value.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// The files, in the order they were opened.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.files.iter().map(|file| file.path())
+    }
+
+    /// Gives the resident pages of a tensor back once its bytes have been copied elsewhere. Unknown names are ignored.
+    pub fn release(&self, name: &str) {
+        if let Some(info) = self.tensors.get(name) {
+            self.files[info.file].release(info.range.clone());
+        }
+    }
+
+    /// Asks the system to read a tensor ahead. Unknown names are ignored.
+    pub fn will_need(&self, name: &str) {
+        if let Some(info) = self.tensors.get(name) {
+            self.files[info.file].will_need(info.range.clone());
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<(&str, &TensorInfo)> {
+        match self.tensors.get_key_value(name) {
+            Some((key, info)) => Ok((key, info)),
+            None => Err(EngineError::MissingTensor {
+                path: self.root.clone(),
+                tensor: excerpt(name),
+                count: self.tensors.len(),
+                nearest: self.nearest(name),
+            }),
+        }
+    }
+
+    fn native(&self, name: &str, info: &TensorInfo) -> Result<DType> {
+        match &info.dtype {
+            StoredDType::Native(dtype) => Ok(*dtype),
+            StoredDType::Foreign(found) => Err(EngineError::BadTensor {
+                path: self.files[info.file].path().to_path_buf(),
+                tensor: excerpt(name),
+                found: format!("dtype {:?} is not one this version reads", excerpt(found)),
+                mend: "convert the tensor to a common dtype",
+            }),
+        }
+    }
+
+    /// The name sharing most of its head and tail with `name`, when it shares at least half.
+    fn nearest(&self, name: &str) -> Option<String> {
+        let likeness = |other: &str| {
+            let head = name.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+            let tail = name.bytes().rev().zip(other.bytes().rev()).take_while(|(a, b)| a == b).count();
+            (head + tail).min(name.len().min(other.len()))
+        };
+        let best = self.tensors.keys().max_by_key(|other| likeness(other))?;
+        (likeness(best) * 2 >= name.len()).then(|| excerpt(best))
+    }
+}
+
+/// The path of a shard: a plain file name next to the index, so that an index cannot point elsewhere on the disk.
+fn shard_path(index: &Path, root: &Path, shard: &str, tensor: &str) -> Result<PathBuf> {
+    let mut parts = Path::new(shard).components();
+    let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+    if !plain {
+        return Err(EngineError::malformed(
+            index,
+            "safetensors index",
+            format!("shard {:?}, which is not a plain file name", excerpt(shard)),
+            "name the shards relative to the index, without folders",
+        ));
+    }
+    let path = root.join(shard);
+    if !path.is_file() {
+        return Err(EngineError::MissingShard {
+            index: index.to_path_buf(),
+            shard: excerpt(shard),
+            tensor: excerpt(tensor),
+        });
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests;
