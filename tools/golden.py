@@ -10,16 +10,16 @@ generation_config.json, model.safetensors (f32). Beside them:
     config.older.json    the same model in the older keys: rope_theta, rope_scaling, torch_dtype
     golden.safetensors   input_ids i64 [T], logits f32 [T,V], layers.<i>.output f32 [T,hidden], greedy_ids i64 [N]
 
-A variant is golden.<variant>.safetensors over the same weights: another prompt, or another config, which then stands in
-config.<variant>.json and config.<variant>.older.json.
+A variant is golden.<variant>.safetensors over the same weights: another prompt, or another config, which then stands
+in config.<variant>.json and config.<variant>.older.json.
 fixtures/cases.json lists every case: dir, configs (each of them must give the golden), golden, dtype.
 
-What the golden is: the forward pass of transformers over the whole prompt, on the CPU, f32 arithmetic, eager attention, no
-cache. layers.<i>.output is the residual stream after decoder layer i, before the final norm. greedy_ids ignores
-the end token and comes from such a whole forward pass per step. Where generation with a KV cache gives other ids, as with
-dynamic NTK whose frequencies change with every step while cached keys keep the old ones, the file has greedy_ids_cached
-as well. Along both paths the best logit leads by more than 1e-3, no end token occurs and half the ids are distinct; else
-the seed is changed.
+What the golden is: the forward pass of transformers over the whole prompt, on the CPU, f32 arithmetic, eager
+attention, no cache. layers.<i>.output is the residual stream after decoder layer i, before the final norm. greedy_ids
+ignores the end token and comes from such a whole forward pass per step. Where generation with a KV cache gives other
+ids, as with dynamic NTK whose frequencies change with every step while cached keys keep the old ones, the file has
+greedy_ids_cached as well. Along both paths the best logit leads by more than 1e-3, no end token occurs and half the ids
+are distinct; else the seed is changed.
 
 Each case has proofs: changes (a wrong window, a dropped scaling, ...) that must move the logits by more than 1e-2,
 so that a mistake cannot hide; the script prints by how much they do, and fails when one does not.
@@ -33,10 +33,9 @@ import shutil
 import sys
 
 import torch
+from golden_families import DERIVED, FAMILIES, Family, Variant, nothing
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-
-from golden_families import DERIVED, FAMILIES, Family, Variant, nothing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent / "fixtures"
 GAP = 1e-3
@@ -201,7 +200,7 @@ def prove(folder: pathlib.Path, variant: Variant, ids: list[int], logits: torch.
 
 
 def write_golden(folder: pathlib.Path, variant: Variant, tensors: dict, compute: str) -> None:
-    save_file(tensors, folder / names(variant)[2], metadata={"source": "tools/golden.py", "compute": compute})
+    save_file(tensors, folder / names(variant)[2], metadata={"source": f"tools/golden.py: {compute}"})
 
 
 def make(family: Family) -> list[dict]:
@@ -227,7 +226,7 @@ def make(family: Family) -> list[dict]:
         raise SystemExit(f"{family.name}: no seed gives a well defined, varied greedy path")
     return [
         finish(folder, variant, tensors, seed, gap)
-        for variant, (tensors, gap) in zip(family.variants, goldens)
+        for variant, (tensors, gap) in zip(family.variants, goldens, strict=True)
     ]
 
 
@@ -261,7 +260,7 @@ def derive_bf16(source: str, name: str) -> list[dict]:
     save_file(
         {"input_ids": torch.tensor(ids), "logits": rounded.contiguous()},
         folder / "golden.bf16.safetensors",
-        metadata={"source": "tools/golden.py", "compute": "bf16 weights and bf16 activations, CPU, eager attention"},
+        metadata={"source": "tools/golden.py: bf16 weights, bf16 arithmetic, CPU, eager attention, no cache"},
     )
     print(f"{name}: bf16 arithmetic moves the logits by {(rounded - tensors['logits']).abs().max():.3f}")
     return [

@@ -41,7 +41,7 @@ class Family:
     def config(self):
         base = dict(
             vocab_size=128,
-                hidden_size=64,
+            hidden_size=64,
             intermediate_size=56,
             num_hidden_layers=2,
             num_attention_heads=4,

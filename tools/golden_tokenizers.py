@@ -162,7 +162,7 @@ WEATHER = {
     "type": "function",
     "function": {
         "name": "weather",
-        "description": "Tell today's <weather> & temperature of a city, e.g. \"北京\"",
+        "description": 'Tell today\'s <weather> & temperature of a city, e.g. "北京"',
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
@@ -172,7 +172,7 @@ CONVERSATIONS = [
     dict(messages=[say("system", "你是一个诗人。"), say("user", "  写一首诗  \n")], add_generation_prompt=True),
     dict(
         messages=[
-            say("user", "What's 1 < 2 && \"x\"?"),
+            say("user", 'What\'s 1 < 2 && "x"?'),
             say("assistant", "<think>\nEasy.\n</think>\n\nTrue.\n"),
             say("user", "Why?"),
         ],
@@ -284,7 +284,10 @@ def chats(wrapped: PreTrainedTokenizerFast, conversations: list[dict]) -> list[d
     for given in conversations:
         case = {"tools": None, "variables": {}} | given
         prompt = dict(
-            tools=case["tools"], add_generation_prompt=case["add_generation_prompt"], tokenize=False, **case["variables"]
+            tools=case["tools"],
+            add_generation_prompt=case["add_generation_prompt"],
+            tokenize=False,
+            **case["variables"],
         )
         try:
             text = wrapped.apply_chat_template(case["messages"], **prompt)
@@ -393,7 +396,9 @@ def main() -> int:
     )
     spm = sentence_piece()
     turns = [
-        dict(messages=[say("user", "Hello"), say("assistant", " Hi. "), say("user", "More?")], add_generation_prompt=True),
+        dict(
+            messages=[say("user", "Hello"), say("assistant", " Hi. "), say("user", "More?")], add_generation_prompt=True
+        ),
         dict(messages=[say("user", "a"), say("user", "b")], add_generation_prompt=True),
     ]
     write(

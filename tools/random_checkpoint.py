@@ -220,7 +220,9 @@ def llama3_factors(config: dict) -> np.ndarray:
     scaling = config["rope_scaling"]
     head = config["head_dim"]
     wave = 2 * math.pi * config["rope_theta"] ** (np.arange(0, head, 2) / head)
-    low, high, context = (scaling[k] for k in ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings"))
+    low, high, context = (
+        scaling[k] for k in ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    )
     smooth = np.clip((context / wave - low) / (high - low), 0.0, 1.0)
     return (1.0 / ((1.0 - smooth) / scaling["factor"] + smooth)).astype(np.float32)
 
