@@ -112,10 +112,7 @@ unsafe fn qk_tile<S: Simd, T: Weight, const R: usize, const J: usize>(
     if d < dim {
         for (acc, q) in acc.iter_mut().zip(&q) {
             // SAFETY: dim - d elements are left of the row.
-            let x = s.load_tail(
-                unsafe { std::slice::from_raw_parts(q.add(d), dim - d) },
-                0.0,
-            );
+            let x = s.load_tail(unsafe { std::slice::from_raw_parts(q.add(d), dim - d) }, 0.0);
             for (acc, k) in acc.iter_mut().zip(&k) {
                 // SAFETY: dim - d elements are left of the row.
                 let key = s.load_row_tail(unsafe { std::slice::from_raw_parts(k.add(d), dim - d) });
@@ -156,46 +153,10 @@ pub(crate) fn pv<S: Simd, T: Weight, const RQ: usize, const NV: usize>(
             // SAFETY: v was checked to hold dim elements in each row, and the tile ends before dim.
             unsafe {
                 match (wide, full) {
-                    (true, true) => pv_tile::<S, T, RQ, NV>(
-                        s,
-                        out,
-                        acc_stride,
-                        &alpha[r..],
-                        &p[r * ld..],
-                        ld,
-                        v,
-                        d,
-                    ),
-                    (true, false) => pv_tile::<S, T, RQ, 1>(
-                        s,
-                        out,
-                        acc_stride,
-                        &alpha[r..],
-                        &p[r * ld..],
-                        ld,
-                        v,
-                        d,
-                    ),
-                    (false, true) => pv_tile::<S, T, 1, NV>(
-                        s,
-                        out,
-                        acc_stride,
-                        &alpha[r..],
-                        &p[r * ld..],
-                        ld,
-                        v,
-                        d,
-                    ),
-                    (false, false) => pv_tile::<S, T, 1, 1>(
-                        s,
-                        out,
-                        acc_stride,
-                        &alpha[r..],
-                        &p[r * ld..],
-                        ld,
-                        v,
-                        d,
-                    ),
+                    (true, true) => pv_tile::<S, T, RQ, NV>(s, out, acc_stride, &alpha[r..], &p[r * ld..], ld, v, d),
+                    (true, false) => pv_tile::<S, T, RQ, 1>(s, out, acc_stride, &alpha[r..], &p[r * ld..], ld, v, d),
+                    (false, true) => pv_tile::<S, T, 1, NV>(s, out, acc_stride, &alpha[r..], &p[r * ld..], ld, v, d),
+                    (false, false) => pv_tile::<S, T, 1, 1>(s, out, acc_stride, &alpha[r..], &p[r * ld..], ld, v, d),
                 }
             }
             d += if full { NV * S::LANES } else { S::LANES };
@@ -203,14 +164,7 @@ pub(crate) fn pv<S: Simd, T: Weight, const RQ: usize, const NV: usize>(
         let tile = if wide { RQ } else { 1 };
         if d < dim {
             for i in 0..tile {
-                pv_tail(
-                    s,
-                    &mut out[i * acc_stride + d..][..dim - d],
-                    alpha[r + i],
-                    &p[(r + i) * ld..],
-                    v,
-                    d,
-                );
+                pv_tail(s, &mut out[i * acc_stride + d..][..dim - d], alpha[r + i], &p[(r + i) * ld..], v, d);
             }
         }
         r += tile;
@@ -264,14 +218,7 @@ unsafe fn pv_tile<S: Simd, T: Weight, const R: usize, const N: usize>(
 
 /// The last elements of one row, fewer than a vector.
 #[inline(always)]
-fn pv_tail<S: Simd, T: Weight>(
-    s: S,
-    out: &mut [f32],
-    alpha: f32,
-    p: &[f32],
-    v: Rows<'_, T>,
-    d: usize,
-) {
+fn pv_tail<S: Simd, T: Weight>(s: S, out: &mut [f32], alpha: f32, p: &[f32], v: Rows<'_, T>, d: usize) {
     let mut acc = s.mul(s.splat(alpha), s.load_tail(out, 0.0));
     for (j, p) in p[..v.count].iter().enumerate() {
         let value = s.load_row_tail(&v.data[j * v.stride + d..][..out.len()]);

@@ -8,11 +8,7 @@ use crate::simd::{MAX_LANES, Simd};
 /// `out = x`, exactly.
 #[inline(always)]
 pub(crate) fn widen<S: Simd, T: Weight>(s: S, out: &mut [f32], x: &[T]) {
-    assert_eq!(
-        out.len(),
-        x.len(),
-        "conversion: lengths of output and input"
-    );
+    assert_eq!(out.len(), x.len(), "conversion: lengths of output and input");
     let mut from = x.chunks_exact(S::LANES);
     let mut to = out.chunks_exact_mut(S::LANES);
     for (to, from) in to.by_ref().zip(from.by_ref()) {
@@ -26,11 +22,7 @@ pub(crate) fn widen<S: Simd, T: Weight>(s: S, out: &mut [f32], x: &[T]) {
 /// `out = x`, rounded to nearest even.
 #[inline(always)]
 pub(crate) fn to_f16<S: Simd>(s: S, out: &mut [f16], x: &[f32]) {
-    assert_eq!(
-        out.len(),
-        x.len(),
-        "conversion: lengths of output and input"
-    );
+    assert_eq!(out.len(), x.len(), "conversion: lengths of output and input");
     let mut from = x.chunks_exact(S::LANES);
     let mut to = out.chunks_exact_mut(S::LANES);
     for (to, from) in to.by_ref().zip(from.by_ref()) {
@@ -47,11 +39,7 @@ pub(crate) fn to_f16<S: Simd>(s: S, out: &mut [f16], x: &[f32]) {
 /// `out = x`, rounded to nearest even.
 #[inline(always)]
 pub(crate) fn to_bf16<S: Simd>(s: S, out: &mut [bf16], x: &[f32]) {
-    assert_eq!(
-        out.len(),
-        x.len(),
-        "conversion: lengths of output and input"
-    );
+    assert_eq!(out.len(), x.len(), "conversion: lengths of output and input");
     let mut from = x.chunks_exact(S::LANES);
     let mut to = out.chunks_exact_mut(S::LANES);
     for (to, from) in to.by_ref().zip(from.by_ref()) {

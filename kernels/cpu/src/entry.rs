@@ -46,8 +46,7 @@ macro_rules! entry_points {
     (
         token: $token:ty, isa: $isa:ident $how:literal, features: [$($f:tt)*],
         tile: $mr:literal x $nr:literal ($nv:literal, $n1:literal), gemv: $gnr:literal ($gnv:literal),
-        qk: $qr:literal x $qk:literal, pv: $pr:literal x $pn:literal,
-        pack_a_i8: $i8_mr:literal
+        qk: $qr:literal x $qk:literal, pv: $pr:literal x $pn:literal
     ) => {
         crate::entry::entry_point!($token, [$($f)*], f16_to_f32(out: &mut [f32], x: &[half::f16]),
             |s| crate::convert::widen(s, out, x));
@@ -69,9 +68,6 @@ macro_rules! entry_points {
             |s| crate::gemm::pack_a::<_, half::bf16, $mr>(s, dst, a, lda, m, kc));
         fn pack_a_bf16_dot(dst: &mut [half::bf16], a: &[half::bf16], lda: usize, m: usize, kc: usize) {
             crate::gemm::pack_a_groups::<_, $mr, 2>(dst, a, lda, m, kc);
-        }
-        fn pack_a_i8(dst: &mut [i8], a: &[i8], lda: usize, m: usize, kc: usize) {
-            crate::gemm::pack_a_groups::<_, $i8_mr, 4>(dst, a, lda, m, kc);
         }
         crate::entry::gemm_entry_point!($token, [$($f)*], gemm_f32, f32, $mr, $nv, $n1);
         crate::entry::gemm_entry_point!($token, [$($f)*], gemm_f16, half::f16, $mr, $nv, $n1);
@@ -133,6 +129,7 @@ macro_rules! entry_points {
                     }
                 };
             }
+            let (pack_a_i8, gemm_i8) = int8(features);
             crate::table::Kernels {
                 isa: crate::isa::Isa::$isa,
                 f16_to_f32: entry!("convert_f16_f32", f16_to_f32),
@@ -147,8 +144,8 @@ macro_rules! entry_points {
                 gemm_bf16: gemm!("gemm_bf16", gemm_bf16),
                 pack_a_bf16_dot: entry!("pack_a_bf16_dot", pack_a_bf16_dot),
                 gemm_bf16_dot: gemm_bf16_dot(features),
-                pack_a_i8: entry!("pack_a_i8", pack_a_i8),
-                gemm_i8: gemm_i8(features),
+                pack_a_i8,
+                gemm_i8,
                 gemv_f32: Entry { name: concat!("gemv_f32_1x", $gnr, ".", $how), run: gemv_f32 },
                 gemv_f16: Entry { name: concat!("gemv_f16_1x", $gnr, ".", $how), run: gemv_f16 },
                 gemv_bf16: Entry { name: concat!("gemv_bf16_1x", $gnr, ".", $how), run: gemv_bf16 },

@@ -48,10 +48,7 @@ impl<A, W, C: Copy> GemmBlock<'_, A, W, C> {
         assert!(self.m <= mr, "a kernel of {mr} rows was given {}", self.m);
         assert!(self.a.len() >= k * mr, "packed activations are too short");
         let last = self.panels.saturating_sub(1) * self.panel_stride;
-        assert!(
-            self.panels == 0 || self.w.len() >= last + k * NR,
-            "weight panels are too short"
-        );
+        assert!(self.panels == 0 || self.w.len() >= last + k * NR, "weight panels are too short");
         assert!(
             self.columns <= self.panels * NR && self.columns + NR > self.panels * NR,
             "columns disagree with panels"
@@ -99,13 +96,7 @@ impl<A, W, C: Copy> GemmBlock<'_, A, W, C> {
 /// # Safety
 /// Each of the block's `m` rows of C has `columns` writable elements that nobody else touches.
 #[inline(always)]
-pub(crate) unsafe fn block<
-    S: Simd,
-    W: Weight,
-    const MR: usize,
-    const NV: usize,
-    const N1: usize,
->(
+pub(crate) unsafe fn block<S: Simd, W: Weight, const MR: usize, const NV: usize, const N1: usize>(
     s: S,
     b: &GemmBlock<'_, f32, W, f32>,
 ) {
@@ -179,8 +170,7 @@ unsafe fn tile<S: Simd, W: Weight, const MR: usize, const R: usize, const NV: us
     }
     let mut w: [*const W; NV] = [b.w.as_ptr(); NV];
     for (v, w) in w.iter_mut().enumerate() {
-        let offset =
-            (panel + v / per_panel) * b.panel_stride + v % per_panel * S::LANES * W::K_STEP;
+        let offset = (panel + v / per_panel) * b.panel_stride + v % per_panel * S::LANES * W::K_STEP;
         *w = w.wrapping_add(offset);
     }
     let mut a = b.a.as_ptr();
@@ -271,10 +261,7 @@ unsafe fn store_c<S: Simd>(s: S, row: *mut f32, at: usize, valid: usize, v: S::V
             s.store_ptr(row.add(at), v);
         } else {
             let rest = valid.saturating_sub(at);
-            s.store_tail(
-                std::slice::from_raw_parts_mut(row.wrapping_add(at), rest),
-                v,
-            );
+            s.store_tail(std::slice::from_raw_parts_mut(row.wrapping_add(at), rest), v);
         }
     }
 }
@@ -298,10 +285,7 @@ pub(crate) fn gemv<S: Simd, W: Weight, const NV: usize, const N1: usize>(
     let panels = y.len().div_ceil(NR);
     let k = x.len().next_multiple_of(W::K_STEP);
     let last = panels.saturating_sub(1) * panel_stride;
-    assert!(
-        panels == 0 || w.len() >= last + k * NR,
-        "weight panels are too short"
-    );
+    assert!(panels == 0 || w.len() >= last + k * NR, "weight panels are too short");
     let wide = NV / N1;
     let mut panel = 0;
     while panel < panels {

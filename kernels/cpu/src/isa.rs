@@ -38,10 +38,7 @@ impl FromStr for Isa {
     type Err = IsaError;
 
     fn from_str(text: &str) -> Result<Self, IsaError> {
-        Isa::ALL
-            .into_iter()
-            .find(|isa| isa.name() == text)
-            .ok_or_else(|| IsaError::Unknown(text.to_owned()))
+        Isa::ALL.into_iter().find(|isa| isa.name() == text).ok_or_else(|| IsaError::Unknown(text.to_owned()))
     }
 }
 
@@ -65,19 +62,14 @@ impl fmt::Display for IsaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             IsaError::Unknown(word) => {
-                write!(
-                    f,
-                    "{word:?} names no instruction-set tier: use scalar, avx2 or avx512"
-                )
+                write!(f, "{word:?} names no instruction-set tier: use scalar, avx2 or avx512")
             }
-            IsaError::Missing { asked, best } => write!(
-                f,
-                "tier {asked} was asked for, but the best tier here is {best}: use {best} or lower"
-            ),
-            IsaError::Claimed(feature) => write!(
-                f,
-                "the features claim {feature}, which this machine lacks: pass what detect() returns, or less"
-            ),
+            IsaError::Missing { asked, best } => {
+                write!(f, "tier {asked} was asked for, but the best tier here is {best}: use {best} or lower")
+            }
+            IsaError::Claimed(feature) => {
+                write!(f, "the features claim {feature}, which this machine lacks: pass what detect() returns, or less")
+            }
         }
     }
 }
@@ -100,20 +92,13 @@ pub struct Features {
 
 impl Features {
     /// The features of a machine with none.
-    pub const NONE: Features = Features {
-        isa: Isa::Scalar,
-        avx512_bf16: false,
-        avx512_vnni: false,
-        bf16_dot_is_fast: false,
-    };
+    pub const NONE: Features =
+        Features { isa: Isa::Scalar, avx512_bf16: false, avx512_vnni: false, bf16_dot_is_fast: false };
 
     /// Checks that everything claimed here is present in `machine`.
     pub(crate) fn within(&self, machine: &Features) -> Result<(), IsaError> {
         if self.isa > machine.isa {
-            return Err(IsaError::Missing {
-                asked: self.isa,
-                best: machine.isa,
-            });
+            return Err(IsaError::Missing { asked: self.isa, best: machine.isa });
         }
         if self.avx512_bf16 && !machine.avx512_bf16 {
             return Err(IsaError::Claimed("avx512_bf16"));
@@ -128,9 +113,7 @@ impl Features {
 /// Asks the processor what it has.
 #[cfg(target_arch = "x86_64")]
 pub fn detect() -> Features {
-    let avx2 = is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c");
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
     let avx512 = avx2
         && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
@@ -160,8 +143,6 @@ pub fn detect() -> Features {
 #[cfg(target_arch = "x86_64")]
 fn vendor_is_amd() -> bool {
     let leaf = std::arch::x86_64::__cpuid(0);
-    let word = [leaf.ebx, leaf.edx, leaf.ecx]
-        .map(u32::to_le_bytes)
-        .concat();
+    let word = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat();
     word == b"AuthenticAMD"
 }

@@ -207,35 +207,18 @@ pub struct WeightMatrix<'a, W> {
 impl<'a, W: Copy> WeightMatrix<'a, W> {
     /// A dense `[n, k]` matrix: each output feature has its inputs side by side.
     pub fn row_major(data: &'a [W], n: usize, k: usize) -> Self {
-        WeightMatrix {
-            data,
-            n,
-            k,
-            n_stride: k,
-            k_stride: 1,
-        }
+        WeightMatrix { data, n, k, n_stride: k, k_stride: 1 }
     }
 
     /// A dense `[k, n]` matrix: each input feature has its outputs side by side.
     pub fn column_major(data: &'a [W], n: usize, k: usize) -> Self {
-        WeightMatrix {
-            data,
-            n,
-            k,
-            n_stride: 1,
-            k_stride: n,
-        }
+        WeightMatrix { data, n, k, n_stride: 1, k_stride: n }
     }
 
     /// The output features of a panel, and where the first of them starts.
     fn panel_rows(&self, panel: usize) -> (usize, usize) {
         let first = panel * NR;
-        assert!(
-            first < self.n,
-            "panel {panel} was asked for, but {} outputs fill {}",
-            self.n,
-            self.n.div_ceil(NR)
-        );
+        assert!(first < self.n, "panel {panel} was asked for, but {} outputs fill {}", self.n, self.n.div_ceil(NR));
         (first * self.n_stride, NR.min(self.n - first))
     }
 }
@@ -252,8 +235,7 @@ pub fn pack_panel<W: Weight>(dst: &mut [W], src: &WeightMatrix<'_, W>, panel: us
         dst.fill(W::default());
     }
     if src.k_stride == 1 && rows == NR {
-        let row: [&[W]; NR] =
-            std::array::from_fn(|r| &src.data[start + r * src.n_stride..][..src.k]);
+        let row: [&[W]; NR] = std::array::from_fn(|r| &src.data[start + r * src.n_stride..][..src.k]);
         for (group, out) in dst.chunks_exact_mut(step).enumerate() {
             for (r, row) in row.iter().enumerate() {
                 let inputs = &row[group * W::K_STEP..];
@@ -277,16 +259,8 @@ pub fn pack_panel<W: Weight>(dst: &mut [W], src: &WeightMatrix<'_, W>, panel: us
 /// # Panics
 /// When `dst` or `src` have other lengths.
 pub fn pack_w<W: Weight>(dst: &mut [W], src: &[W], n: usize, k: usize) {
-    assert_eq!(
-        src.len(),
-        n * k,
-        "elements of a row-major [{n}, {k}] matrix"
-    );
-    assert_eq!(
-        dst.len(),
-        packed_len::<W>(n, k),
-        "length of the packed matrix"
-    );
+    assert_eq!(src.len(), n * k, "elements of a row-major [{n}, {k}] matrix");
+    assert_eq!(dst.len(), packed_len::<W>(n, k), "length of the packed matrix");
     let source = WeightMatrix::row_major(src, n, k);
     for (panel, out) in dst.chunks_exact_mut(panel_len::<W>(k).max(1)).enumerate() {
         pack_panel(out, &source, panel);
@@ -298,16 +272,8 @@ pub fn pack_w<W: Weight>(dst: &mut [W], src: &[W], n: usize, k: usize) {
 /// # Panics
 /// When the lengths disagree with `n` and `k`.
 pub fn unpack_w<W: Weight>(dst: &mut [W], packed: &[W], n: usize, k: usize) {
-    assert_eq!(
-        dst.len(),
-        n * k,
-        "elements of a row-major [{n}, {k}] matrix"
-    );
-    assert_eq!(
-        packed.len(),
-        packed_len::<W>(n, k),
-        "length of the packed matrix"
-    );
+    assert_eq!(dst.len(), n * k, "elements of a row-major [{n}, {k}] matrix");
+    assert_eq!(packed.len(), packed_len::<W>(n, k), "length of the packed matrix");
     let panel = panel_len::<W>(k);
     for row in 0..n {
         for col in 0..k {
@@ -332,11 +298,7 @@ pub const fn packed_len_i8(n: usize, k: usize) -> usize {
 /// # Panics
 /// When `dst` has another length, `panel` is past the last panel, or `src` is too short.
 pub fn pack_panel_i8(dst: &mut [i8], src: &WeightMatrix<'_, i8>, panel: usize) {
-    assert_eq!(
-        dst.len(),
-        panel_len_i8(src.k),
-        "length of a packed i8 panel"
-    );
+    assert_eq!(dst.len(), panel_len_i8(src.k), "length of a packed i8 panel");
     let (start, rows) = src.panel_rows(panel);
     let (weights, tail) = dst.split_at_mut(src.k.next_multiple_of(4) * NR);
     weights.fill(0);
@@ -358,16 +320,8 @@ pub fn pack_panel_i8(dst: &mut [i8], src: &WeightMatrix<'_, i8>, panel: usize) {
 /// # Panics
 /// When the lengths disagree with `n` and `k`.
 pub fn pack_w_i8(dst: &mut [i8], src: &[i8], n: usize, k: usize) {
-    assert_eq!(
-        src.len(),
-        n * k,
-        "elements of a row-major [{n}, {k}] matrix"
-    );
-    assert_eq!(
-        dst.len(),
-        packed_len_i8(n, k),
-        "length of the packed matrix"
-    );
+    assert_eq!(src.len(), n * k, "elements of a row-major [{n}, {k}] matrix");
+    assert_eq!(dst.len(), packed_len_i8(n, k), "length of the packed matrix");
     let source = WeightMatrix::row_major(src, n, k);
     for (panel, out) in dst.chunks_exact_mut(panel_len_i8(k)).enumerate() {
         pack_panel_i8(out, &source, panel);
@@ -379,20 +333,11 @@ pub fn pack_w_i8(dst: &mut [i8], src: &[i8], n: usize, k: usize) {
 /// # Panics
 /// When the lengths disagree with `n` and `k`.
 pub fn unpack_w_i8(dst: &mut [i8], packed: &[i8], n: usize, k: usize) {
-    assert_eq!(
-        dst.len(),
-        n * k,
-        "elements of a row-major [{n}, {k}] matrix"
-    );
-    assert_eq!(
-        packed.len(),
-        packed_len_i8(n, k),
-        "length of the packed matrix"
-    );
+    assert_eq!(dst.len(), n * k, "elements of a row-major [{n}, {k}] matrix");
+    assert_eq!(packed.len(), packed_len_i8(n, k), "length of the packed matrix");
     for row in 0..n {
         for col in 0..k {
-            dst[row * k + col] =
-                packed[row / NR * panel_len_i8(k) + col / 4 * 64 + row % NR * 4 + col % 4];
+            dst[row * k + col] = packed[row / NR * panel_len_i8(k) + col / 4 * 64 + row % NR * 4 + col % 4];
         }
     }
 }

@@ -25,14 +25,18 @@ mod table;
 mod entry;
 mod scalar;
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 pub use attention::Rows;
 pub use gemm::GemmBlock;
 pub use isa::{Features, Isa, IsaError, detect};
 pub use layout::{
-    NR, Weight, WeightMatrix, pack_panel, pack_panel_i8, pack_w, pack_w_i8, packed_len,
-    packed_len_i8, panel_len, panel_len_i8, unpack_w, unpack_w_i8,
+    NR, Weight, WeightMatrix, pack_panel, pack_panel_i8, pack_w, pack_w_i8, packed_len, packed_len_i8, panel_len,
+    panel_len_i8, unpack_w, unpack_w_i8,
 };
 pub use table::{
-    Binary, Element, Entry, Gemm, Gemv, Kernels, LayerNorm, PackA, Pv, Qk, Reduce, RmsNorm, Rope,
-    Unary, kernels,
+    Binary, Element, Entry, Gemm, Gemv, Kernels, LayerNorm, PackA, Pv, Qk, Reduce, RmsNorm, Rope, Unary, kernels,
 };

@@ -138,11 +138,7 @@ impl Unary for GeluTanh {
         const TWICE_SQRT_2_OVER_PI: f64 = 1.595_769_121_605_730_7;
         let x = s.widen(x);
         let square = s.d_mul(x, x);
-        let inner = s.d_madd(
-            square,
-            s.d_splat(0.044715 * TWICE_SQRT_2_OVER_PI),
-            s.d_splat(TWICE_SQRT_2_OVER_PI),
-        );
+        let inner = s.d_madd(square, s.d_splat(0.044715 * TWICE_SQRT_2_OVER_PI), s.d_splat(TWICE_SQRT_2_OVER_PI));
         s.narrow(s.d_mul(bounded(s, x), logistic(s, s.d_mul(x, inner))))
     }
 }

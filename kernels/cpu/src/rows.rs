@@ -138,49 +138,22 @@ pub(crate) fn sum<S: Simd>(s: S, x: &[f32]) -> f32 {
 /// `Σ x²`; 0 for an empty row.
 #[inline(always)]
 pub(crate) fn sum_squares<S: Simd>(s: S, x: &[f32]) -> f32 {
-    s.sum_lanes(fold!(
-        s,
-        x.len(),
-        [x],
-        0.0,
-        0.0,
-        |acc| s.madd(x, x, acc),
-        add
-    ))
+    s.sum_lanes(fold!(s, x.len(), [x], 0.0, 0.0, |acc| s.madd(x, x, acc), add))
 }
 
 /// `Σ a·b`; 0 for empty rows.
 #[inline(always)]
 pub(crate) fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len(), "dot: lengths of a and b");
-    s.sum_lanes(fold!(
-        s,
-        a.len(),
-        [a, b],
-        0.0,
-        0.0,
-        |acc| s.madd(a, b, acc),
-        add
-    ))
+    s.sum_lanes(fold!(s, a.len(), [a, b], 0.0, 0.0, |acc| s.madd(a, b, acc), add))
 }
 
 /// The largest element; NaN where there is one; -∞ for an empty row.
 #[inline(always)]
 pub(crate) fn max<S: Simd>(s: S, x: &[f32]) -> f32 {
-    let v = fold!(
-        s,
-        x.len(),
-        [x],
-        f32::NEG_INFINITY,
-        f32::NEG_INFINITY,
-        |acc| s.max_nan(acc, x),
-        max_nan
-    );
+    let v = fold!(s, x.len(), [x], f32::NEG_INFINITY, f32::NEG_INFINITY, |acc| s.max_nan(acc, x), max_nan);
     let lanes = s.lanes(v);
-    lanes[..S::LANES].iter().fold(
-        f32::NEG_INFINITY,
-        |m, x| if x.is_nan() || *x > m { *x } else { m },
-    )
+    lanes[..S::LANES].iter().fold(f32::NEG_INFINITY, |m, x| if x.is_nan() || *x > m { *x } else { m })
 }
 
 /// `Σ (x - mean)²`.
@@ -204,14 +177,7 @@ fn sum_square_deviations<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
 
 /// `out = x · (w + offset) / √(mean(x²) + eps)`.
 #[inline(always)]
-pub(crate) fn rms_norm<S: Simd>(
-    s: S,
-    out: &mut [f32],
-    x: &[f32],
-    w: &[f32],
-    eps: f32,
-    offset: f32,
-) {
+pub(crate) fn rms_norm<S: Simd>(s: S, out: &mut [f32], x: &[f32], w: &[f32], eps: f32, offset: f32) {
     let mean = sum_squares(s, x) / x.len() as f32;
     let factor = s.splat(1.0 / (mean + eps).sqrt());
     let offset = s.splat(offset);
@@ -220,25 +186,13 @@ pub(crate) fn rms_norm<S: Simd>(
 
 /// `out = (x - mean) / √(variance + eps) · w + b`, the variance from deviations, in a second pass.
 #[inline(always)]
-pub(crate) fn layer_norm<S: Simd>(
-    s: S,
-    out: &mut [f32],
-    x: &[f32],
-    w: &[f32],
-    b: &[f32],
-    eps: f32,
-) {
+pub(crate) fn layer_norm<S: Simd>(s: S, out: &mut [f32], x: &[f32], w: &[f32], b: &[f32], eps: f32) {
     let n = x.len() as f32;
     let mean = sum(s, x) / n;
     let variance = sum_square_deviations(s, x, mean) / n;
     let factor = s.splat(1.0 / (variance + eps).sqrt());
     let mean = s.splat(mean);
-    map!(
-        s,
-        out,
-        [x, w, b],
-        s.madd(s.mul(s.sub(x, mean), factor), w, b)
-    );
+    map!(s, out, [x, w, b], s.madd(s.mul(s.sub(x, mean), factor), w, b));
 }
 
 /// `x = exp(x - max)`, returning the sum; zeros and 0 where `max` is -∞ (a fully masked row).
@@ -267,13 +221,7 @@ pub(crate) fn exp_sub_sum<S: Simd>(s: S, x: &mut [f32], max: f32) -> f32 {
 
 /// Rotates the pairs `(x[i], x[i + h])`, `h = rotary_dim / 2`.
 #[inline(always)]
-pub(crate) fn rope_half_split<S: Simd>(
-    s: S,
-    x: &mut [f32],
-    cos: &[f32],
-    sin: &[f32],
-    rotary_dim: usize,
-) {
+pub(crate) fn rope_half_split<S: Simd>(s: S, x: &mut [f32], cos: &[f32], sin: &[f32], rotary_dim: usize) {
     let half = rotary_dim / 2;
     let (first, rest) = x.split_at_mut(half);
     let second = &mut rest[..half];
@@ -296,13 +244,7 @@ pub(crate) fn rope_half_split<S: Simd>(
 
 /// Rotates the pairs `(x[2i], x[2i + 1])`.
 #[inline(always)]
-pub(crate) fn rope_interleaved<S: Simd>(
-    _s: S,
-    x: &mut [f32],
-    cos: &[f32],
-    sin: &[f32],
-    rotary_dim: usize,
-) {
+pub(crate) fn rope_interleaved<S: Simd>(_s: S, x: &mut [f32], cos: &[f32], sin: &[f32], rotary_dim: usize) {
     let half = rotary_dim / 2;
     let pairs = x[..2 * half].chunks_exact_mut(2);
     for ((pair, cos), sin) in pairs.zip(&cos[..half]).zip(&sin[..half]) {

@@ -45,6 +45,9 @@ pub struct Gemm<A, W, C> {
 /// rows from `m` to `mr` become zeros.
 pub type PackA<A, P> = fn(dst: &mut [P], a: &[A], lda: usize, m: usize, kc: usize);
 
+/// The packing of i8 activations and the kernel that reads it.
+pub(crate) type Int8 = (Entry<PackA<i8, i8>>, Gemm<i8, i8, i32>);
+
 /// `y[j] (+)= Σ x[k]·w[j][k]`: `(y, x, w, panel_stride, accumulate)`.
 ///
 /// `y` has one element per output feature, `x` one per input. A long matrix is split over
@@ -65,20 +68,12 @@ pub type Reduce = fn(x: &[f32]) -> f32;
 pub type Rope = fn(x: &mut [f32], cos: &[f32], sin: &[f32], rotary_dim: usize);
 
 /// `scores[r * ld + j] = scale · q[r]·k[j]`: `(scores, ld, q, k, dim, scale)`.
-pub type Qk<T> =
-    fn(scores: &mut [f32], ld: usize, q: Rows<'_, f32>, k: Rows<'_, T>, dim: usize, scale: f32);
+pub type Qk<T> = fn(scores: &mut [f32], ld: usize, q: Rows<'_, f32>, k: Rows<'_, T>, dim: usize, scale: f32);
 
 /// `acc[r] = alpha[r]·acc[r] + Σ_j p[r * ld + j]·v[j]` for `alpha.len()` rows:
 /// `(acc, acc_stride, alpha, p, ld, v, dim)`.
-pub type Pv<T> = fn(
-    acc: &mut [f32],
-    acc_stride: usize,
-    alpha: &[f32],
-    p: &[f32],
-    ld: usize,
-    v: Rows<'_, T>,
-    dim: usize,
-);
+pub type Pv<T> =
+    fn(acc: &mut [f32], acc_stride: usize, alpha: &[f32], p: &[f32], ld: usize, v: Rows<'_, T>, dim: usize);
 
 /// `(out, x, w, eps, weight_offset)`.
 pub type RmsNorm = fn(out: &mut [f32], x: &[f32], w: &[f32], eps: f32, weight_offset: f32);
@@ -205,13 +200,15 @@ pub struct Kernels {
 pub fn kernels(isa: Isa, features: &Features) -> Result<Kernels, IsaError> {
     features.within(&detect())?;
     if isa > features.isa {
-        return Err(IsaError::Missing {
-            asked: isa,
-            best: features.isa,
-        });
+        return Err(IsaError::Missing { asked: isa, best: features.isa });
     }
     Ok(match isa {
         Isa::Scalar => crate::scalar::table(features),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => crate::avx2::table(features),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => crate::avx512::table(features),
+        #[cfg(not(target_arch = "x86_64"))]
         Isa::Avx2 | Isa::Avx512 => crate::scalar::table(features),
     })
 }

@@ -12,13 +12,7 @@ const MR: usize = 4;
 
 /// The kernel of this tier.
 pub(super) fn gemm_bf16_dot(_: &Features) -> Option<Gemm<bf16, bf16, f32>> {
-    Some(Gemm {
-        name: "gemm_bf16_dot_4x16.scalar",
-        mr: MR,
-        nr: NR,
-        kc: KC,
-        run: gemm,
-    })
+    Some(Gemm { name: "gemm_bf16_dot_4x16.scalar", mr: MR, nr: NR, kc: KC, run: gemm })
 }
 
 /// `C = A·Wᵀ`: products of bf16 are exact in f32, sums are f32.
@@ -34,10 +28,7 @@ unsafe fn gemm(block: &GemmBlock<'_, bf16, bf16, f32>) {
             let mut acc = unsafe { block.read(row, panel) };
             for pair in 0..block.kc.div_ceil(2) {
                 let a = &block.a[(pair * MR + row) * 2..][..2];
-                for (acc, w) in acc
-                    .iter_mut()
-                    .zip(w[pair * 2 * NR..][..2 * NR].chunks_exact(2))
-                {
+                for (acc, w) in acc.iter_mut().zip(w[pair * 2 * NR..][..2 * NR].chunks_exact(2)) {
                     *acc += bf16_to_f32(a[0]) * bf16_to_f32(w[0]);
                     *acc += bf16_to_f32(a[1]) * bf16_to_f32(w[1]);
                 }

@@ -1,22 +1,19 @@
 //! int8 in portable Rust.
 
-use crate::gemm::{GemmBlock, KC};
+use crate::gemm::{GemmBlock, KC, pack_a_groups};
 use crate::isa::Features;
 use crate::layout::NR;
-use crate::table::Gemm;
+use crate::table::{Entry, Gemm, Int8};
 
 /// Rows of the tile.
 const MR: usize = 4;
 
-/// The kernel of this tier.
-pub(super) fn gemm_i8(_: &Features) -> Gemm<i8, i8, i32> {
-    Gemm {
-        name: "gemm_i8_4x16.scalar",
-        mr: MR,
-        nr: NR,
-        kc: KC,
-        run: gemm,
-    }
+/// The packing and the kernel of this tier.
+pub(super) fn int8(_: &Features) -> Int8 {
+    (
+        Entry { name: "pack_a_i8.scalar", run: pack_a_groups::<i8, MR, 4> },
+        Gemm { name: "gemm_i8_4x16.scalar", mr: MR, nr: NR, kc: KC, run: gemm },
+    )
 }
 
 /// `C = A·Wᵀ` in i32, exact. See [`crate::Kernels::gemm_i8`].
@@ -46,14 +43,8 @@ unsafe fn gemm(block: &GemmBlock<'_, i8, i8, i32>) {
 
 /// Quantises one row. See [`crate::Kernels::quantize_row_i8`].
 pub(crate) fn quantize_row_i8(out: &mut [i8], x: &[f32]) -> f32 {
-    assert_eq!(
-        out.len(),
-        x.len(),
-        "quantize_row_i8: lengths of output and row"
-    );
-    let largest = x
-        .iter()
-        .fold(0f32, |m, v| if v.abs() > m { v.abs() } else { m });
+    assert_eq!(out.len(), x.len(), "quantize_row_i8: lengths of output and row");
+    let largest = x.iter().fold(0f32, |m, v| if v.abs() > m { v.abs() } else { m });
     let scale = largest / 127.0;
     if scale == 0.0 {
         out.fill(0);

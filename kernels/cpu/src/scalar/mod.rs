@@ -9,12 +9,12 @@ use crate::layout;
 use crate::simd::Simd;
 
 use dot::gemm_bf16_dot;
-use int8::gemm_i8;
+use int8::int8;
 pub(crate) use int8::quantize_row_i8;
 
 crate::entry::entry_points! {
     token: Scalar, isa: Scalar "scalar", features: [],
-    tile: 4 x 16 (4, 4), gemv: 16 (4), qk: 2 x 2, pv: 2 x 2, pack_a_i8: 4
+    tile: 4 x 16 (4, 4), gemv: 16 (4), qk: 2 x 2, pv: 2 x 2
 }
 
 /// The token of the portable tier.
@@ -73,10 +73,7 @@ impl Simd for Scalar {
     unsafe fn load_bf16_pairs(self, p: *const bf16) -> ([f32; N], [f32; N]) {
         // SAFETY: the caller vouches for 2 * N elements.
         let x = unsafe { p.cast::<[bf16; 2 * N]>().read_unaligned() };
-        (
-            each!(i => layout::bf16_to_f32(x[2 * i])),
-            each!(i => layout::bf16_to_f32(x[2 * i + 1])),
-        )
+        (each!(i => layout::bf16_to_f32(x[2 * i])), each!(i => layout::bf16_to_f32(x[2 * i + 1])))
     }
 
     #[inline(always)]

@@ -1,0 +1,189 @@
+//! The AVX-512 tier (F, BW, DQ, VL): sixteen f32 to a vector.
+
+mod dot;
+mod int8;
+
+use std::arch::x86_64::*;
+
+use half::{bf16, f16};
+
+use crate::simd::Simd;
+
+use crate::avx2::{quantize_row_i8, sum_lanes_128};
+use dot::gemm_bf16_dot;
+use int8::int8;
+
+crate::entry::entry_points! {
+    token: Avx512, isa: Avx512 "avx512",
+    features: [#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]],
+    tile: 12 x 32 (2, 1), gemv: 64 (4), qk: 4 x 4, pv: 4 x 4
+}
+
+/// The token of the AVX-512 tier.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+/// Methods that are one expression of intrinsics without memory operands.
+macro_rules! lanes {
+    ($($name:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $e:expr;)+) => {$(
+        #[inline(always)]
+        fn $name(self, $($arg: $ty),*) -> $ret {
+            // SAFETY: the token proves AVX-512 F, BW, DQ and VL.
+            unsafe { $e }
+        }
+    )+};
+}
+
+impl Simd for Avx512 {
+    const LANES: usize = 16;
+    type V = __m512;
+    type D = [__m512d; 2];
+
+    #[inline(always)]
+    unsafe fn new() -> Self {
+        Avx512(())
+    }
+
+    #[inline(always)]
+    unsafe fn load_ptr(self, p: *const f32) -> __m512 {
+        // SAFETY: the caller vouches for 16 elements.
+        unsafe { _mm512_loadu_ps(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_ptr(self, p: *mut f32, v: __m512) {
+        // SAFETY: the caller vouches for 16 elements.
+        unsafe { _mm512_storeu_ps(p, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16_ptr(self, p: *const f16) -> __m512 {
+        // SAFETY: the caller vouches for 16 elements.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_ptr(self, p: *const bf16) -> __m512 {
+        // SAFETY: the caller vouches for 16 elements.
+        unsafe {
+            let x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32(x, 16))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(self, p: *const bf16) -> (__m512, __m512) {
+        // SAFETY: the caller vouches for 32 elements.
+        unsafe {
+            let x = _mm512_loadu_si512(p.cast());
+            let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            (_mm512_castsi512_ps(_mm512_slli_epi32(x, 16)), _mm512_castsi512_ps(_mm512_and_si512(x, upper)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_f16_ptr(self, p: *mut f16, v: __m512) {
+        // SAFETY: the caller vouches for 16 elements.
+        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16_ptr(self, p: *mut bf16, v: __m512) {
+        // vcvtneps2bf16 flushes subnormals, so the rounding is done in integers.
+        // SAFETY: the caller vouches for 16 elements; the rest is arithmetic.
+        unsafe {
+            let bits = _mm512_castps_si512(v);
+            let upper = _mm512_srli_epi32(bits, 16);
+            let odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+            let bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+            let rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, bias), 16);
+            let quiet = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
+            let nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+            let wide = _mm512_mask_mov_epi32(rounded, nan, quiet);
+            _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(wide));
+        }
+    }
+
+    #[inline(always)]
+    fn load_tail(self, x: &[f32], fill: f32) -> __m512 {
+        assert!(x.len() <= 16);
+        // SAFETY: the mask admits as many lanes as the slice has elements.
+        unsafe { _mm512_mask_loadu_ps(_mm512_set1_ps(fill), mask(x.len()), x.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store_tail(self, out: &mut [f32], v: __m512) {
+        assert!(out.len() <= 16);
+        // SAFETY: the mask admits as many lanes as the slice has elements.
+        unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), mask(out.len()), v) }
+    }
+
+    #[inline(always)]
+    fn sum_lanes(self, v: __m512) -> f32 {
+        // SAFETY: the token proves AVX-512.
+        unsafe {
+            let high = _mm512_extractf32x8_ps(v, 1);
+            let eight = _mm256_add_ps(_mm512_castps512_ps256(v), high);
+            sum_lanes_128(_mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1)))
+        }
+    }
+
+    lanes! {
+        prefetch(p: *const u8) -> () = _mm_prefetch(p.cast(), _MM_HINT_T0);
+        splat(x: f32) -> __m512 = _mm512_set1_ps(x);
+        add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
+        sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
+        mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
+        div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b);
+        madd(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
+        max(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
+        max_nan(a: __m512, b: __m512) -> __m512 = _mm512_mask_mov_ps(
+            _mm512_max_ps(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
+        abs(a: __m512) -> __m512 = _mm512_abs_ps(a);
+        widen(v: __m512) -> [__m512d; 2] = [
+            _mm512_cvtps_pd(_mm512_castps512_ps256(v)),
+            _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)),
+        ];
+        narrow(d: [__m512d; 2]) -> __m512 = _mm512_insertf32x8(
+            _mm512_castps256_ps512(_mm512_cvtpd_ps(d[0])), _mm512_cvtpd_ps(d[1]), 1);
+        d_splat(x: f64) -> [__m512d; 2] = [_mm512_set1_pd(x); 2];
+        d_add(a: [__m512d; 2], b: [__m512d; 2]) -> [__m512d; 2] =
+            [_mm512_add_pd(a[0], b[0]), _mm512_add_pd(a[1], b[1])];
+        d_sub(a: [__m512d; 2], b: [__m512d; 2]) -> [__m512d; 2] =
+            [_mm512_sub_pd(a[0], b[0]), _mm512_sub_pd(a[1], b[1])];
+        d_mul(a: [__m512d; 2], b: [__m512d; 2]) -> [__m512d; 2] =
+            [_mm512_mul_pd(a[0], b[0]), _mm512_mul_pd(a[1], b[1])];
+        d_div(a: [__m512d; 2], b: [__m512d; 2]) -> [__m512d; 2] =
+            [_mm512_div_pd(a[0], b[0]), _mm512_div_pd(a[1], b[1])];
+        d_madd(a: [__m512d; 2], b: [__m512d; 2], c: [__m512d; 2]) -> [__m512d; 2] =
+            [_mm512_fmadd_pd(a[0], b[0], c[0]), _mm512_fmadd_pd(a[1], b[1], c[1])];
+        d_max(a: [__m512d; 2], b: [__m512d; 2]) -> [__m512d; 2] =
+            [_mm512_max_pd(a[0], b[0]), _mm512_max_pd(a[1], b[1])];
+        d_min(a: [__m512d; 2], b: [__m512d; 2]) -> [__m512d; 2] =
+            [_mm512_min_pd(a[0], b[0]), _mm512_min_pd(a[1], b[1])];
+        d_if_negative(x: [__m512d; 2], yes: [__m512d; 2], no: [__m512d; 2]) -> [__m512d; 2] = [
+            _mm512_mask_mov_pd(no[0], _mm512_movepi64_mask(_mm512_castpd_si512(x[0])), yes[0]),
+            _mm512_mask_mov_pd(no[1], _mm512_movepi64_mask(_mm512_castpd_si512(x[1])), yes[1]),
+        ];
+        d_pow2(bits: [__m512d; 2]) -> [__m512d; 2] = [pow2(bits[0]), pow2(bits[1])];
+    }
+}
+
+/// A mask of the first `len` lanes, at most 16.
+#[inline(always)]
+fn mask(len: usize) -> __mmask16 {
+    ((1u32 << len) - 1) as __mmask16
+}
+
+/// `2^n` from the low bits of each lane.
+///
+/// # Safety
+/// The processor has AVX-512 F.
+#[inline(always)]
+unsafe fn pow2(bits: __m512d) -> __m512d {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe {
+        let biased = _mm512_add_epi64(_mm512_castpd_si512(bits), _mm512_set1_epi64(1023));
+        _mm512_castsi512_pd(_mm512_slli_epi64(biased, 52))
+    }
+}
