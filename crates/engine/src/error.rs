@@ -166,6 +166,45 @@ pub enum EngineError {
         /// What the row looks like.
         found: String,
     },
+
+    /// A prompt without tokens.
+    #[error("the prompt has no tokens: give it at least one (some tokenizers add none to an empty text)")]
+    EmptyPrompt,
+
+    /// More tokens than the context holds.
+    #[error(
+        "the prompt has {tokens} tokens, the context holds {context} and needs room for one more: shorten the prompt or load the model with a larger context"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt, with those already in the context.
+        tokens: usize,
+        /// Tokens that the context holds.
+        context: usize,
+    },
+
+    /// A context beyond what the model was made for.
+    #[error(
+        "a context of {asked} tokens was asked for, the model's config.json allows 1 to {limit}: ask for at most {limit}"
+    )]
+    ContextTooLong {
+        /// What was asked for.
+        asked: usize,
+        /// The longest sequence the model promises.
+        limit: usize,
+    },
+
+    /// A golden file and a model that do not belong together.
+    #[error("{}: {found}: make the golden file for this checkpoint, see tools/golden.py", path.display())]
+    Golden {
+        /// The golden file.
+        path: PathBuf,
+        /// What does not fit.
+        found: String,
+    },
+
+    /// The device, or the contract with it.
+    #[error(transparent)]
+    Device(#[from] qiao_core::Error),
 }
 
 impl EngineError {
