@@ -1,1 +1,18 @@
-//! Devices made of devices: validate, record, profile; and lowering of a graph onto a device.
+//! Devices made of devices, and the lowering of a graph onto a device.
+//!
+//! - [`lower`] turns a graph into a plan on one device: native where the device has a kernel, decomposed into smaller
+//!   operators where it has none, constants in the private layouts that the device asks for. What became of every node
+//!   stands in the [`Account`].
+//! - [`Validate`], [`Record`] and [`Profile`] are `Device → Device`. They compose in any order, and whoever holds a
+//!   device can't tell that it is wrapped: streams, buffers and plans of a wrapper go back to that wrapper.
+//!
+//! Modules, from ground to roof: `steps`, `account`, `lower`, `validate`, `record`, `profile`.
+#![forbid(unsafe_code)]
+
+mod steps;
+
+pub mod account;
+pub mod lower;
+
+pub use account::{Account, Entry, Piece, Way};
+pub use lower::{Lowered, Pack, Policy, lower};
