@@ -208,25 +208,17 @@ unsafe fn step<S: Simd, W: Weight, const MR: usize, const R: usize, const NV: us
     w: &[*const W; NV],
     inputs: usize,
 ) {
-    let mut first = [s.splat(0.0); NV];
-    let mut second = [s.splat(0.0); NV];
-    for v in 0..NV {
-        // SAFETY: the caller vouches for the panels.
-        (first[v], second[v]) = unsafe { W::load_columns(s, w[v]) };
-    }
-    for (i, acc) in acc.iter_mut().enumerate() {
-        // SAFETY: i < R <= MR.
-        let x = s.splat(unsafe { *a.add(i) });
-        for v in 0..NV {
-            acc[v] = s.madd(x, first[v], acc[v]);
+    for input in 0..inputs {
+        let mut weights = [s.splat(0.0); NV];
+        for (weights, w) in weights.iter_mut().zip(w) {
+            // SAFETY: the caller vouches for the panels.
+            *weights = unsafe { W::load_columns(s, *w, input) };
         }
-    }
-    if inputs == 2 {
         for (i, acc) in acc.iter_mut().enumerate() {
-            // SAFETY: i < R <= MR, and the step has two rows of MR activations.
-            let x = s.splat(unsafe { *a.add(MR + i) });
-            for v in 0..NV {
-                acc[v] = s.madd(x, second[v], acc[v]);
+            // SAFETY: i < R <= MR, and the step has `inputs` rows of MR activations.
+            let x = s.splat(unsafe { *a.add(input * MR + i) });
+            for (acc, weights) in acc.iter_mut().zip(&weights) {
+                *acc = s.madd(x, *weights, *acc);
             }
         }
     }

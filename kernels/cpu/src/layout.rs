@@ -30,13 +30,12 @@ pub trait Weight: Copy + Default + PartialEq + Send + Sync + Sealed + 'static {
 
 /// What the kernels need to know of a dtype; closed to other crates.
 pub trait Sealed: Copy {
-    /// Loads one vector of columns of a panel for one step of K: the values of the first and, where
-    /// the step is two, of the second input (else the first again).
+    /// Loads one vector of columns of a panel: input `input` (below `K_STEP`) of the step at `p`.
     ///
     /// # Safety
     /// `LANES * K_STEP` elements are readable at `p`.
     #[doc(hidden)]
-    unsafe fn load_columns<S: Simd>(s: S, p: *const Self) -> (S::V, S::V);
+    unsafe fn load_columns<S: Simd>(s: S, p: *const Self, input: usize) -> S::V;
 
     /// Loads one vector of neighbouring elements.
     ///
@@ -67,10 +66,9 @@ impl Weight for bf16 {
 
 impl Sealed for f32 {
     #[inline(always)]
-    unsafe fn load_columns<S: Simd>(s: S, p: *const f32) -> (S::V, S::V) {
+    unsafe fn load_columns<S: Simd>(s: S, p: *const f32, _: usize) -> S::V {
         // SAFETY: the caller vouches for LANES elements.
-        let v = unsafe { s.load_ptr(p) };
-        (v, v)
+        unsafe { s.load_ptr(p) }
     }
 
     #[inline(always)]
@@ -87,10 +85,9 @@ impl Sealed for f32 {
 
 impl Sealed for f16 {
     #[inline(always)]
-    unsafe fn load_columns<S: Simd>(s: S, p: *const f16) -> (S::V, S::V) {
+    unsafe fn load_columns<S: Simd>(s: S, p: *const f16, _: usize) -> S::V {
         // SAFETY: the caller vouches for LANES elements.
-        let v = unsafe { s.load_f16_ptr(p) };
-        (v, v)
+        unsafe { s.load_f16_ptr(p) }
     }
 
     #[inline(always)]
@@ -107,9 +104,14 @@ impl Sealed for f16 {
 
 impl Sealed for bf16 {
     #[inline(always)]
-    unsafe fn load_columns<S: Simd>(s: S, p: *const bf16) -> (S::V, S::V) {
+    unsafe fn load_columns<S: Simd>(s: S, p: *const bf16, input: usize) -> S::V {
         // SAFETY: the caller vouches for 2 * LANES elements.
-        unsafe { s.load_bf16_pairs(p) }
+        unsafe {
+            match input {
+                0 => s.load_bf16_first(p),
+                _ => s.load_bf16_second(p),
+            }
+        }
     }
 
     #[inline(always)]

@@ -38,5 +38,6 @@ pub use layout::{
     panel_len_i8, unpack_w, unpack_w_i8,
 };
 pub use table::{
-    Binary, Element, Entry, Gemm, Gemv, Kernels, LayerNorm, PackA, Pv, Qk, Reduce, RmsNorm, Rope, Unary, kernels,
+    Axpy, Binary, Convert, Dot, Element, Entry, Gemm, Gemv, Kernels, LayerNorm, PackA, Pv, Qk, QuantizeRow, Reduce,
+    RmsNorm, Rope, Unary, kernels,
 };

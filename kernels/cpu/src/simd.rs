@@ -49,11 +49,17 @@ pub trait Simd: Copy {
     /// `LANES` elements are readable at `p`.
     unsafe fn load_bf16_ptr(self, p: *const bf16) -> Self::V;
 
-    /// Loads pairs of bf16 and widens the first and the second of each pair.
+    /// Loads pairs of bf16 and widens the first of each pair.
     ///
     /// # Safety
     /// `2 * LANES` elements are readable at `p`.
-    unsafe fn load_bf16_pairs(self, p: *const bf16) -> (Self::V, Self::V);
+    unsafe fn load_bf16_first(self, p: *const bf16) -> Self::V;
+
+    /// Loads pairs of bf16 and widens the second of each pair.
+    ///
+    /// # Safety
+    /// `2 * LANES` elements are readable at `p`.
+    unsafe fn load_bf16_second(self, p: *const bf16) -> Self::V;
 
     /// Rounds to f16 and stores.
     ///

@@ -54,6 +54,18 @@ pub(crate) type Int8 = (Entry<PackA<i8, i8>>, Gemm<i8, i8, i32>);
 /// threads by passing parts of `y` that start at multiples of 16, with their panels.
 pub type Gemv<W> = fn(y: &mut [f32], x: &[f32], w: &[W], panel_stride: usize, accumulate: bool);
 
+/// `out = x` in another dtype, equal lengths: `(out, x)`.
+pub type Convert<From, To> = fn(out: &mut [To], x: &[From]);
+
+/// One value from two rows of equal lengths.
+pub type Dot = fn(a: &[f32], b: &[f32]) -> f32;
+
+/// `y += alpha · x`, equal lengths.
+pub type Axpy = fn(y: &mut [f32], alpha: f32, x: &[f32]);
+
+/// Quantises a row, returns its scale: `(out, x)`, equal lengths.
+pub type QuantizeRow = fn(out: &mut [i8], x: &[f32]) -> f32;
+
 /// `out = f(x)`, equal lengths.
 pub type Unary = fn(out: &mut [f32], x: &[f32]);
 
@@ -88,13 +100,13 @@ pub struct Kernels {
     pub isa: Isa,
 
     /// f16 to f32, exact.
-    pub f16_to_f32: Entry<fn(&mut [f32], &[f16])>,
+    pub f16_to_f32: Entry<Convert<f16, f32>>,
     /// bf16 to f32, exact.
-    pub bf16_to_f32: Entry<fn(&mut [f32], &[bf16])>,
+    pub bf16_to_f32: Entry<Convert<bf16, f32>>,
     /// f32 to f16, to nearest even; overflow gives infinity, a NaN stays a quiet NaN.
-    pub f32_to_f16: Entry<fn(&mut [f16], &[f32])>,
+    pub f32_to_f16: Entry<Convert<f32, f16>>,
     /// f32 to bf16, to nearest even; overflow gives infinity, a NaN stays a quiet NaN.
-    pub f32_to_bf16: Entry<fn(&mut [bf16], &[f32])>,
+    pub f32_to_bf16: Entry<Convert<f32, bf16>>,
 
     /// Packs f32 activations for `gemm_f32`, `gemm_f16` and `gemm_bf16`, which share `mr`.
     pub pack_a_f32: Entry<PackA<f32, f32>>,
@@ -159,7 +171,7 @@ pub struct Kernels {
     /// The largest element; NaN where there is one; -∞ for an empty row.
     pub max: Entry<Reduce>,
     /// `Σ a·b`
-    pub dot: Entry<fn(&[f32], &[f32]) -> f32>,
+    pub dot: Entry<Dot>,
     /// `x · (w + weight_offset) / √(mean(x²) + eps)`
     pub rms_norm: Entry<RmsNorm>,
     /// `(x - mean) / √(variance + eps) · w + b`
@@ -169,7 +181,7 @@ pub struct Kernels {
     /// `x = alpha · x` in place.
     pub scale: Entry<fn(&mut [f32], f32)>,
     /// `y += alpha · x`: `(y, alpha, x)`.
-    pub axpy: Entry<fn(&mut [f32], f32, &[f32])>,
+    pub axpy: Entry<Axpy>,
     /// Rotates the pairs `(x[i], x[i + rotary_dim/2])` (NeoX).
     pub rope_half_split: Entry<Rope>,
     /// Rotates the pairs `(x[2i], x[2i + 1])` (GPT-J).
@@ -190,7 +202,7 @@ pub struct Kernels {
 
     /// Quantises a row and returns its scale, `absmax / 127`; `q = x / scale` to nearest even,
     /// within ±127. A zero row gives scale 0 and zeros; NaN gives 0.
-    pub quantize_row_i8: Entry<fn(&mut [i8], &[f32]) -> f32>,
+    pub quantize_row_i8: Entry<QuantizeRow>,
 }
 
 /// The table of a tier. `features` may be what [`detect`] returns, or less.

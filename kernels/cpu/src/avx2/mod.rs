@@ -75,12 +75,21 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_pairs(self, p: *const bf16) -> (__m256, __m256) {
+    unsafe fn load_bf16_first(self, p: *const bf16) -> __m256 {
         // SAFETY: the caller vouches for 16 elements.
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(p.cast()), 16)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_second(self, p: *const bf16) -> __m256 {
+        // SAFETY: the caller vouches for 16 elements; the assembly is empty.
         unsafe {
-            let x = _mm256_loadu_si256(p.cast());
+            // With sixteen registers, the pairs are better read from the cache again than held:
+            // hiding the address keeps the compiler from joining this load with that of the first.
+            let mut p = p;
+            std::arch::asm!("/* {0} */", inout(reg) p, options(pure, nomem, nostack, preserves_flags));
             let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-            (_mm256_castsi256_ps(_mm256_slli_epi32(x, 16)), _mm256_castsi256_ps(_mm256_and_si256(x, upper)))
+            _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(p.cast()), upper))
         }
     }
 

@@ -72,12 +72,17 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_pairs(self, p: *const bf16) -> (__m512, __m512) {
+    unsafe fn load_bf16_first(self, p: *const bf16) -> __m512 {
+        // SAFETY: the caller vouches for 32 elements.
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p.cast()), 16)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_second(self, p: *const bf16) -> __m512 {
         // SAFETY: the caller vouches for 32 elements.
         unsafe {
-            let x = _mm512_loadu_si512(p.cast());
             let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-            (_mm512_castsi512_ps(_mm512_slli_epi32(x, 16)), _mm512_castsi512_ps(_mm512_and_si512(x, upper)))
+            _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p.cast()), upper))
         }
     }
 

@@ -70,10 +70,17 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_pairs(self, p: *const bf16) -> ([f32; N], [f32; N]) {
+    unsafe fn load_bf16_first(self, p: *const bf16) -> [f32; N] {
         // SAFETY: the caller vouches for 2 * N elements.
         let x = unsafe { p.cast::<[bf16; 2 * N]>().read_unaligned() };
-        (each!(i => layout::bf16_to_f32(x[2 * i])), each!(i => layout::bf16_to_f32(x[2 * i + 1])))
+        each!(i => layout::bf16_to_f32(x[2 * i]))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_second(self, p: *const bf16) -> [f32; N] {
+        // SAFETY: the caller vouches for 2 * N elements.
+        let x = unsafe { p.cast::<[bf16; 2 * N]>().read_unaligned() };
+        each!(i => layout::bf16_to_f32(x[2 * i + 1]))
     }
 
     #[inline(always)]

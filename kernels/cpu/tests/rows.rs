@@ -1,0 +1,222 @@
+//! Row operations against f64.
+
+mod oracle;
+
+use oracle::{Random, U, assert_close, output, tables};
+use qiao_kernels_cpu::{Binary, Entry, Kernels};
+
+const LENGTHS: [usize; 17] = [0, 1, 3, 4, 5, 7, 8, 15, 16, 17, 31, 64, 65, 127, 256, 1009, 4096];
+
+type Pick = fn(&Kernels) -> Entry<Binary>;
+
+const ARITHMETIC: [(Pick, fn(f32, f32) -> f32); 4] =
+    [(|k| k.add, |a, b| a + b), (|k| k.sub, |a, b| a - b), (|k| k.mul, |a, b| a * b), (|k| k.div, |a, b| a / b)];
+
+#[test]
+fn arithmetic_is_exactly_rounded() {
+    let mut random = Random::new(11);
+    for len in LENGTHS {
+        let (mut a, mut b) = (random.row(len), random.row(len));
+        if len > 20 {
+            (a[2], b[9], b[19]) = (f32::INFINITY, f32::NAN, 0.0);
+            (a[5], b[5]) = (1e-40, 0.5);
+        }
+        for kernels in tables() {
+            for (pick, truth) in ARITHMETIC {
+                let entry = pick(&kernels);
+                let mut out = output(len);
+                (entry.run)(out.inside(), &a, &b);
+                for (i, got) in out.checked().iter().enumerate() {
+                    let want = truth(a[i], b[i]);
+                    assert!(*got == want || (got.is_nan() && want.is_nan()), "{} at {i}", entry.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "lengths of output and b")]
+fn rows_of_other_lengths_are_refused() {
+    let kernels = tables().pop().unwrap();
+    (kernels.add.run)(&mut [0.0; 3], &[0.0; 3], &[0.0; 4]);
+}
+
+#[test]
+fn sums_are_within_the_rounding_of_their_lanes() {
+    let mut random = Random::new(12);
+    for len in LENGTHS {
+        let (a, b) = (random.row(len), random.row(len));
+        let f = |x: &f32| f64::from(*x);
+        let sum: f64 = a.iter().map(f).sum();
+        let size: f64 = a.iter().map(|x| f(x).abs()).sum();
+        let squares: f64 = a.iter().map(|x| f(x) * f(x)).sum();
+        let dot: f64 = a.iter().zip(&b).map(|(a, b)| f(a) * f(b)).sum();
+        let dot_size: f64 = a.iter().zip(&b).map(|(a, b)| (f(a) * f(b)).abs()).sum();
+        // The longest chain: a sixteenth of the row on the narrowest tier, then the joins.
+        let chain = (len as f64 / 16.0 + 8.0) * U;
+        for k in tables() {
+            assert_close(k.sum.name, (k.sum.run)(&a), sum, chain * size);
+            assert_close(k.sum_squares.name, (k.sum_squares.run)(&a), squares, 2.0 * chain * squares);
+            assert_close(k.dot.name, (k.dot.run)(&a, &b), dot, 2.0 * chain * dot_size);
+        }
+    }
+}
+
+#[test]
+fn the_largest_is_found_wherever_it_is_and_nan_wins() {
+    for k in tables() {
+        assert_eq!((k.max.run)(&[]), f32::NEG_INFINITY);
+        for len in [1, 2, 15, 16, 17, 63, 64, 65, 200] {
+            for at in 0..len {
+                let mut x = vec![-7.5; len];
+                x[at] = -3.25;
+                assert_eq!((k.max.run)(&x), -3.25, "{} {at} of {len}", k.max.name);
+                x[at] = f32::NAN;
+                assert!((k.max.run)(&x).is_nan(), "{} {at} of {len}", k.max.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn rms_norm_is_its_formula() {
+    let mut random = Random::new(13);
+    for len in LENGTHS.into_iter().filter(|len| *len > 0) {
+        let (x, w) = (random.row(len), random.row(len));
+        let mean = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / len as f64;
+        for offset in [0.0, 1.0] {
+            for k in tables() {
+                let mut out = output(len);
+                (k.rms_norm.run)(out.inside(), &x, &w, 1e-6, offset);
+                for (i, got) in out.checked().iter().enumerate() {
+                    let weight = f64::from(w[i]) + f64::from(offset);
+                    let truth = f64::from(x[i]) * weight / (mean + f64::from(1e-6f32)).sqrt();
+                    // w + offset may cancel, so its rounding counts at the size of its parts.
+                    let parts = f64::from(w[i]).abs() + f64::from(offset);
+                    let size = truth.abs() * (len as f64 / 16.0 + 12.0) + f64::from(x[i]).abs() * parts / mean.sqrt();
+                    assert_close(k.rms_norm.name, *got, truth, U * size);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn layer_norm_is_its_formula_even_far_from_zero() {
+    let mut random = Random::new(14);
+    for len in LENGTHS.into_iter().filter(|len| *len > 1) {
+        let (w, b) = (random.row(len), random.row(len));
+        for shift in [0.0, 100.0] {
+            let x: Vec<f32> = random.row(len).iter().map(|x| x + shift).collect();
+            let n = len as f64;
+            let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+            let variance = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
+            let deviation = (variance + f64::from(1e-5f32)).sqrt();
+            for k in tables() {
+                let mut out = output(len);
+                (k.layer_norm.run)(out.inside(), &x, &w, &b, 1e-5);
+                for (i, got) in out.checked().iter().enumerate() {
+                    let truth = (f64::from(x[i]) - mean) / deviation * f64::from(w[i]) + f64::from(b[i]);
+                    let chain = (len as f64 / 16.0 + 12.0) * U;
+                    let size = f64::from(x[i]).abs() + mean.abs() + f64::from(shift);
+                    assert_close(k.layer_norm.name, *got, truth, chain * (size / deviation + 2.0));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn softmax_pieces_make_a_softmax() {
+    let mut random = Random::new(15);
+    for len in LENGTHS.into_iter().filter(|len| *len > 0) {
+        let mut x: Vec<f32> = random.row(len).iter().map(|x| x * 30.0).collect();
+        if len > 10 {
+            x[4] = f32::NEG_INFINITY;
+        }
+        let top = x.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
+        let e: Vec<f64> = x.iter().map(|x| (f64::from(*x) - f64::from(top)).exp()).collect();
+        let total: f64 = e.iter().sum();
+        for k in tables() {
+            let mut out = output(len);
+            out.inside().copy_from_slice(&x);
+            let max = (k.max.run)(out.inside());
+            assert_eq!(max, top);
+            let sum = (k.exp_sub_sum.run)(out.inside(), max);
+            assert_close(k.exp_sub_sum.name, sum, total, total * U * (len as f64 / 8.0 + 64.0));
+            (k.scale.run)(out.inside(), 1.0 / sum);
+            for (got, e) in out.checked().iter().zip(&e) {
+                // x - max is rounded once, at the size of up to 60.
+                let limit = e / total * U * (len as f64 / 8.0 + 128.0) + 1e-44;
+                assert_close("softmax", *got, e / total, limit);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fully_masked_row_becomes_zeros() {
+    for k in tables() {
+        let mut row = [f32::NEG_INFINITY; 21];
+        let max = (k.max.run)(&row);
+        assert_eq!((k.exp_sub_sum.run)(&mut row, max), 0.0);
+        assert_eq!(row, [0.0; 21]);
+    }
+}
+
+#[test]
+fn axpy_and_scale_are_their_formulas() {
+    let mut random = Random::new(16);
+    for len in LENGTHS {
+        let (x, y) = (random.row(len), random.row(len));
+        for k in tables() {
+            let mut out = output(len);
+            out.inside().copy_from_slice(&y);
+            (k.axpy.run)(out.inside(), 0.3, &x);
+            for (i, got) in out.checked().iter().enumerate() {
+                let product = f64::from(0.3f32) * f64::from(x[i]);
+                let truth = product + f64::from(y[i]);
+                assert_close(k.axpy.name, *got, truth, 2.0 * U * (product.abs() + truth.abs()));
+            }
+            (k.scale.run)(out.inside(), 0.0);
+            assert!(out.checked().iter().all(|x| *x == 0.0), "{}", k.scale.name);
+        }
+    }
+}
+
+#[test]
+fn rope_rotates_its_pairs_and_leaves_the_rest() {
+    let mut random = Random::new(17);
+    for (dim, rotary) in [(64, 64), (80, 32), (128, 128), (96, 50), (6, 2), (34, 34), (8, 0)] {
+        let half = rotary / 2;
+        let angles: Vec<f32> = random.row(half).iter().map(|x| x * 3.0).collect();
+        let cos: Vec<f32> = angles.iter().map(|x| x.cos()).collect();
+        let sin: Vec<f32> = angles.iter().map(|x| x.sin()).collect();
+        let x = random.row(dim);
+        for k in tables() {
+            for (entry, first, second) in [
+                (
+                    k.rope_half_split,
+                    (|i, _| i) as fn(usize, usize) -> usize,
+                    (|i, h| i + h) as fn(usize, usize) -> usize,
+                ),
+                (k.rope_interleaved, |i, _| 2 * i, |i, _| 2 * i + 1),
+            ] {
+                let mut out = output(dim);
+                out.inside().copy_from_slice(&x);
+                (entry.run)(out.inside(), &cos, &sin, rotary);
+                let got = out.checked();
+                assert_eq!(got[rotary..], x[rotary..], "{}", entry.name);
+                for i in 0..half {
+                    let (a, b) = (first(i, half), second(i, half));
+                    let (x, y) = (f64::from(x[a]), f64::from(x[b]));
+                    let (c, s) = (f64::from(cos[i]), f64::from(sin[i]));
+                    let size = 3.0 * U * (x.abs() + y.abs());
+                    assert_close(entry.name, got[a], x * c - y * s, size);
+                    assert_close(entry.name, got[b], y * c + x * s, size);
+                }
+            }
+        }
+    }
+}
