@@ -14,5 +14,14 @@ mod steps;
 pub mod account;
 pub mod lower;
 
+pub mod validate;
+
+pub mod record;
+
+pub mod profile;
+
 pub use account::{Account, Entry, Piece, Way};
 pub use lower::{Lowered, Pack, Policy, lower};
+pub use profile::{Profile, Times, Usage};
+pub use record::{Call, Entry as LogEntry, Record};
+pub use validate::Validate;

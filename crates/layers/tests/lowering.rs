@@ -195,7 +195,7 @@ fn a_view_is_bound_where_it_starts_aligned_or_not() {
         let device = Toy::new().open();
         let lowered = lower(&device, g, Policy::DEVICE_ONLY).unwrap();
         let x = values(2 * columns);
-        let got = run(&device, &lowered, &[x.clone()], columns);
+        let got = run(&device, &lowered, std::slice::from_ref(&x), columns);
         let want: Vec<f32> = x[columns..].iter().map(|v| 2.0 * (v / (1.0 + (-v).exp()))).collect();
         assert_eq!(got, want);
     }
@@ -238,4 +238,48 @@ fn bindings_and_workspace_that_do_not_fit_are_errors() {
     bindings[3] = small;
     let error = lowered.execute(&mut *stream, &bindings, &buffer).unwrap_err().to_string();
     assert!(error.contains("'down'"), "{error}");
+}
+
+#[test]
+fn two_layouts_for_one_constant_are_an_error_naming_both_nodes() {
+    struct Fickle(Toy);
+    impl Device for Fickle {
+        fn info(&self) -> &DeviceInfo {
+            &self.0.info
+        }
+        fn alloc(&self, memory: usize, bytes: usize) -> Result<Arc<dyn Buffer>> {
+            self.0.alloc(memory, bytes)
+        }
+        fn stream(&self) -> Result<Box<dyn Stream>> {
+            self.0.stream()
+        }
+        fn support(&self, graph: &Graph) -> Vec<NodeSupport> {
+            let layout = |index: usize| Support::Relayout { operand: 1, layout: 8 + index as u64 };
+            graph.views().map(|n| NodeSupport { answer: layout(n.index), ..NodeSupport::native("") }).collect()
+        }
+    }
+    let mut g = Graph::new();
+    let x = g.bind("x", desc(&[2, 4]));
+    let w = g.bind("w", desc(&[4, 4]).as_constant());
+    let y = g.op1(matmul(Epilogue::None), &[x, w]).unwrap();
+    g.op1(matmul(Epilogue::None), &[y, w]).unwrap();
+    let device: Arc<dyn Device> = Arc::new(Fickle(Toy::new()));
+    let error = lower(&device, g, Policy::DEVICE_ONLY).err().unwrap().to_string();
+    for word in ["private layout 0x9 of 'w' for node 1 matmul", "node 0 matmul wants it in layout 0x8"] {
+        assert!(error.contains(word), "{error}");
+    }
+}
+
+#[test]
+fn an_operator_in_place_is_decomposed_in_place() {
+    // add_rms_norm whose sum replaces an operand that the caller bound.
+    let mut g = Graph::new();
+    let a = g.bind("a", desc(&[2, 4]));
+    let b = g.bind("b", desc(&[2, 4]));
+    let y = g.bind("y", desc(&[2, 4]));
+    g.add_into(Op::AddRmsNorm(NormAttrs { eps: 1e-6, ..Default::default() }), &[Some(a), Some(b)], &[a, y]).unwrap();
+    let error = lower(&Toy::new().open(), g, Policy::DEVICE_ONLY).err().unwrap();
+    // The toy has no rms_norm, so that what is listed is the composite, and not an error of rewriting it.
+    let Error::Unsupported { list, .. } = error else { panic!("{error}") };
+    assert_eq!((list.len(), list[0].op), (1, "add_rms_norm"));
 }
