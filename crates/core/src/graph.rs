@@ -561,4 +561,14 @@ mod tests {
         let out = g.add(op, &[k, k, slots, kc, vc].map(Some)).unwrap();
         assert_eq!(out, [kc, vc]);
     }
+
+    #[test]
+    fn a_packed_tensor_is_cut_between_blocks_only() {
+        let mut g = Graph::new();
+        let x = g.bind("x", TensorDesc::new(DType::Q4_0, &[2, 96]).unwrap());
+        let cut = |start| Op::Slice(SliceAttrs { axis: 1, start, len: 32 });
+        assert!(g.op1(cut(32), &[x]).is_ok());
+        let error = g.op1(cut(16), &[x]).unwrap_err().to_string();
+        assert!(error.contains("multiples of 32"), "{error}");
+    }
 }

@@ -58,12 +58,33 @@ pub fn host_range(binding: &Binding) -> Result<(&HostBuffer, std::ops::Range<usi
     Ok((buffer, binding.offset..binding.offset + binding.bytes))
 }
 
-/// A stream whose every command has run when the call returns.
+/// A stream whose every command has run when the call returns. Bad arguments are refused and leave it as it was; a
+/// command that fails while it runs poisons it.
 #[derive(Debug, Default)]
-pub struct HostStream {}
+pub struct HostStream {
+    first: Option<Error>,
+}
+
+impl HostStream {
+    /// Runs a command and keeps its failure, unless an earlier one failed.
+    ///
+    /// # Errors
+    /// The command's own, or [`Error::Poisoned`].
+    pub fn run(&mut self, command: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.healthy()?;
+        let result = command();
+        self.first = result.clone().err();
+        result
+    }
+
+    fn healthy(&self) -> Result<()> {
+        self.first.clone().map_or(Ok(()), |first| Err(Error::Poisoned { first: Box::new(first) }))
+    }
+}
 
 impl Stream for HostStream {
     fn upload(&mut self, dst: &Binding, src: &[u8]) -> Result<()> {
+        self.healthy()?;
         dst.check("upload", src.len())?;
         let (buffer, range) = host_range(dst)?;
         buffer.write(range, |b| b[..src.len()].copy_from_slice(src));
@@ -71,6 +92,7 @@ impl Stream for HostStream {
     }
 
     fn download(&mut self, dst: &mut [u8], src: &Binding) -> Result<()> {
+        self.healthy()?;
         src.check("download", dst.len())?;
         let (buffer, range) = host_range(src)?;
         let n = dst.len();
@@ -79,7 +101,7 @@ impl Stream for HostStream {
     }
 
     fn sync(&mut self, _: Duration) -> Result<()> {
-        Ok(())
+        self.healthy()
     }
 }
 
@@ -113,5 +135,23 @@ impl Event for HostEvent {
         let earlier = (earlier as &dyn std::any::Any).downcast_ref::<HostEvent>()?;
         let from = earlier.lock().0?;
         self.lock().0?.checked_duration_since(from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failure_of_a_stream_is_kept() {
+        let mut stream = HostStream::default();
+        stream.run(|| Ok(())).unwrap();
+        assert!(matches!(stream.run(|| Err(Error::internal("kernel", "it failed"))), Err(Error::Internal { .. })));
+        let later = stream.run(|| Err(Error::internal("kernel", "it failed again")));
+        assert!(later.unwrap_err().to_string().contains("it failed;"));
+        assert!(matches!(stream.sync(Duration::ZERO), Err(Error::Poisoned { .. })));
+        let event = HostEvent::default();
+        assert!(stream.record(&event).is_err());
+        assert!(matches!(event.is_reached(), Err(Error::Poisoned { .. })));
     }
 }

@@ -127,6 +127,10 @@ pub(crate) fn slice(op: &Op, x: &Operands<'_>) -> Result<Vec<OutSpec>> {
         let found = format!("{} + {}", attrs.start, attrs.len);
         return Err(bad_attr(x.kind, "start + len", found, format!("stay within the axis, {}", a.shape[axis])));
     }
+    let block = a.dtype.block_elems();
+    let whole = axis + 1 < a.rank()
+        || (attrs.start as usize).is_multiple_of(block) && (attrs.len as usize).is_multiple_of(block);
+    x.check(0, whole, || format!("cut {} along its innermost axis at multiples of {block}", a.dtype))?;
     let mut shape = a.shape;
     shape.set(axis, attrs.len as usize);
     Ok(vec![OutSpec { shape: Some(shape), dtype: OutDtype::Fixed(a.dtype) }])
