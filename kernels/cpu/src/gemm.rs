@@ -209,6 +209,11 @@ unsafe fn step<S: Simd, W: Weight, const MR: usize, const R: usize, const NV: us
     inputs: usize,
 ) {
     for input in 0..inputs {
+        if input > 0 {
+            for acc in acc.as_flattened_mut() {
+                *acc = s.settle(*acc);
+            }
+        }
         let mut weights = [s.splat(0.0); NV];
         for (weights, w) in weights.iter_mut().zip(w) {
             // SAFETY: the caller vouches for the panels.
@@ -258,9 +263,6 @@ unsafe fn store_c<S: Simd>(s: S, row: *mut f32, at: usize, valid: usize, v: S::V
     }
 }
 
-/// How far ahead of its use a weight line is asked for, in bytes.
-const PREFETCH: usize = 2048;
-
 /// One row times panels: `y[j] (+)= Σ x[k]·w[j][k]`, `NV` vectors of columns at a time, then `N1`.
 ///
 /// # Panics
@@ -294,7 +296,8 @@ pub(crate) fn gemv<S: Simd, W: Weight, const NV: usize, const N1: usize>(
     }
 }
 
-/// One row times the panels that `NV` vectors cover, each panel its own stream from memory.
+/// One row times the panels that `NV` vectors cover, each panel its own stream from memory. The
+/// streams are plain and ascending, which the processor's prefetchers follow by themselves.
 ///
 /// # Safety
 /// Those panels lie within `w`.
@@ -324,9 +327,6 @@ unsafe fn gemv_tile<S: Simd, W: Weight, const NV: usize>(
         *at = at.wrapping_add(offset);
     }
     for x in x.chunks_exact(W::K_STEP) {
-        for at in at.iter().step_by(per_panel) {
-            s.prefetch(at.cast::<u8>().wrapping_add(PREFETCH));
-        }
         // SAFETY: the caller vouches for the panels; each pass moves one step on.
         unsafe { step::<S, W, 1, 1, NV>(s, &mut acc, x.as_ptr(), &at, W::K_STEP) };
         for at in &mut at {

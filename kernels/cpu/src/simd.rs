@@ -73,8 +73,12 @@ pub trait Simd: Copy {
     /// `LANES` elements are writable at `p`.
     unsafe fn store_bf16_ptr(self, p: *mut bf16, v: Self::V);
 
-    /// Asks the cache for the line at `p`, which may be any address.
-    fn prefetch(self, p: *const u8);
+    /// The same vector. A tier that is short of registers makes it a point that the compiler does
+    /// not move the second half of a step across.
+    #[inline(always)]
+    fn settle(self, v: Self::V) -> Self::V {
+        v
+    }
 
     /// The same value in every lane.
     fn splat(self, x: f32) -> Self::V;

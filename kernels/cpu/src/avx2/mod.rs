@@ -87,7 +87,7 @@ impl Simd for Avx2 {
             // With sixteen registers, the pairs are better read from the cache again than held:
             // hiding the address keeps the compiler from joining this load with that of the first.
             let mut p = p;
-            std::arch::asm!("/* {0} */", inout(reg) p, options(pure, nomem, nostack, preserves_flags));
+            std::arch::asm!("/* {0} */", inout(reg) p, options(nomem, nostack, preserves_flags));
             let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
             _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(p.cast()), upper))
         }
@@ -118,13 +118,18 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn settle(self, v: __m256) -> __m256 {
+        // SAFETY: the token proves AVX2.
+        unsafe { settle(v) }
+    }
+
+    #[inline(always)]
     fn sum_lanes(self, v: __m256) -> f32 {
         // SAFETY: the token proves AVX2.
         unsafe { sum_lanes_128(_mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1))) }
     }
 
     lanes! {
-        prefetch(p: *const u8) -> () = _mm_prefetch(p.cast(), _MM_HINT_T0);
         splat(x: f32) -> __m256 = _mm256_set1_ps(x);
         add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
         sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps(a, b);
@@ -162,6 +167,18 @@ impl Simd for Avx2 {
         ];
         d_pow2(bits: [__m256d; 2]) -> [__m256d; 2] = [pow2(bits[0]), pow2(bits[1])];
     }
+}
+
+/// The same vector, through empty assembly that the compiler keeps in its place.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn settle(v: __m256) -> __m256 {
+    let mut v = v;
+    // SAFETY: the assembly is empty.
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(ymm_reg) v, options(nomem, nostack, preserves_flags));
+    }
+    v
 }
 
 /// The balanced tree of halves over four lanes.

@@ -134,7 +134,6 @@ impl Simd for Avx512 {
     }
 
     lanes! {
-        prefetch(p: *const u8) -> () = _mm_prefetch(p.cast(), _MM_HINT_T0);
         splat(x: f32) -> __m512 = _mm512_set1_ps(x);
         add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
         sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);

@@ -98,9 +98,6 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn prefetch(self, _p: *const u8) {}
-
-    #[inline(always)]
     fn splat(self, x: f32) -> [f32; N] {
         [x; N]
     }
