@@ -176,7 +176,7 @@ pub enum EngineError {
         "the prompt has {tokens} tokens, the context holds {context} and needs room for one more: shorten the prompt or load the model with a larger context"
     )]
     PromptTooLong {
-        /// Tokens of the prompt, with those already in the context.
+        /// Tokens of the prompt, with those already in the context and room for an answer.
         tokens: usize,
         /// Tokens that the context holds.
         context: usize,

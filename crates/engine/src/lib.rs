@@ -1,6 +1,8 @@
 //! From a checkpoint to tokens, over any device.
 //!
-//! Modules, from ground to roof: `error`, `json`, `weights`, `rope`, `config`.
+//! Modules, from ground to roof: `error`, `json`, `weights`, `rope`, `config`, `tokenizer`, `detokenize`, `stop`, `chat`,
+//! `generation`, `sampler`, `model`, `cache`,
+//! `placing`, `prepared`, `rotary`, `runner`, `session`.
 #![deny(unsafe_code)]
 
 pub mod error;
@@ -11,5 +13,25 @@ pub mod weights;
 pub mod rope;
 
 pub mod config;
+
+pub mod tokenizer;
+
+pub mod detokenize;
+pub mod stop;
+
+pub mod generation;
+
+pub mod sampler;
+
+pub mod model;
+
+pub mod cache;
+pub mod placing;
+mod prepared;
+mod rotary;
+
+pub mod runner;
+
+pub mod session;
 
 pub use error::{EngineError, Result};

@@ -1,0 +1,157 @@
+//! A sequence's keys and values on a device, behind the interface that every kind of cache keeps.
+
+use qiao_core::{Binding, Device, TensorDesc};
+
+use crate::error::{EngineError, Result};
+use crate::model::CacheShape;
+
+/// The keys and values of one sequence: where they are, which slots new tokens go to, and which pages attention reads.
+pub trait KvCache: Send {
+    /// What a graph must know about the pages.
+    fn shape(&self) -> CacheShape;
+
+    /// Tokens held.
+    fn len(&self) -> usize;
+
+    /// Whether no token is held.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Makes room for more tokens; from then on their slots are known and they count as held.
+    ///
+    /// # Errors
+    /// The sequence would have more tokens than the cache can hold; nothing is changed.
+    fn append(&mut self, tokens: usize) -> Result<()>;
+
+    /// Forgets the tokens from this length on.
+    fn truncate(&mut self, len: usize);
+
+    /// The slot of a token that is held.
+    fn slot(&self, position: usize) -> i32;
+
+    /// The sequence's pages, in order; as many entries as the shape's `table`.
+    fn block_table(&self) -> &[i32];
+
+    /// The keys and values of a layer.
+    fn layer(&self, layer: usize) -> (&Binding, &Binding);
+}
+
+/// A cache that holds one sequence from the first slot on.
+#[derive(Debug)]
+pub struct ContiguousCache {
+    shape: CacheShape,
+    len: usize,
+    block_table: Vec<i32>,
+    layers: Vec<(Binding, Binding)>,
+}
+
+impl ContiguousCache {
+    /// Allocates a cache for all layers.
+    ///
+    /// # Errors
+    /// The device has no room for it; a shape that no tensor can have.
+    pub fn new(
+        device: &dyn Device,
+        shape: CacheShape,
+        layers: usize,
+        kv_heads: usize,
+        head_dim: usize,
+    ) -> Result<Self> {
+        let too_long = || EngineError::ContextTooLong { asked: shape.capacity(), limit: i32::MAX as usize };
+        i32::try_from(shape.capacity()).map_err(|_| too_long())?;
+        let bytes = TensorDesc::new(shape.dtype, &shape.dims(kv_heads, head_dim))?.bytes()?;
+        let alloc = || alloc_padded(device, bytes);
+        let layers = (0..layers).map(|_| Ok((alloc()?, alloc()?))).collect::<Result<Vec<_>>>()?;
+        let block_table = (0..shape.table as i32).collect();
+        Ok(ContiguousCache { shape, len: 0, block_table, layers })
+    }
+}
+
+impl KvCache for ContiguousCache {
+    fn shape(&self) -> CacheShape {
+        self.shape
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn append(&mut self, tokens: usize) -> Result<()> {
+        let context = self.shape.capacity();
+        let len = self.len.saturating_add(tokens);
+        if len > context {
+            return Err(EngineError::PromptTooLong { tokens: len, context });
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    fn slot(&self, position: usize) -> i32 {
+        position as i32
+    }
+
+    fn block_table(&self) -> &[i32] {
+        &self.block_table
+    }
+
+    fn layer(&self, layer: usize) -> (&Binding, &Binding) {
+        let (k, v) = &self.layers[layer];
+        (k, v)
+    }
+}
+
+/// Allocates device memory for a tensor of `bytes` bytes, with the padding that the device wants behind it.
+pub(crate) fn alloc_padded(device: &dyn Device, bytes: usize) -> Result<Binding> {
+    let padded = bytes.max(1).saturating_add(device.info().tensor_tail_pad);
+    Ok(Binding::part(&device.alloc(0, padded)?, 0, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use qiao_core::{Backend, DType, KvLayout, noop::NoopBackend};
+
+    use super::*;
+
+    fn cache(capacity: usize) -> Result<ContiguousCache> {
+        let device = NoopBackend.open(0).unwrap();
+        let shape = CacheShape {
+            layout: KvLayout::BlockHeadToken,
+            dtype: DType::F32,
+            blocks: 1,
+            block_size: capacity,
+            table: 1,
+        };
+        ContiguousCache::new(&*device, shape, 2, 2, 4)
+    }
+
+    #[test]
+    fn slots_follow_the_sequence() {
+        let mut c = cache(8).unwrap();
+        c.append(5).unwrap();
+        assert_eq!((c.len(), c.slot(4), c.block_table()), (5, 4, &[0][..]));
+        c.truncate(2);
+        c.truncate(7);
+        assert_eq!(c.len(), 2);
+        assert_eq!(c.layer(1).0.bytes, 2 * 8 * 4 * 4);
+    }
+
+    #[test]
+    fn a_full_cache_refuses_and_stays_as_it_was() {
+        let mut c = cache(8).unwrap();
+        c.append(8).unwrap();
+        assert!(matches!(c.append(1), Err(EngineError::PromptTooLong { tokens: 9, context: 8 })));
+        assert!(c.append(usize::MAX).is_err());
+        assert_eq!(c.len(), 8);
+    }
+
+    #[test]
+    fn an_absurd_context_is_an_error() {
+        assert!(cache(1 << 40).is_err());
+        assert!(cache(usize::MAX).is_err());
+    }
+}

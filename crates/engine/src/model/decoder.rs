@@ -1,0 +1,374 @@
+//! The decoder-only transformer: a residual stream that each layer adds attention and an MLP to.
+//!
+//! Per layer: norm; q, k, v; head norms where the family has them; rotation; cache write; attention; output projection; residual
+//! and norm; gate, up, down. The residual addition and the norm that follows it are one operator. In the last layer only the
+//! tokens that want logits go on past attention, and with none wanted the graph ends at the last cache write.
+
+use qiao_core::{
+    AttentionAttrs, DType, Epilogue, Graph, KvWriteAttrs, MatmulAttrs, NoAttrs, NormAttrs, Op, RopeAttrs, RopeStyle,
+    SiluMulAttrs, TensorDesc, TensorId,
+};
+
+use super::{CacheShape, Constant, Inputs, ModelGraph, Precision, Step, Use};
+use crate::config::ModelConfig;
+use crate::error::{EngineError, Result};
+
+/// Names of a checkpoint's tensors. Those of a layer follow `layers`, the layer's number and a dot; a projection's stands
+/// without its `.weight` or `.bias`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// The embedding.
+    pub embed: &'static str,
+    /// What stands before a layer's number.
+    pub layers: &'static str,
+    /// The norm before attention.
+    pub input_norm: &'static str,
+    /// The query, key, value and output projections.
+    pub qkvo: [&'static str; 4],
+    /// The norms over each head of q and k.
+    pub qk_norms: [&'static str; 2],
+    /// The norm before the MLP.
+    pub post_norm: &'static str,
+    /// The gate, up and down projections.
+    pub gate_up_down: [&'static str; 3],
+    /// The norm after the last layer.
+    pub final_norm: &'static str,
+    /// The output head.
+    pub lm_head: &'static str,
+}
+
+impl Names {
+    /// The names that Llama checkpoints in Hugging Face layout use, and most others with them.
+    pub const LLAMA: Names = Names {
+        embed: "model.embed_tokens",
+        layers: "model.layers.",
+        input_norm: "input_layernorm",
+        qkvo: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"],
+        qk_norms: ["self_attn.q_norm", "self_attn.k_norm"],
+        post_norm: "post_attention_layernorm",
+        gate_up_down: ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"],
+        final_norm: "model.norm",
+        lm_head: "lm_head",
+    };
+}
+
+/// A decoder-only model as data: all that its graph depends on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecoderSpec {
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Width inside the MLP.
+    pub inter: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Rows of the embedding and of the logits.
+    pub vocab: usize,
+    /// Epsilon of every norm.
+    pub eps: f32,
+    /// Whether the q, k and v projections have biases.
+    pub qkv_bias: bool,
+    /// Whether the attention's output projection has a bias.
+    pub o_bias: bool,
+    /// Whether the MLP's projections have biases.
+    pub mlp_bias: bool,
+    /// Whether q and k are normed head by head before the rotation.
+    pub qk_norm: bool,
+    /// Whether the output head is the embedding.
+    pub tied: bool,
+    /// How many elements of a head are rotated.
+    pub rotary_dim: usize,
+    /// How rotated elements pair.
+    pub rope_style: RopeStyle,
+    /// Each layer's sliding window in tokens, the current one counted; 0 = none.
+    pub windows: Vec<u32>,
+    /// Where the weights are.
+    pub names: Names,
+}
+
+impl DecoderSpec {
+    /// What the families have in common, with nothing optional switched on.
+    ///
+    /// # Errors
+    /// An activation other than silu.
+    pub fn plain(config: &ModelConfig) -> Result<DecoderSpec> {
+        if !matches!(config.hidden_act.as_str(), "silu" | "swish") {
+            return Err(EngineError::Parameter {
+                name: "hidden_act of config.json",
+                expected: "silu",
+                found: format!("{:?}", crate::error::excerpt(&config.hidden_act)),
+            });
+        }
+        let window = |layer| config.window(layer).map_or(0, |w| u32::try_from(w).unwrap_or(u32::MAX));
+        Ok(DecoderSpec {
+            hidden: config.hidden_size,
+            inter: config.intermediate_size,
+            layers: config.num_layers,
+            heads: config.num_heads,
+            kv_heads: config.num_kv_heads,
+            head_dim: config.head_dim,
+            vocab: config.vocab_size,
+            eps: config.rms_norm_eps as f32,
+            qkv_bias: false,
+            o_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            tied: config.tie_word_embeddings,
+            rotary_dim: config.rope.rotary_dim(config.head_dim),
+            rope_style: RopeStyle::HalfSplit,
+            windows: (0..config.num_layers).map(window).collect(),
+            names: Names::LLAMA,
+        })
+    }
+
+    /// The weight of the output head, tied or not.
+    pub fn head_weight(&self) -> String {
+        format!("{}.weight", if self.tied { self.names.embed } else { self.names.lm_head })
+    }
+
+    /// The graph of a step.
+    ///
+    /// # Errors
+    /// Sizes that no tensor can have; a step that asks for logits of more tokens than it has, or for hidden states without all
+    /// logits.
+    pub fn graph(&self, step: Step, cache: CacheShape, precision: Precision<'_>) -> Result<ModelGraph> {
+        let whole = step.rows == step.tokens;
+        if step.tokens == 0 || step.rows > step.tokens || step.keep_hidden && !whole {
+            let found = format!("{step:?}");
+            let mend = "give at least one token, and logits for at most as many; hidden states need all logits";
+            return Err(qiao_core::Error::invalid("step", found, mend).into());
+        }
+        let mut b = Builder::new(self, step, cache, precision)?;
+        let mut stream = b.embed()?;
+        for layer in 0..self.layers {
+            stream = match b.attention(layer, stream)? {
+                Some(stream) => b.mlp(layer, stream)?,
+                None => return Ok(b.finish(None)),
+            };
+            b.keep_hidden(layer, stream.h)?;
+        }
+        let logits = b.logits(stream.x)?;
+        Ok(b.finish(Some(logits)))
+    }
+}
+
+/// The residual stream between two blocks: itself, and normed for the block that reads it next.
+#[derive(Clone, Copy)]
+struct Stream {
+    h: TensorId,
+    x: TensorId,
+}
+
+struct Builder<'a> {
+    g: Graph,
+    spec: &'a DecoderSpec,
+    step: Step,
+    cache: CacheShape,
+    precision: Precision<'a>,
+    inputs: Inputs,
+    caches: Vec<(usize, usize)>,
+    constants: Vec<Constant>,
+    hidden: Vec<usize>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(spec: &'a DecoderSpec, step: Step, cache: CacheShape, precision: Precision<'a>) -> Result<Self> {
+        let mut g = Graph::new();
+        let i32s = |shape: &[usize]| TensorDesc::new(DType::I32, shape);
+        let table = TensorDesc::new(DType::F32, &[cache.capacity(), spec.rotary_dim / 2])?;
+        let t = step.tokens;
+        let mut bind = |name: &str, desc: TensorDesc| {
+            g.bind(name, desc);
+            g.bound().len() - 1
+        };
+        let inputs = Inputs {
+            ids: bind("ids", i32s(&[t])?),
+            positions: bind("positions", i32s(&[t])?),
+            slots: bind("slots", i32s(&[t])?),
+            cu_q: if t > 1 { Some(bind("cu_q", i32s(&[2])?)) } else { None },
+            kv_len: bind("kv_len", i32s(&[1])?),
+            block_table: bind("block_table", i32s(&[1, cache.table])?),
+            select: match step.rows {
+                rows if rows > 0 && rows < t => Some(bind("select", i32s(&[rows])?)),
+                _ => None,
+            },
+            cos: bind("cos", table.clone()),
+            sin: bind("sin", table),
+        };
+        let mut caches = Vec::with_capacity(spec.layers);
+        for layer in 0..spec.layers {
+            let desc = TensorDesc::new(cache.dtype, &cache.dims(spec.kv_heads, spec.head_dim))?;
+            caches.push((bind(&format!("k.{layer}"), desc.clone()), bind(&format!("v.{layer}"), desc)));
+        }
+        Ok(Builder { g, spec, step, cache, precision, inputs, caches, constants: Vec::new(), hidden: Vec::new() })
+    }
+
+    fn bound(&self, position: usize) -> TensorId {
+        self.g.bound()[position]
+    }
+
+    fn constant(&mut self, name: String, shape: &[usize], usage: Use) -> Result<TensorId> {
+        let desc = TensorDesc::new((self.precision.weight)(&name), shape)?.as_constant();
+        let id = self.g.bind(&name, desc);
+        self.constants.push(Constant { bound: self.g.bound().len() - 1, name, usage });
+        Ok(id)
+    }
+
+    fn layer_name(&self, layer: usize, rest: &str) -> String {
+        format!("{}{layer}.{rest}", self.spec.names.layers)
+    }
+
+    fn norm_weight(&mut self, name: String, width: usize) -> Result<TensorId> {
+        self.constant(name + ".weight", &[width], Use::Vector)
+    }
+
+    fn norm_attrs(&self) -> NormAttrs {
+        NormAttrs { eps: self.spec.eps, ..Default::default() }
+    }
+
+    /// `x · Wᵀ (+ bias)` for a weight `[n, k]`, with k the width of x.
+    fn linear(&mut self, x: TensorId, name: &str, n: usize, bias: bool) -> Result<TensorId> {
+        let k = self.g.desc(x).shape.last_dim();
+        let w = self.constant(format!("{name}.weight"), &[n, k], Use::Projection)?;
+        let bias = match bias {
+            true => Some(self.constant(format!("{name}.bias"), &[n], Use::Vector)?),
+            false => None,
+        };
+        let epilogue = if bias.is_some() { Epilogue::Bias } else { Epilogue::None };
+        let op = Op::Matmul(MatmulAttrs { trans_b: true, epilogue, ..Default::default() });
+        Ok(self.g.add(op, &[Some(x), Some(w), bias])?[0])
+    }
+
+    fn embed(&mut self) -> Result<Stream> {
+        let spec = self.spec;
+        let table = self.constant(format!("{}.weight", spec.names.embed), &[spec.vocab, spec.hidden], Use::Table)?;
+        let ids = self.bound(self.inputs.ids);
+        let h = self.g.add_as(Op::GatherRows(NoAttrs {}), &[Some(table), Some(ids)], self.precision.compute)?[0];
+        let w = self.norm_weight(self.layer_name(0, spec.names.input_norm), spec.hidden)?;
+        let x = self.g.op1(Op::RmsNorm(self.norm_attrs()), &[h, w])?;
+        Ok(Stream { h, x })
+    }
+
+    /// A projection of `heads` heads, normed head by head where `norm` is given: `[T, heads, D]`.
+    fn heads(&mut self, x: TensorId, name: &str, heads: usize, norm: Option<String>) -> Result<TensorId> {
+        let (t, d) = (self.step.tokens, self.spec.head_dim);
+        let mut y = self.linear(x, name, heads * d, self.spec.qkv_bias)?;
+        if let Some(norm) = norm {
+            let rows = self.g.reshape(y, &[t * heads, d])?;
+            let w = self.norm_weight(norm, d)?;
+            y = self.g.op1(Op::RmsNorm(self.norm_attrs()), &[rows, w])?;
+        }
+        Ok(self.g.reshape(y, &[t, heads, d])?)
+    }
+
+    fn rotate(&mut self, x: TensorId) -> Result<TensorId> {
+        let i = self.inputs;
+        let rotary_dim = self.spec.rotary_dim as u32;
+        let op = Op::Rope(RopeAttrs { style: self.spec.rope_style, rotary_dim, offset: 0 });
+        let operands = [x, self.bound(i.positions), self.bound(i.cos), self.bound(i.sin)];
+        Ok(self.g.op1(op, &operands)?)
+    }
+
+    /// Attention and the norm after it; `None` in the last layer when no token goes on.
+    fn attention(&mut self, layer: usize, s: Stream) -> Result<Option<Stream>> {
+        let spec = self.spec;
+        let [q_name, k_name, v_name, o_name] = spec.names.qkvo.map(|n| self.layer_name(layer, n));
+        let [q_norm, k_norm] = spec.names.qk_norms.map(|n| spec.qk_norm.then(|| self.layer_name(layer, n)));
+        let k = self.heads(s.x, &k_name, spec.kv_heads, k_norm)?;
+        let k = self.rotate(k)?;
+        let v = self.heads(s.x, &v_name, spec.kv_heads, None)?;
+        let (k_cache, v_cache) = (self.bound(self.caches[layer].0), self.bound(self.caches[layer].1));
+        let write = Op::KvWrite(KvWriteAttrs { kv_layout: self.cache.layout });
+        self.g.add(write, &[k, v, self.bound(self.inputs.slots), k_cache, v_cache].map(Some))?;
+        let last = layer + 1 == spec.layers;
+        if last && self.step.rows == 0 {
+            return Ok(None);
+        }
+        let q = self.heads(s.x, &q_name, spec.heads, q_norm)?;
+        let q = self.rotate(q)?;
+        let y = self.attend(layer, q, k_cache, v_cache)?;
+        let mut y = self.g.reshape(y, &[self.step.tokens, spec.heads * spec.head_dim])?;
+        let mut h = s.h;
+        if let (true, Some(select)) = (last, self.inputs.select) {
+            let select = self.bound(select);
+            y = self.g.op1(Op::GatherRows(NoAttrs {}), &[y, select])?;
+            h = self.g.op1(Op::GatherRows(NoAttrs {}), &[h, select])?;
+        }
+        let y = self.linear(y, &o_name, spec.hidden, spec.o_bias)?;
+        let norm = self.layer_name(layer, spec.names.post_norm);
+        self.add_and_norm(y, h, norm).map(Some)
+    }
+
+    fn attend(&mut self, layer: usize, q: TensorId, k: TensorId, v: TensorId) -> Result<TensorId> {
+        let i = self.inputs;
+        let window = self.spec.windows[layer];
+        let attrs = AttentionAttrs { causal: true, window, kv_layout: self.cache.layout, ..Default::default() };
+        let (kv_len, table) = (self.bound(i.kv_len), self.bound(i.block_table));
+        Ok(match i.cu_q {
+            Some(cu_q) => self.g.op1(Op::AttentionPrefill(attrs), &[q, k, v, self.bound(cu_q), kv_len, table])?,
+            None => self.g.op1(Op::AttentionDecode(attrs), &[q, k, v, kv_len, table])?,
+        })
+    }
+
+    fn add_and_norm(&mut self, y: TensorId, h: TensorId, norm: String) -> Result<Stream> {
+        let w = self.norm_weight(norm, self.spec.hidden)?;
+        let out = self.g.add(Op::AddRmsNorm(self.norm_attrs()), &[y, h, w].map(Some))?;
+        Ok(Stream { h: out[0], x: out[1] })
+    }
+
+    /// The MLP and the norm after it: the next layer's, or the final one.
+    fn mlp(&mut self, layer: usize, s: Stream) -> Result<Stream> {
+        let spec = self.spec;
+        let [gate, up, down] = spec.names.gate_up_down.map(|n| self.layer_name(layer, n));
+        let gate = self.linear(s.x, &gate, spec.inter, spec.mlp_bias)?;
+        let up = self.linear(s.x, &up, spec.inter, spec.mlp_bias)?;
+        let y = self.g.op1(Op::SiluMul(SiluMulAttrs::default()), &[gate, up])?;
+        let y = self.linear(y, &down, spec.hidden, spec.mlp_bias)?;
+        let norm = match layer + 1 == spec.layers {
+            true => spec.names.final_norm.to_string(),
+            false => self.layer_name(layer + 1, spec.names.input_norm),
+        };
+        self.add_and_norm(y, s.h, norm)
+    }
+
+    fn keep_hidden(&mut self, layer: usize, h: TensorId) -> Result<()> {
+        if !self.step.keep_hidden {
+            return Ok(());
+        }
+        let desc = TensorDesc::new(DType::F32, &[self.step.tokens, self.spec.hidden])?;
+        let op = match self.precision.compute {
+            DType::F32 => Op::Copy(NoAttrs {}),
+            _ => Op::Cast(NoAttrs {}),
+        };
+        let out = self.g.bind(format!("hidden.{layer}"), desc);
+        self.hidden.push(self.g.bound().len() - 1);
+        self.g.add_into(op, &[Some(h)], &[out])?;
+        Ok(())
+    }
+
+    fn logits(&mut self, x: TensorId) -> Result<usize> {
+        let spec = self.spec;
+        let w = self.constant(spec.head_weight(), &[spec.vocab, spec.hidden], Use::Projection)?;
+        let out = self.g.bind("logits", TensorDesc::new(DType::F32, &[self.step.rows, spec.vocab])?);
+        let position = self.g.bound().len() - 1;
+        let op = Op::Matmul(MatmulAttrs { trans_b: true, ..Default::default() });
+        self.g.add_into(op, &[Some(x), Some(w)], &[out])?;
+        Ok(position)
+    }
+
+    fn finish(self, logits: Option<usize>) -> ModelGraph {
+        ModelGraph {
+            graph: self.g,
+            inputs: self.inputs,
+            caches: self.caches,
+            constants: self.constants,
+            logits,
+            hidden: self.hidden,
+        }
+    }
+}
