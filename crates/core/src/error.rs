@@ -3,7 +3,7 @@
 use crate::support::Reason;
 
 /// The result of a call at the contract.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// One operator that a device does not run, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]

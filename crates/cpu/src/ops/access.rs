@@ -1,0 +1,304 @@
+//! How kernels reach the rows of a tensor: any strides, f32 in registers whatever the dtype in memory.
+
+use half::{bf16, f16};
+use qiao_core::{DType, Dims, NodeView, TensorDesc, TensorId};
+use qiao_kernels_cpu::Kernels;
+use qiao_quant::minifloat::{F8E4M3, F8E5M2, Format};
+
+/// A tensor as a kernel sees it: rows along the innermost axis.
+#[derive(Clone, Debug)]
+pub(crate) struct Operand {
+    /// The tensor's position in the graph.
+    pub(crate) tensor: usize,
+    /// Its dtype.
+    pub(crate) dtype: DType,
+    /// Its shape.
+    pub(crate) shape: Dims,
+    /// Elements a row.
+    pub(crate) len: usize,
+    /// Distance between neighbours in a row, in elements.
+    step: usize,
+    /// The outer axes, outermost first, as (size, stride); axes that continue each other are one.
+    outer: Vec<(usize, usize)>,
+}
+
+impl Operand {
+    /// The operand or result with this id.
+    pub(crate) fn new(node: &NodeView<'_>, id: TensorId) -> Self {
+        let desc = node.graph.desc(id);
+        Operand::from_parts(id.index(), desc, &desc.shape, &desc.strides)
+    }
+
+    /// An input that is given.
+    pub(crate) fn input(node: &NodeView<'_>, index: usize) -> Option<Self> {
+        node.node.inputs.get(index).copied().flatten().map(|id| Operand::new(node, id))
+    }
+
+    /// An input that the op list does not mark as optional.
+    pub(crate) fn required(node: &NodeView<'_>, index: usize) -> Self {
+        Operand::input(node, index).expect("the graph checked that required operands are given")
+    }
+
+    /// A result.
+    pub(crate) fn output(node: &NodeView<'_>, index: usize) -> Self {
+        Operand::new(node, node.node.outputs[index])
+    }
+
+    /// An input, repeated along axes to fill `shape`, which it broadcasts to.
+    pub(crate) fn broadcast(node: &NodeView<'_>, index: usize, shape: &Dims) -> Option<Self> {
+        let id = node.node.inputs.get(index).copied().flatten()?;
+        let desc = node.graph.desc(id);
+        let pad = shape.len() - desc.rank();
+        let strides: Vec<usize> = (0..shape.len())
+            .map(|i| if i < pad || desc.shape[i - pad] == 1 { 0 } else { desc.strides[i - pad] })
+            .collect();
+        Some(Operand::from_parts(id.index(), desc, shape, &strides))
+    }
+
+    /// The tensor with its axes in another order.
+    pub(crate) fn permuted(node: &NodeView<'_>, id: TensorId, axes: &[usize]) -> Self {
+        let desc = node.graph.desc(id);
+        let shape: Vec<usize> = axes.iter().map(|&a| desc.shape[a]).collect();
+        let strides: Vec<usize> = axes.iter().map(|&a| desc.strides[a]).collect();
+        Operand::from_parts(id.index(), desc, &Dims::new(&shape).expect("as many axes as before"), &strides)
+    }
+
+    /// The same tensor with fewer indices along its axes, starting at its first element.
+    pub(crate) fn with_shape(self, shape: &[usize], desc: &TensorDesc) -> Self {
+        Operand::from_parts(self.tensor, desc, &Dims::new(shape).expect("as many axes as before"), &desc.strides)
+    }
+
+    fn from_parts(tensor: usize, desc: &TensorDesc, shape: &Dims, strides: &[usize]) -> Self {
+        let inner = shape.len().saturating_sub(1);
+        let mut outer: Vec<(usize, usize)> = Vec::new();
+        for axis in 0..inner {
+            let (size, stride) = (shape[axis], strides[axis]);
+            match outer.last_mut() {
+                _ if size == 1 => {}
+                Some(last) if last.1 == size * stride => *last = (last.0 * size, stride),
+                _ => outer.push((size, stride)),
+            }
+        }
+        let step = strides.last().copied().unwrap_or(1);
+        Operand { tensor, dtype: desc.dtype, shape: *shape, len: shape.last_dim(), step, outer }
+    }
+
+    /// How many rows there are.
+    pub(crate) fn rows(&self) -> usize {
+        self.shape.rows()
+    }
+
+    /// Whether the elements of a row lie side by side.
+    pub(crate) fn is_dense(&self) -> bool {
+        self.step == 1 || self.len <= 1
+    }
+
+    /// Whether a row is one element repeated.
+    pub(crate) fn repeats(&self) -> bool {
+        self.step == 0 && self.len > 1
+    }
+
+    /// The distance between neighbours in a row, in elements.
+    pub(crate) fn step(&self) -> usize {
+        self.step
+    }
+
+    /// The distance between the first two rows, in elements.
+    pub(crate) fn pitch(&self) -> usize {
+        if self.rows() > 1 { self.offset(1) } else { self.len }
+    }
+
+    /// The first element of row `r`, in elements from the first of the tensor.
+    pub(crate) fn offset(&self, r: usize) -> usize {
+        match self.outer[..] {
+            [] => 0,
+            [(_, stride)] => r * stride,
+            ref outer => {
+                let (mut rest, mut at) = (r, 0);
+                for &(size, stride) in outer.iter().rev() {
+                    at += rest % size * stride;
+                    rest /= size;
+                }
+                at
+            }
+        }
+    }
+
+    /// Row `r` as f32: the memory itself for dense f32, else converted into `buf`, which holds a row.
+    ///
+    /// # Safety
+    /// `base` is the address of this operand's tensor, its memory is live and initialised, nothing writes to the row
+    /// while the slice lives, and `r` is below [`Operand::rows`]. The dtype is f32, f16 or bf16.
+    pub(crate) unsafe fn read<'a>(&self, k: &Kernels, base: *const u8, r: usize, buf: &'a mut [f32]) -> &'a [f32] {
+        let at = self.offset(r);
+        let buf = &mut buf[..self.len];
+        if self.is_dense() {
+            // SAFETY: the caller vouches for the row; elements of activations are aligned to their size.
+            unsafe {
+                match self.dtype {
+                    DType::F32 => return std::slice::from_raw_parts(base.cast::<f32>().add(at), self.len),
+                    DType::F16 => {
+                        (k.f16_to_f32.run)(buf, std::slice::from_raw_parts(base.cast::<f16>().add(at), self.len));
+                    }
+                    _ => (k.bf16_to_f32.run)(buf, std::slice::from_raw_parts(base.cast::<bf16>().add(at), self.len)),
+                }
+            }
+        } else if self.repeats() {
+            // SAFETY: as the caller vouches.
+            let value = unsafe { load(self.dtype, base, at) };
+            buf.fill(value);
+        } else {
+            for (i, out) in buf.iter_mut().enumerate() {
+                // SAFETY: as the caller vouches.
+                *out = unsafe { load(self.dtype, base, at + i * self.step) };
+            }
+        }
+        buf
+    }
+
+    /// Elements `first..first + buf.len()` of row `r`, converted into `buf`.
+    ///
+    /// # Safety
+    /// As [`Operand::read`]; the elements lie in the row.
+    pub(crate) unsafe fn read_part(&self, k: &Kernels, base: *const u8, r: usize, first: usize, buf: &mut [f32]) {
+        debug_assert!(first + buf.len() <= self.len);
+        let at = self.offset(r) + first * self.step;
+        if !self.is_dense() {
+            for (i, out) in buf.iter_mut().enumerate() {
+                // SAFETY: the caller vouches for the row.
+                *out = unsafe { load(self.dtype, base, at + i * self.step) };
+            }
+            return;
+        }
+        // SAFETY: the caller vouches for the row.
+        unsafe {
+            match self.dtype {
+                DType::F32 => buf.copy_from_slice(std::slice::from_raw_parts(base.cast::<f32>().add(at), buf.len())),
+                DType::F16 => {
+                    let row = std::slice::from_raw_parts(base.cast::<f16>().add(at), buf.len());
+                    (k.f16_to_f32.run)(buf, row);
+                }
+                _ => {
+                    let row = std::slice::from_raw_parts(base.cast::<bf16>().add(at), buf.len());
+                    (k.bf16_to_f32.run)(buf, row);
+                }
+            }
+        }
+    }
+
+    /// Row `r` for writing, where it can be written as f32 in place.
+    ///
+    /// # Safety
+    /// As [`Operand::read`], and nothing else reads or writes the row while the slice lives.
+    pub(crate) unsafe fn row_mut<'a>(&self, base: *mut u8, r: usize) -> Option<&'a mut [f32]> {
+        if self.dtype != DType::F32 || !self.is_dense() {
+            return None;
+        }
+        // SAFETY: the caller vouches for the row.
+        Some(unsafe { std::slice::from_raw_parts_mut(base.cast::<f32>().add(self.offset(r)), self.len) })
+    }
+
+    /// Writes `values` to row `r` from element `first` on, rounding to the dtype.
+    ///
+    /// # Safety
+    /// As [`Operand::row_mut`]; `first + values.len()` is at most the row.
+    pub(crate) unsafe fn write(&self, k: &Kernels, base: *mut u8, r: usize, first: usize, values: &[f32]) {
+        debug_assert!(first + values.len() <= self.len);
+        let at = self.offset(r) + first * self.step;
+        if self.is_dense() {
+            // SAFETY: the caller vouches for the row.
+            unsafe {
+                match self.dtype {
+                    DType::F32 => base.cast::<f32>().add(at).copy_from_nonoverlapping(values.as_ptr(), values.len()),
+                    DType::F16 => {
+                        let out = std::slice::from_raw_parts_mut(base.cast::<f16>().add(at), values.len());
+                        (k.f32_to_f16.run)(out, values);
+                    }
+                    _ => {
+                        let out = std::slice::from_raw_parts_mut(base.cast::<bf16>().add(at), values.len());
+                        (k.f32_to_bf16.run)(out, values);
+                    }
+                }
+            }
+            return;
+        }
+        for (i, &value) in values.iter().enumerate() {
+            // SAFETY: the caller vouches for the row.
+            unsafe { store(self.dtype, base, at + i * self.step, value) };
+        }
+    }
+
+    /// Computes row `r`: `f` fills a whole row, in place where the dtype allows, else in `buf`.
+    ///
+    /// # Safety
+    /// As [`Operand::row_mut`].
+    pub(crate) unsafe fn fill(
+        &self,
+        k: &Kernels,
+        base: *mut u8,
+        r: usize,
+        buf: &mut [f32],
+        f: impl FnOnce(&mut [f32]),
+    ) {
+        // SAFETY: as the caller vouches.
+        if let Some(row) = unsafe { self.row_mut(base, r) } {
+            return f(row);
+        }
+        let row = &mut buf[..self.len];
+        f(row);
+        // SAFETY: as the caller vouches.
+        unsafe { self.write(k, base, r, 0, row) };
+    }
+
+    /// An index (i32 or i64) of a tensor of rank 1 or a row of rank 2, at element `at`.
+    ///
+    /// # Safety
+    /// The element exists and its memory is live.
+    pub(crate) unsafe fn index(&self, base: *const u8, at: usize) -> i64 {
+        // SAFETY: the caller vouches for the element.
+        unsafe {
+            match self.dtype {
+                DType::I64 => *base.cast::<i64>().add(at),
+                _ => i64::from(*base.cast::<i32>().add(at)),
+            }
+        }
+    }
+}
+
+/// One element of an activation dtype as f32.
+///
+/// # Safety
+/// Element `at` from `base` exists and its memory is live.
+pub(crate) unsafe fn load(dtype: DType, base: *const u8, at: usize) -> f32 {
+    // SAFETY: the caller vouches for the element.
+    unsafe {
+        match dtype {
+            DType::F32 => *base.cast::<f32>().add(at),
+            DType::F16 => (*base.cast::<f16>().add(at)).to_f32(),
+            _ => (*base.cast::<bf16>().add(at)).to_f32(),
+        }
+    }
+}
+
+/// Writes one element of an activation dtype.
+///
+/// # Safety
+/// Element `at` from `base` exists, its memory is live, and nothing else uses it meanwhile.
+pub(crate) unsafe fn store(dtype: DType, base: *mut u8, at: usize, value: f32) {
+    // SAFETY: the caller vouches for the element.
+    unsafe {
+        match dtype {
+            DType::F32 => *base.cast::<f32>().add(at) = value,
+            DType::F16 => *base.cast::<f16>().add(at) = f16::from_f32(value),
+            _ => *base.cast::<bf16>().add(at) = bf16::from_f32(value),
+        }
+    }
+}
+
+/// The fp8 formats that are read and written code by code.
+pub(crate) const FP8: [DType; 2] = [DType::F8E4M3, DType::F8E5M2];
+
+/// The format of one of [`FP8`].
+pub(crate) fn fp8(dtype: DType) -> Format {
+    if dtype == DType::F8E5M2 { F8E5M2 } else { F8E4M3 }
+}

@@ -1,0 +1,474 @@
+//! Attention that never holds a score matrix: keys are taken in chunks, and each query row keeps its running maximum,
+//! sum and weighted values (online softmax; Milakov and Gimelshein 2018, Dao et al. 2022).
+//!
+//! A task is a tile of query tokens times one key/value head: the query rows of a group share each key that is read.
+//! Pages are walked in place through the block table.
+
+use half::{bf16, f16};
+use qiao_core::{
+    Accept, AttentionAttrs, DType, Dims, KvLayout, NodeView, Op, OpKind, Pages, Property, Reason, Row, Rule, TensorDesc,
+};
+use qiao_kernels_cpu::{Element, Kernels, Rows};
+
+use super::access::{FP8, Operand, fp8};
+use super::{Exec, Prepare, Prepared, activations, no_layouts, row};
+use crate::device::Core;
+
+pub(super) fn rows() -> Vec<Row<Prepare>> {
+    vec![
+        row(OpKind::AttentionPrefill, "attention_prefill", accepts, attention),
+        row(OpKind::AttentionDecode, "attention_decode", accepts, attention),
+    ]
+}
+
+/// Keys that are scored together.
+const KEYS: usize = 128;
+
+/// Query rows that share each key, about.
+const QUERY_ROWS: usize = 48;
+
+fn attrs(node: &NodeView<'_>) -> AttentionAttrs {
+    let (Op::AttentionPrefill(a) | Op::AttentionDecode(a)) = *node.op() else {
+        unreachable!("the table pairs attention with its kernel")
+    };
+    a
+}
+
+fn accepts(node: &NodeView<'_>) -> Result<Accept, Reason> {
+    let first_output = node.node.inputs.len();
+    activations(node, &[0, first_output])?;
+    for i in [1, 2] {
+        let cache = node.required(i);
+        let known = cache.dtype.is_activation() || cache.dtype == DType::I8 || FP8.contains(&cache.dtype);
+        if !known {
+            return Err(Reason::operand(i, Property::Dtype, Rule::None, cache.dtype, ""));
+        }
+        if !cache.rows_are_contiguous() {
+            return Err(Reason::strides(i, "contiguous within a head"));
+        }
+    }
+    no_layouts(node)
+}
+
+/// Keys or values: where each (block, head, token) lies.
+struct Cache {
+    tensor: usize,
+    dtype: DType,
+    /// Strides of block, head and token, in elements.
+    strides: [usize; 3],
+    /// The scales' tensor and strides, where the cache is quantised.
+    scale: Option<(usize, [usize; 3])>,
+    pages: Pages,
+}
+
+impl Cache {
+    fn new(node: &NodeView<'_>, index: usize, scale: usize, layout: KvLayout, paged: bool) -> Self {
+        let desc = node.required(index);
+        let order = |s: &Dims| match (paged, layout) {
+            (false, _) => [0, s[1], s[0]],
+            (true, KvLayout::BlockHeadToken) => [s[0], s[1], s[2]],
+            (true, KvLayout::BlockTokenHead) => [s[0], s[2], s[1]],
+        };
+        let tensor = |i: usize| node.node.inputs[i].expect("the operand is given").index();
+        let packed =
+            |d: &TensorDesc| Pages { blocks: 1, block_size: d.shape[0], heads: d.shape[1], head_dim: d.shape[2] };
+        Cache {
+            tensor: tensor(index),
+            dtype: desc.dtype,
+            strides: order(&desc.strides),
+            scale: node.input(scale).map(|d| (tensor(scale), order(&d.strides))),
+            pages: if paged { Pages::of(desc, layout).expect("the graph checked the cache") } else { packed(desc) },
+        }
+    }
+
+    /// Elements from the start of the cache to a token.
+    fn at(&self, block: usize, head: usize, token: usize) -> usize {
+        block * self.strides[0] + head * self.strides[1] + token * self.strides[2]
+    }
+
+    /// Neighbouring tokens of one head in their stored dtype.
+    ///
+    /// # Safety
+    /// The tokens lie in the cache, whose memory is live and not written meanwhile, and `T` is its dtype.
+    unsafe fn rows<T>(&self, exec: &Exec<'_>, span: Span) -> Rows<'_, T> {
+        let dim = self.pages.head_dim;
+        let stride = self.strides[2];
+        // SAFETY: the caller vouches for the tokens.
+        let data = unsafe {
+            let start = exec.address(self.tensor).cast::<T>().add(self.at(span.block, span.head, span.token));
+            std::slice::from_raw_parts(start, (span.count - 1) * stride + dim)
+        };
+        Rows { data, stride, count: span.count }
+    }
+
+    /// Neighbouring tokens of one head, decoded into `out` with a stride of the head size.
+    ///
+    /// # Safety
+    /// As [`Cache::rows`], for a quantised cache.
+    unsafe fn decode<'a>(&self, exec: &Exec<'_>, span: Span, out: &'a mut [f32]) -> Rows<'a, f32> {
+        let dim = self.pages.head_dim;
+        for i in 0..span.count {
+            let at = self.at(span.block, span.head, span.token + i);
+            // SAFETY: the caller vouches for the token; the scales have the dims of the cache but the last.
+            let (codes, scale) = unsafe {
+                let codes = std::slice::from_raw_parts(exec.address(self.tensor).add(at), dim);
+                let scale = self.scale.map_or(1.0, |(tensor, s)| {
+                    *exec
+                        .address(tensor)
+                        .cast::<f32>()
+                        .add(span.block * s[0] + span.head * s[1] + (span.token + i) * s[2])
+                });
+                (codes, scale)
+            };
+            for (o, &code) in out[i * dim..][..dim].iter_mut().zip(codes) {
+                let value = match self.dtype {
+                    DType::I8 => f32::from(code as i8),
+                    dtype => fp8(dtype).decode(u32::from(code)) as f32,
+                };
+                *o = value * scale;
+            }
+        }
+        Rows { data: &out[..span.count * dim], stride: dim, count: span.count }
+    }
+}
+
+/// Neighbouring tokens of one head inside one block.
+#[derive(Clone, Copy)]
+struct Span {
+    block: usize,
+    head: usize,
+    token: usize,
+    count: usize,
+}
+
+struct Attention {
+    attrs: AttentionAttrs,
+    q: Operand,
+    k: Cache,
+    v: Cache,
+    y: Operand,
+    /// `cu_q[B+1]`; a decode step has one query per sequence.
+    cu_q: Option<Operand>,
+    kv_len: Operand,
+    table: Option<Operand>,
+    sinks: Option<Operand>,
+    batch: usize,
+    heads: usize,
+    /// Query tokens of a task.
+    tile: usize,
+    scale: f32,
+}
+
+fn attention(node: &NodeView<'_>, _: &Core) -> Prepared {
+    let attrs = attrs(node);
+    let decode = node.kind() == OpKind::AttentionDecode;
+    let (cu_q, kv_len, table, sinks, scales) =
+        if decode { (None, 3, 4, 5, [6, 7]) } else { (Some(3), 4, 5, 6, [7, 8]) };
+    let paged = node.input(table).is_some();
+    let q = Operand::required(node, 0);
+    let cache = |i: usize| Cache::new(node, i, scales[i - 1], attrs.kv_layout, paged);
+    let (k, v, heads) = (cache(1), cache(2), q.shape[1]);
+    let group = heads.checked_div(k.pages.heads).unwrap_or(0);
+    let tile = (QUERY_ROWS / group.max(1)).max(1).min(q.shape[0].max(1));
+    let scale = if attrs.scale == 0.0 { 1.0 / (q.len as f32).sqrt() } else { attrs.scale };
+    let step = Attention {
+        attrs,
+        y: Operand::output(node, 0),
+        cu_q: cu_q.map(|i| Operand::required(node, i)),
+        kv_len: Operand::required(node, kv_len),
+        table: Operand::input(node, table),
+        sinks: Operand::input(node, sinks),
+        batch: node.required(kv_len).elements(),
+        heads,
+        tile,
+        scale,
+        q,
+        k,
+        v,
+    };
+    let floats = Scratch::floats(tile * group, step.k.pages.head_dim, step.v.pages.head_dim);
+    Prepared::with_scratch(floats, move |exec| {
+        let tiles = step.q.shape[0].div_ceil(step.tile);
+        let kv_heads = step.k.pages.heads;
+        exec.run(tiles * kv_heads, &|task, thread| {
+            // Later tiles see more keys: the longest tasks first.
+            let tile = tiles - 1 - task / kv_heads;
+            // SAFETY: the pool gave this thread; a task writes the rows of its own tile and heads.
+            unsafe { step.task(exec, tile, task % kv_heads, thread) };
+        });
+        Ok(())
+    })
+}
+
+/// A thread's scratch for one tile.
+struct Scratch<'a> {
+    q: &'a mut [f32],
+    acc: &'a mut [f32],
+    scores: &'a mut [f32],
+    spare: &'a mut [f32],
+    max: &'a mut [f32],
+    sum: &'a mut [f32],
+    alpha: &'a mut [f32],
+    decoded: &'a mut [f32],
+}
+
+impl<'a> Scratch<'a> {
+    fn floats(rows: usize, dk: usize, dv: usize) -> usize {
+        rows * (dk + dv + KEYS + 3) + KEYS + KEYS * dk.max(dv)
+    }
+
+    fn new(buf: &'a mut [f32], rows: usize, dk: usize, dv: usize) -> Self {
+        let (q, buf) = buf.split_at_mut(rows * dk);
+        let (acc, buf) = buf.split_at_mut(rows * dv);
+        let (scores, buf) = buf.split_at_mut(rows * KEYS);
+        let (spare, buf) = buf.split_at_mut(KEYS);
+        let (max, buf) = buf.split_at_mut(rows);
+        let (sum, buf) = buf.split_at_mut(rows);
+        let (alpha, decoded) = buf.split_at_mut(rows);
+        Scratch { q, acc, scores, spare, max, sum, alpha, decoded }
+    }
+}
+
+/// Query tokens of one sequence in one tile.
+struct Queries {
+    sequence: usize,
+    /// The first query token, among all.
+    first: usize,
+    count: usize,
+    /// The position of the first query token in its sequence; may be negative when there are more queries than keys.
+    position: i64,
+    keys: usize,
+    /// Where the sequence's keys start, without a block table.
+    start: usize,
+}
+
+impl Attention {
+    fn group(&self) -> usize {
+        self.heads / self.k.pages.heads
+    }
+
+    /// # Safety
+    /// The pool gave `thread` to the running task, and no other task has this tile and head.
+    unsafe fn task(&self, exec: &Exec<'_>, tile: usize, head: usize, thread: usize) {
+        let total = self.q.shape[0];
+        let (first, last) = (tile * self.tile, ((tile + 1) * self.tile).min(total));
+        let cu = |b: usize| -> usize {
+            match &self.cu_q {
+                // SAFETY: `cu_q` has batch + 1 entries.
+                Some(cu) => unsafe { cu.index(exec.address(cu.tensor), b * cu.step()) }.clamp(0, total as i64) as usize,
+                None => b,
+            }
+        };
+        let (mut start, mut done) = (0usize, first);
+        for b in 0..self.batch {
+            // SAFETY: `kv_len` has one entry per sequence.
+            let keys = unsafe { self.kv_len.index(exec.address(self.kv_len.tensor), b * self.kv_len.step()) };
+            let keys = usize::try_from(keys).unwrap_or(0);
+            let (from, to) = (cu(b), cu(b + 1));
+            let (lo, hi) = (from.max(first), to.min(last));
+            if lo < hi {
+                // SAFETY: as the caller vouches.
+                unsafe {
+                    self.zero(exec, done, lo, head);
+                    let position = keys as i64 - (to - from) as i64 + (lo - from) as i64;
+                    let queries = Queries { sequence: b, first: lo, count: hi - lo, position, keys, start };
+                    self.queries(exec, &queries, head, thread);
+                }
+                done = hi;
+            }
+            start = start.saturating_add(keys);
+        }
+        // SAFETY: as the caller vouches.
+        unsafe { self.zero(exec, done, last, head) };
+    }
+
+    /// Rows that belong to no sequence are zeros.
+    ///
+    /// # Safety
+    /// As [`Attention::task`].
+    unsafe fn zero(&self, exec: &Exec<'_>, first: usize, last: usize, head: usize) {
+        // SAFETY: as the caller vouches.
+        unsafe { self.fill(exec, first, last, head, 0.0) };
+    }
+
+    /// # Safety
+    /// As [`Attention::task`].
+    unsafe fn fill(&self, exec: &Exec<'_>, first: usize, last: usize, head: usize, value: f32) {
+        for t in first..last {
+            for g in 0..self.group() {
+                let r = t * self.heads + head * self.group() + g;
+                for i in 0..self.y.len {
+                    // SAFETY: as the caller vouches.
+                    unsafe { self.y.write(exec.kernels(), exec.address(self.y.tensor), r, i, &[value]) };
+                }
+            }
+        }
+    }
+
+    /// The query tokens of one sequence against all the keys they see.
+    ///
+    /// # Safety
+    /// As [`Attention::task`].
+    unsafe fn queries(&self, exec: &Exec<'_>, q: &Queries, head: usize, thread: usize) {
+        let k = exec.kernels();
+        let (group, dk, dv) = (self.group(), self.k.pages.head_dim, self.v.pages.head_dim);
+        let rows = q.count * group;
+        // SAFETY: as the caller vouches.
+        let mut s = Scratch::new(unsafe { exec.scratch(thread) }, self.tile * group, dk, dv);
+        for i in 0..rows {
+            let r = (q.first + i / group) * self.heads + head * group + i % group;
+            let out = &mut s.q[i * dk..][..dk];
+            // SAFETY: the row is in the operand, which nothing writes.
+            unsafe { self.q.read_part(k, exec.address(self.q.tensor), r, 0, out) };
+        }
+        s.acc.fill(0.0);
+        s.sum.fill(0.0);
+        s.max.fill(f32::NEG_INFINITY);
+        let (mut at, end) = self.visible(q);
+        while at < end {
+            let Some(span) = self.span(exec, q, head, at, end) else {
+                // SAFETY: as the caller vouches.
+                return unsafe { self.fill(exec, q.first, q.first + q.count, head, f32::NAN) };
+            };
+            // SAFETY: the span lies in the caches.
+            unsafe { self.chunk(exec, q, &mut s, rows, at, span) };
+            at += span.count;
+        }
+        for i in 0..rows {
+            let h = head * group + i % group;
+            let r = (q.first + i / group) * self.heads + h;
+            let row = &mut s.acc[i * dv..][..dv];
+            let scale = self.normaliser(exec, h, s.max[i], s.sum[i]);
+            (k.scale.run)(row, scale);
+            // SAFETY: as the caller vouches.
+            unsafe { self.y.write(k, exec.address(self.y.tensor), r, 0, row) };
+        }
+    }
+
+    /// What the weighted values are multiplied by in the end, a learned sink included.
+    fn normaliser(&self, exec: &Exec<'_>, head: usize, max: f32, sum: f32) -> f32 {
+        let Some(sinks) = &self.sinks else { return if sum == 0.0 { 0.0 } else { 1.0 / sum } };
+        let mut sink = [0.0];
+        // SAFETY: there is one sink per head.
+        unsafe { sinks.read_part(exec.kernels(), exec.address(sinks.tensor), 0, head, &mut sink) };
+        let top = max.max(sink[0]);
+        let shrink = if max == f32::NEG_INFINITY { 0.0 } else { (max - top).exp() };
+        shrink / (sum * shrink + (sink[0] - top).exp())
+    }
+
+    /// The keys that some query of the tile sees.
+    fn visible(&self, q: &Queries) -> (usize, usize) {
+        let (lo, _) = self.seen(q, q.position);
+        let (_, hi) = self.seen(q, q.position + q.count as i64 - 1);
+        (lo, hi)
+    }
+
+    /// The keys that the query at a position sees.
+    fn seen(&self, q: &Queries, position: i64) -> (usize, usize) {
+        let end = if self.attrs.causal { (position + 1).clamp(0, q.keys as i64) as usize } else { q.keys };
+        let start = match self.attrs.window {
+            0 => 0,
+            w => (position + 1 - i64::from(w)).clamp(0, end as i64) as usize,
+        };
+        (start, end)
+    }
+
+    /// The next keys that lie side by side; `None` where the block table or the lengths lead outside the cache.
+    fn span(&self, exec: &Exec<'_>, q: &Queries, head: usize, at: usize, end: usize) -> Option<Span> {
+        let size = self.k.pages.block_size;
+        let Some(table) = &self.table else {
+            let token = q.start.checked_add(at)?;
+            return (q.start + end <= size).then_some(Span { block: 0, head, token, count: (end - at).min(KEYS) });
+        };
+        let entry = at / size;
+        if entry >= table.len {
+            return None;
+        }
+        let index = table.offset(q.sequence) + entry * table.step();
+        // SAFETY: the entry is inside the table.
+        let block = unsafe { table.index(exec.address(table.tensor), index) };
+        let block = usize::try_from(block).ok().filter(|&b| b < self.k.pages.blocks)?;
+        let token = at % size;
+        Some(Span { block, head, token, count: (end - at).min(size - token).min(KEYS) })
+    }
+
+    /// One chunk of keys for all query rows.
+    ///
+    /// # Safety
+    /// The span lies in the caches, which nothing writes meanwhile.
+    unsafe fn chunk(&self, exec: &Exec<'_>, q: &Queries, s: &mut Scratch<'_>, rows: usize, at: usize, span: Span) {
+        // SAFETY: as the caller vouches; each arm names the dtype of the cache.
+        unsafe {
+            match self.k.dtype {
+                DType::F32 => self.plain::<f32>(exec, q, s, rows, at, span),
+                DType::F16 => self.plain::<f16>(exec, q, s, rows, at, span),
+                DType::BF16 => self.plain::<bf16>(exec, q, s, rows, at, span),
+                _ => {
+                    let k = self.k.decode(exec, span, s.decoded);
+                    score(exec.kernels(), s.scores, s.q, rows, k, self.k.pages.head_dim, self.scale);
+                    self.soften(exec.kernels(), q, s, rows, at, span.count);
+                    let v = self.v.decode(exec, span, s.decoded);
+                    weigh(exec.kernels(), s.acc, &s.alpha[..rows], s.scores, v, self.v.pages.head_dim);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Attention::chunk`], with caches of dtype `T`.
+    unsafe fn plain<T: Element>(
+        &self,
+        exec: &Exec<'_>,
+        q: &Queries,
+        s: &mut Scratch<'_>,
+        rows: usize,
+        at: usize,
+        span: Span,
+    ) {
+        let k = exec.kernels();
+        // SAFETY: as the caller vouches.
+        let (keys, values) = unsafe { (self.k.rows::<T>(exec, span), self.v.rows::<T>(exec, span)) };
+        score(k, s.scores, s.q, rows, keys, self.k.pages.head_dim, self.scale);
+        self.soften(k, q, s, rows, at, span.count);
+        weigh(k, s.acc, &s.alpha[..rows], s.scores, values, self.v.pages.head_dim);
+    }
+
+    /// Turns the scores of a chunk into weights and moves each row's maximum and sum along.
+    fn soften(&self, k: &Kernels, q: &Queries, s: &mut Scratch<'_>, rows: usize, at: usize, count: usize) {
+        let group = self.group();
+        for i in 0..rows {
+            let row = &mut s.scores[i * KEYS..][..count];
+            if self.attrs.softcap != 0.0 {
+                (k.scale.run)(row, 1.0 / self.attrs.softcap);
+                (k.tanh.run)(&mut s.spare[..count], row);
+                row.copy_from_slice(&s.spare[..count]);
+                (k.scale.run)(row, self.attrs.softcap);
+            }
+            let (lo, hi) = self.seen(q, q.position + (i / group) as i64);
+            row[..lo.saturating_sub(at).min(count)].fill(f32::NEG_INFINITY);
+            row[hi.saturating_sub(at).min(count)..].fill(f32::NEG_INFINITY);
+            let max = (k.max.run)(row);
+            let top = if max.is_nan() { max } else { s.max[i].max(max) };
+            let sum = (k.exp_sub_sum.run)(row, top);
+            s.alpha[i] = if s.max[i] == f32::NEG_INFINITY { 0.0 } else { (s.max[i] - top).exp() };
+            s.sum[i] = s.sum[i] * s.alpha[i] + sum;
+            s.max[i] = top;
+        }
+    }
+}
+
+fn score<T: Element>(
+    k: &Kernels,
+    scores: &mut [f32],
+    q: &[f32],
+    rows: usize,
+    keys: Rows<'_, T>,
+    dim: usize,
+    scale: f32,
+) {
+    (T::qk(k).run)(scores, KEYS, Rows { data: q, stride: dim, count: rows }, keys, dim, scale);
+}
+
+fn weigh<T: Element>(k: &Kernels, acc: &mut [f32], alpha: &[f32], p: &[f32], values: Rows<'_, T>, dim: usize) {
+    (T::pv(k).run)(acc, dim, alpha, p, KEYS, values, dim);
+}

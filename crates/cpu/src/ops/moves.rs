@@ -1,0 +1,322 @@
+//! Operators that move elements: copy, cast, fill, gather, concat, split, slice, transpose.
+
+use half::{bf16, f16};
+use qiao_core::{Accept, DType, DTypeKind, NodeView, Op, OpKind, Property, Reason, Row, Rule, TensorDesc};
+use qiao_quant::minifloat::F4E2M1;
+use qiao_quant::nibble;
+
+use super::access::{FP8, Operand, fp8};
+use super::{Exec, Prepare, Prepared, activations, no_layouts, row};
+use crate::device::Core;
+
+pub(super) fn rows() -> Vec<Row<Prepare>> {
+    vec![
+        row(OpKind::Copy, "copy", no_layouts, copy),
+        row(OpKind::Cast, "cast", casts, cast),
+        row(OpKind::Fill, "fill", fills, fill),
+        row(OpKind::GatherRows, "gather_rows", gathers, gather_rows),
+        row(OpKind::Concat, "concat", no_layouts, concat),
+        row(OpKind::Split, "split", no_layouts, split),
+        row(OpKind::Slice, "slice", no_layouts, slice),
+        row(OpKind::Transpose, "transpose", no_layouts, transpose),
+    ]
+}
+
+/// Plain elements of one size, moved without looking at them.
+struct Move {
+    from: Operand,
+    to: Operand,
+    /// The first element read, written.
+    start: (usize, usize),
+    /// Bytes of a block and elements in it.
+    block: (usize, usize),
+}
+
+impl Move {
+    fn new(from: Operand, to: Operand, start: (usize, usize)) -> Self {
+        let block = (to.dtype.block_bytes(), to.dtype.block_elems());
+        Move { from, to, start, block }
+    }
+
+    fn run(&self, exec: &Exec<'_>) {
+        let (bytes, elems) = self.block;
+        let byte = |e: usize| e / elems * bytes;
+        let src = exec.address(self.from.tensor).wrapping_add(byte(self.start.0)) as usize;
+        let dst = exec.address(self.to.tensor).wrapping_add(byte(self.start.1)) as usize;
+        let len = self.from.len;
+        exec.rows(self.from.rows(), len, &|first, last, _| {
+            for r in first..last {
+                let from = (src + byte(self.from.offset(r))) as *const u8;
+                let to = (dst + byte(self.to.offset(r))) as *mut u8;
+                // SAFETY: the graph checked that both rows lie in their tensors, whose storage is distinct; tasks
+                // write disjoint rows.
+                unsafe {
+                    if self.from.is_dense() && self.to.is_dense() {
+                        std::ptr::copy_nonoverlapping(from, to, byte(len));
+                    } else {
+                        for i in 0..len {
+                            let (a, b) = (from.add(i * self.from.step() * bytes), to.add(i * self.to.step() * bytes));
+                            std::ptr::copy_nonoverlapping(a, b, bytes);
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
+
+fn moves(list: Vec<Move>) -> Prepared {
+    Prepared::with_scratch(0, move |exec| {
+        list.iter().for_each(|m| m.run(exec));
+        Ok(())
+    })
+}
+
+fn copy(node: &NodeView<'_>, _: &Core) -> Prepared {
+    moves(vec![Move::new(Operand::required(node, 0), Operand::output(node, 0), (0, 0))])
+}
+
+/// A window of a tensor along an axis: the operand, and where it starts.
+fn window(desc: &TensorDesc, operand: Operand, axis: usize, start: usize, shape: &[usize]) -> (Operand, usize) {
+    (operand.with_shape(shape, desc), start * desc.strides[axis])
+}
+
+fn concat(node: &NodeView<'_>, _: &Core) -> Prepared {
+    let Op::Concat(attrs) = *node.op() else { unreachable!("the table pairs concat with its kernel") };
+    let axis = attrs.axis as usize;
+    let mut at = 0;
+    let mut list = Vec::new();
+    for i in 0..node.node.inputs.len() {
+        let part = node.required(i);
+        let (to, start) = window(node.output(0), Operand::output(node, 0), axis, at, &part.shape);
+        list.push(Move::new(Operand::required(node, i), to, (0, start)));
+        at += part.shape[axis];
+    }
+    moves(list)
+}
+
+fn split(node: &NodeView<'_>, _: &Core) -> Prepared {
+    let Op::Split(attrs) = *node.op() else { unreachable!("the table pairs split with its kernel") };
+    let axis = attrs.axis as usize;
+    let part = |i: usize| {
+        let shape = node.output(i).shape;
+        let (from, start) = window(node.required(0), Operand::required(node, 0), axis, i * shape[axis], &shape);
+        Move::new(from, Operand::output(node, i), (start, 0))
+    };
+    moves((0..node.node.outputs.len()).map(part).collect())
+}
+
+fn slice(node: &NodeView<'_>, _: &Core) -> Prepared {
+    let Op::Slice(attrs) = *node.op() else { unreachable!("the table pairs slice with its kernel") };
+    let (axis, shape) = (attrs.axis as usize, node.output(0).shape);
+    let (from, start) = window(node.required(0), Operand::required(node, 0), axis, attrs.start as usize, &shape);
+    moves(vec![Move::new(from, Operand::output(node, 0), (start, 0))])
+}
+
+fn transpose(node: &NodeView<'_>, _: &Core) -> Prepared {
+    let Op::Transpose(attrs) = *node.op() else { unreachable!("the table pairs transpose with its kernel") };
+    let axes = attrs.perm.axes(node.required(0).rank()).expect("the graph checked the permutation");
+    let from = Operand::permuted(node, node.node.inputs[0].expect("transpose has its operand"), &axes);
+    moves(vec![Move::new(from, Operand::output(node, 0), (0, 0))])
+}
+
+/// dtypes whose elements are read and written one by one.
+fn is_scalar(dtype: DType) -> bool {
+    dtype.is_activation() || dtype == DType::F64 || dtype.is_int() && !dtype.is_packed()
+}
+
+fn casts(node: &NodeView<'_>) -> Result<Accept, Reason> {
+    let (x, y) = (node.required(0), node.output(0));
+    let readable = is_scalar(x.dtype)
+        || x.dtype.is_block()
+        || FP8.contains(&x.dtype)
+        || matches!(x.dtype, DType::I4 | DType::U4 | DType::F4E2M1);
+    if !readable {
+        return Err(Reason::operand(0, Property::Dtype, Rule::None, x.dtype, ""));
+    }
+    if !(is_scalar(y.dtype) || FP8.contains(&y.dtype)) {
+        return Err(Reason::operand(1, Property::Dtype, Rule::None, y.dtype, ""));
+    }
+    no_layouts(node)
+}
+
+fn cast(node: &NodeView<'_>, _: &Core) -> Prepared {
+    let (x, y) = (Operand::required(node, 0), Operand::output(node, 0));
+    if x.dtype == y.dtype {
+        return copy_of(x, y);
+    }
+    let plain = x.dtype.is_activation() && y.dtype.is_activation();
+    Prepared::with_scratch(2 * y.len, move |exec| {
+        let k = exec.kernels();
+        let at = [x.tensor, y.tensor].map(|t| exec.address(t) as usize);
+        exec.rows(y.rows(), y.len, &|first, last, thread| {
+            // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
+            // with the operand.
+            unsafe {
+                let (buf, out) = exec.scratch(thread).split_at_mut(y.len);
+                for r in first..last {
+                    if plain {
+                        let row = x.read(k, at[0] as *const u8, r, buf);
+                        y.write(k, at[1] as *mut u8, r, 0, row);
+                    } else if x.dtype.is_packed() {
+                        unpack_row(&x, at[0] as *const u8, r, &mut out[..y.len]);
+                        (0..y.len).for_each(|i| put(&y, at[1] as *mut u8, r, i, f64::from(out[i])));
+                    } else {
+                        (0..y.len).for_each(|i| put(&y, at[1] as *mut u8, r, i, get(&x, at[0] as *const u8, r, i)));
+                    }
+                }
+            }
+        });
+        Ok(())
+    })
+}
+
+fn copy_of(x: Operand, y: Operand) -> Prepared {
+    moves(vec![Move::new(x, y, (0, 0))])
+}
+
+/// Decodes a row of a packed dtype; the graph checked that rows are whole blocks.
+///
+/// # Safety
+/// As [`Operand::read`].
+unsafe fn unpack_row(x: &Operand, base: *const u8, r: usize, out: &mut [f32]) {
+    let (elems, bytes) = (x.dtype.block_elems(), x.dtype.block_bytes());
+    let start = x.offset(r) / elems * bytes;
+    // SAFETY: the caller vouches for the row, which is a whole number of blocks.
+    let row = unsafe { std::slice::from_raw_parts(base.add(start), x.len / elems * bytes) };
+    let code = |j: usize| nibble::u4(row, j);
+    match x.dtype {
+        DType::I4 => out.iter_mut().enumerate().for_each(|(j, o)| *o = f32::from(nibble::i4(row, j))),
+        DType::U4 => out.iter_mut().enumerate().for_each(|(j, o)| *o = f32::from(code(j))),
+        DType::F4E2M1 => out.iter_mut().enumerate().for_each(|(j, o)| *o = F4E2M1.decode(u32::from(code(j))) as f32),
+        block => qiao_quant::decode_row(block, row, out).expect("the table accepts only formats that can be decoded"),
+    }
+}
+
+/// One element of a scalar dtype or fp8 as f64, exactly.
+///
+/// # Safety
+/// As [`Operand::read`].
+unsafe fn get(x: &Operand, base: *const u8, r: usize, i: usize) -> f64 {
+    let at = x.offset(r) + i * x.step();
+    // SAFETY: the caller vouches for the row.
+    unsafe {
+        match x.dtype {
+            DType::F64 => *base.cast::<f64>().add(at),
+            DType::F32 => f64::from(*base.cast::<f32>().add(at)),
+            DType::F16 => (*base.cast::<f16>().add(at)).to_f64(),
+            DType::BF16 => (*base.cast::<bf16>().add(at)).to_f64(),
+            DType::I64 => *base.cast::<i64>().add(at) as f64,
+            DType::I32 => f64::from(*base.cast::<i32>().add(at)),
+            DType::I16 => f64::from(*base.cast::<i16>().add(at)),
+            DType::I8 => f64::from(*base.cast::<i8>().add(at)),
+            DType::U64 => *base.cast::<u64>().add(at) as f64,
+            DType::U32 => f64::from(*base.cast::<u32>().add(at)),
+            DType::U16 => f64::from(*base.cast::<u16>().add(at)),
+            DType::U8 | DType::Bool => f64::from(*base.add(at)),
+            dtype => fp8(dtype).decode(u32::from(*base.add(at))),
+        }
+    }
+}
+
+/// Rounds a value to one element of a scalar dtype or fp8: half to even, integers saturating, NaN to integer 0.
+///
+/// # Safety
+/// As [`Operand::write`].
+unsafe fn put(y: &Operand, base: *mut u8, r: usize, i: usize, value: f64) {
+    let at = y.offset(r) + i * y.step();
+    let whole = value.round_ties_even();
+    // SAFETY: the caller vouches for the row. `as` saturates and turns NaN into 0.
+    unsafe {
+        match y.dtype {
+            DType::F64 => *base.cast::<f64>().add(at) = value,
+            DType::F32 => *base.cast::<f32>().add(at) = value as f32,
+            DType::F16 => *base.cast::<f16>().add(at) = f16::from_f64(value),
+            DType::BF16 => *base.cast::<bf16>().add(at) = bf16::from_f64(value),
+            DType::I64 => *base.cast::<i64>().add(at) = whole as i64,
+            DType::I32 => *base.cast::<i32>().add(at) = whole as i32,
+            DType::I16 => *base.cast::<i16>().add(at) = whole as i16,
+            DType::I8 => *base.cast::<i8>().add(at) = whole as i8,
+            DType::U64 => *base.cast::<u64>().add(at) = whole as u64,
+            DType::U32 => *base.cast::<u32>().add(at) = whole as u32,
+            DType::U16 => *base.cast::<u16>().add(at) = whole as u16,
+            DType::U8 => *base.add(at) = whole as u8,
+            DType::Bool => *base.add(at) = u8::from(value != 0.0),
+            dtype => *base.add(at) = fp8(dtype).encode(value) as u8,
+        }
+    }
+}
+
+fn fills(node: &NodeView<'_>) -> Result<Accept, Reason> {
+    let y = node.output(0);
+    if is_scalar(y.dtype) || FP8.contains(&y.dtype) {
+        no_layouts(node)
+    } else {
+        Err(Reason::operand(0, Property::Dtype, Rule::None, y.dtype, ""))
+    }
+}
+
+fn fill(node: &NodeView<'_>, _: &Core) -> Prepared {
+    let Op::Fill(attrs) = *node.op() else { unreachable!("the table pairs fill with its kernel") };
+    let y = Operand::output(node, 0);
+    Prepared::with_scratch(0, move |exec| {
+        let to = exec.address(y.tensor) as usize;
+        exec.rows(y.rows(), y.len, &|first, last, _| {
+            for r in first..last {
+                // SAFETY: tasks write disjoint rows of the result.
+                (0..y.len).for_each(|i| unsafe { put(&y, to as *mut u8, r, i, f64::from(attrs.value)) });
+            }
+        });
+        Ok(())
+    })
+}
+
+fn gathers(node: &NodeView<'_>) -> Result<Accept, Reason> {
+    let (table, y) = (node.required(0), node.output(0));
+    if table.dtype.is_block() || table.dtype.is_activation() {
+        return activations(node, &[2]);
+    }
+    if table.dtype.kind() == DTypeKind::Float && table.dtype != y.dtype {
+        return Err(Reason::dtype(0, table.dtype, &[DType::F32, DType::F16, DType::BF16]));
+    }
+    if table.dtype.is_packed() {
+        return Err(Reason::operand(0, Property::Dtype, Rule::None, table.dtype, ""));
+    }
+    no_layouts(node)
+}
+
+fn gather_rows(node: &NodeView<'_>, _: &Core) -> Prepared {
+    let [table, ids] = [0, 1].map(|i| Operand::required(node, i));
+    let y = Operand::output(node, 0);
+    let count = table.shape[0];
+    Prepared::with_scratch(2 * y.len, move |exec| {
+        let k = exec.kernels();
+        let at = [&table, &ids, &y].map(|o| exec.address(o.tensor) as usize);
+        exec.rows(y.rows(), y.len, &|first, last, thread| {
+            for r in first..last {
+                // SAFETY: the pool gave this thread, ids hold one entry per row of the result, and tasks write
+                // disjoint rows of a result that shares no storage with the operands.
+                unsafe {
+                    let (buf, out) = exec.scratch(thread).split_at_mut(y.len);
+                    let entry = ids.offset(r / ids.len.max(1)) + r % ids.len.max(1) * ids.step();
+                    let id = ids.index(at[1] as *const u8, entry);
+                    let Some(id) = usize::try_from(id).ok().filter(|&id| id < count) else {
+                        (0..y.len).for_each(|i| put(&y, at[2] as *mut u8, r, i, f64::NAN));
+                        continue;
+                    };
+                    if table.dtype.is_block() {
+                        unpack_row(&table, at[0] as *const u8, id, &mut out[..y.len]);
+                        y.write(k, at[2] as *mut u8, r, 0, &out[..y.len]);
+                    } else if table.dtype.is_activation() && y.dtype.is_activation() {
+                        let row = table.read(k, at[0] as *const u8, id, buf);
+                        y.write(k, at[2] as *mut u8, r, 0, row);
+                    } else {
+                        (0..y.len)
+                            .for_each(|i| put(&y, at[2] as *mut u8, r, i, get(&table, at[0] as *const u8, id, i)));
+                    }
+                }
+            }
+        });
+        Ok(())
+    })
+}

@@ -1,0 +1,225 @@
+//! Operators that look at a whole row: norms, softmax, reductions.
+
+use half::{bf16, f16};
+use qiao_core::{Accept, DType, NodeView, Op, OpKind, Reason, ReduceKind, Row};
+use qiao_kernels_cpu::Kernels;
+
+use super::access::Operand;
+use super::{Exec, Prepare, Prepared, all_activations, row};
+use crate::device::Core;
+
+pub(super) fn rows() -> Vec<Row<Prepare>> {
+    vec![
+        row(OpKind::RmsNorm, "rms_norm", all_activations, rms_norm),
+        row(OpKind::AddRmsNorm, "add_rms_norm", all_activations, add_rms_norm),
+        row(OpKind::LayerNorm, "layer_norm", all_activations, layer_norm),
+        row(OpKind::Softmax, "softmax", all_activations, softmax),
+        row(OpKind::Reduce, "reduce", reducible, reduce),
+    ]
+}
+
+/// What an RMS norm does to one row of f32.
+#[derive(Clone, Copy)]
+struct Norm {
+    eps: f32,
+    offset: f32,
+    /// The dtype to which the normalised value is rounded before it meets the weight.
+    round: Option<DType>,
+}
+
+impl Norm {
+    fn of(op: &Op, weighted: bool, storage: DType) -> Self {
+        let (Op::RmsNorm(a) | Op::AddRmsNorm(a)) = op else { unreachable!("the table pairs norms with their kernel") };
+        let round = (a.round_before_weight && storage != DType::F32).then_some(storage);
+        Norm { eps: a.eps, offset: if weighted { a.weight_offset as f32 } else { 0.0 }, round }
+    }
+
+    /// `w` is all ones where no weight was given; then the offset is 0.
+    fn apply(&self, k: &Kernels, out: &mut [f32], x: &[f32], w: &[f32]) {
+        let Some(storage) = self.round else { return (k.rms_norm.run)(out, x, w, self.eps, self.offset) };
+        let mean = (k.sum_squares.run)(x) / x.len() as f32;
+        let inv = 1.0 / (mean + self.eps).sqrt();
+        for ((o, &x), &w) in out.iter_mut().zip(x).zip(w) {
+            let rounded = match storage {
+                DType::F16 => f16::from_f32(x * inv).to_f32(),
+                _ => bf16::from_f32(x * inv).to_f32(),
+            };
+            *o = rounded * (w + self.offset);
+        }
+    }
+}
+
+/// The weights of a row operator as f32: the memory itself, or converted, or `default` where none were given.
+///
+/// # Safety
+/// The weights' memory is live, initialised and not written meanwhile.
+unsafe fn weights<'a>(exec: &Exec<'_>, w: Option<&Operand>, default: f32, buf: &'a mut [f32]) -> &'a [f32] {
+    match w {
+        // SAFETY: as the caller vouches; a weight is one row.
+        Some(w) => unsafe { w.read(exec.kernels(), exec.address(w.tensor), 0, buf) },
+        None => {
+            buf.fill(default);
+            buf
+        }
+    }
+}
+
+fn rms_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
+    let (x, w, y) = (Operand::required(node, 0), Operand::input(node, 1), Operand::output(node, 0));
+    let norm = Norm::of(node.op(), w.is_some(), y.dtype);
+    Prepared::with_scratch(3 * x.len, move |exec| {
+        let k = exec.kernels();
+        let at = [x.tensor, y.tensor].map(|t| exec.address(t) as usize);
+        exec.rows(x.rows(), x.len, &|first, last, thread| {
+            // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
+            // with the operands.
+            unsafe {
+                let (buf_x, rest) = exec.scratch(thread).split_at_mut(x.len);
+                let (buf_w, buf_y) = rest.split_at_mut(x.len);
+                let w = weights(exec, w.as_ref(), 1.0, &mut buf_w[..x.len]);
+                for r in first..last {
+                    let row = x.read(k, at[0] as *const u8, r, buf_x);
+                    y.fill(k, at[1] as *mut u8, r, buf_y, |out| norm.apply(k, out, row, w));
+                }
+            }
+        });
+        Ok(())
+    })
+}
+
+fn add_rms_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
+    let [a, b] = [0, 1].map(|i| Operand::required(node, i));
+    let w = Operand::input(node, 2);
+    let [sum, y] = [0, 1].map(|i| Operand::output(node, i));
+    let norm = Norm::of(node.op(), w.is_some(), y.dtype);
+    let n = a.len;
+    Prepared::with_scratch(5 * n, move |exec| {
+        let k = exec.kernels();
+        let at = [&a, &b, &sum, &y].map(|o| exec.address(o.tensor) as usize);
+        exec.rows(a.rows(), n, &|first, last, thread| {
+            // SAFETY: the pool gave this thread, and tasks touch disjoint rows. `sum` may be the storage of `a` or
+            // `b`: a row is read into scratch whole before it is written.
+            unsafe {
+                let (buf_a, rest) = exec.scratch(thread).split_at_mut(n);
+                let (buf_b, rest) = rest.split_at_mut(n);
+                let (buf_w, rest) = rest.split_at_mut(n);
+                let (total, buf_y) = rest.split_at_mut(n);
+                let w = weights(exec, w.as_ref(), 1.0, buf_w);
+                for r in first..last {
+                    let row_a = a.read(k, at[0] as *const u8, r, buf_a);
+                    let row_b = b.read(k, at[1] as *const u8, r, buf_b);
+                    (k.add.run)(total, row_a, row_b);
+                    sum.write(k, at[2] as *mut u8, r, 0, total);
+                    y.fill(k, at[3] as *mut u8, r, buf_y, |out| norm.apply(k, out, total, w));
+                }
+            }
+        });
+        Ok(())
+    })
+}
+
+fn layer_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
+    let Op::LayerNorm(attrs) = *node.op() else { unreachable!("the table pairs layer_norm with its kernel") };
+    let (x, y) = (Operand::required(node, 0), Operand::output(node, 0));
+    let (w, b) = (Operand::input(node, 1), Operand::input(node, 2));
+    let n = x.len;
+    Prepared::with_scratch(4 * n, move |exec| {
+        let k = exec.kernels();
+        let at = [x.tensor, y.tensor].map(|t| exec.address(t) as usize);
+        exec.rows(x.rows(), n, &|first, last, thread| {
+            // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
+            // with the operands.
+            unsafe {
+                let (buf_x, rest) = exec.scratch(thread).split_at_mut(n);
+                let (buf_w, rest) = rest.split_at_mut(n);
+                let (buf_b, buf_y) = rest.split_at_mut(n);
+                let w = weights(exec, w.as_ref(), 1.0, buf_w);
+                let b = weights(exec, b.as_ref(), 0.0, buf_b);
+                for r in first..last {
+                    let row = x.read(k, at[0] as *const u8, r, buf_x);
+                    y.fill(k, at[1] as *mut u8, r, buf_y, |out| (k.layer_norm.run)(out, row, w, b, attrs.eps));
+                }
+            }
+        });
+        Ok(())
+    })
+}
+
+fn softmax(node: &NodeView<'_>, _: &Core) -> Prepared {
+    let Op::Softmax(attrs) = *node.op() else { unreachable!("the table pairs softmax with its kernel") };
+    let (x, y) = (Operand::required(node, 0), Operand::output(node, 0));
+    let mask = Operand::broadcast(node, 1, &x.shape);
+    let scale = if attrs.scale == 0.0 { 1.0 } else { attrs.scale };
+    let n = x.len;
+    let queries = if x.shape.len() >= 2 { x.shape[x.shape.len() - 2] } else { 1 };
+    Prepared::with_scratch(3 * n, move |exec| {
+        let k = exec.kernels();
+        let at = [x.tensor, mask.as_ref().map_or(x.tensor, |m| m.tensor), y.tensor];
+        let at = at.map(|t| exec.address(t) as usize);
+        exec.rows(x.rows(), n, &|first, last, thread| {
+            // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
+            // with the operands.
+            unsafe {
+                let (buf_x, rest) = exec.scratch(thread).split_at_mut(n);
+                let (buf_m, p) = rest.split_at_mut(n);
+                let p = &mut p[..n];
+                for r in first..last {
+                    // Query i sees keys j ≤ Tk − Tq + i.
+                    let seen = if attrs.causal { (r % queries + n + 1).saturating_sub(queries).min(n) } else { n };
+                    let (live, hidden) = p.split_at_mut(seen);
+                    hidden.fill(0.0);
+                    live.copy_from_slice(&x.read(k, at[0] as *const u8, r, buf_x)[..seen]);
+                    if scale != 1.0 {
+                        (k.scale.run)(live, scale);
+                    }
+                    if let Some(mask) = &mask {
+                        let row = &mask.read(k, at[1] as *const u8, r, buf_m)[..seen];
+                        live.iter_mut().zip(row).for_each(|(v, m)| *v += m);
+                    }
+                    let sum = (k.exp_sub_sum.run)(live, (k.max.run)(live));
+                    if sum != 0.0 {
+                        (k.scale.run)(live, 1.0 / sum);
+                    }
+                    y.write(k, at[2] as *mut u8, r, 0, p);
+                }
+            }
+        });
+        Ok(())
+    })
+}
+
+fn reducible(node: &NodeView<'_>) -> Result<Accept, Reason> {
+    all_activations(node)
+}
+
+fn reduce(node: &NodeView<'_>, _: &Core) -> Prepared {
+    let Op::Reduce(attrs) = *node.op() else { unreachable!("the table pairs reduce with its kernel") };
+    let rank = node.required(0).rank();
+    let axis = attrs.axis as usize;
+    // The reduced axis innermost, the others in their order: result element r is row r.
+    let axes: Vec<usize> = (0..rank).filter(|&a| a != axis).chain([axis]).collect();
+    let x = Operand::permuted(node, node.node.inputs[0].expect("reduce has its operand"), &axes);
+    let y = Operand::output(node, 0);
+    let count = node.output(0).elements();
+    Prepared::with_scratch(x.len + 1, move |exec| {
+        let k = exec.kernels();
+        let at = [x.tensor, y.tensor].map(|t| exec.address(t) as usize);
+        exec.rows(count, x.len, &|first, last, thread| {
+            // SAFETY: the pool gave this thread, and tasks write disjoint elements of a result that shares no
+            // storage with the operand.
+            unsafe {
+                let buf = exec.scratch(thread);
+                for r in first..last {
+                    let row = x.read(k, at[0] as *const u8, r, buf);
+                    let value = match attrs.kind {
+                        ReduceKind::Sum => (k.sum.run)(row),
+                        ReduceKind::Mean => (k.sum.run)(row) / row.len() as f32,
+                        ReduceKind::Max => (k.max.run)(row),
+                    };
+                    y.write(k, at[1] as *mut u8, r / y.len, r % y.len, &[value]);
+                }
+            }
+        });
+        Ok(())
+    })
+}
