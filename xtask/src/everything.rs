@@ -1,0 +1,203 @@
+//! The project's tests in one run, from formatting to the demo; the last line counts them.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::workspace::{cargo, root};
+use crate::{arrows, lengths, unsafety, workspace};
+
+/// What a run of `cargo test` printed, counted.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    /// Names of tests that were not run, with their reason where they give one.
+    ignored: Vec<String>,
+}
+
+impl Tally {
+    /// Reads one line of libtest's output.
+    fn line(&mut self, line: &str) {
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            let count = |word: &str| {
+                let number = counts.split([';', '.']).map(str::trim).find_map(|part| part.strip_suffix(word));
+                number.and_then(|n| n.trim().parse::<u64>().ok()).unwrap_or(0)
+            };
+            self.passed += count(" passed");
+            self.failed += count(" failed");
+        } else if let Some((name, how)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ... ignored")) {
+            self.ignored.push(format!("{name}{}", how.replacen(", ", ": ", 1)));
+        }
+    }
+}
+
+/// A part of the machine that some tests need, and how its presence is seen.
+struct Part {
+    name: &'static str,
+    present: fn() -> bool,
+    without: &'static str,
+}
+
+/// What tests walk where the machine has it.
+const PARTS: &[Part] = &[
+    Part { name: "AVX2 kernels", present: || has_flags(&["avx2", "fma"]), without: "this processor has no AVX2" },
+    Part {
+        name: "AVX-512 kernels",
+        present: || has_flags(&["avx512f", "avx512bw", "avx512vl"]),
+        without: "this processor has no AVX-512",
+    },
+    Part {
+        name: "AVX-512 BF16 kernels",
+        present: || has_flags(&["avx512_bf16"]),
+        without: "this processor has no AVX512-BF16",
+    },
+    Part {
+        name: "AVX-512 VNNI kernels",
+        present: || has_flags(&["avx512_vnni"]),
+        without: "this processor has no AVX512-VNNI",
+    },
+    Part { name: "AMX kernels", present: || has_flags(&["amx_tile"]), without: "this processor has no AMX" },
+    Part {
+        name: "NVIDIA GPU",
+        present: || Path::new("/proc/driver/nvidia/version").exists(),
+        without: "no NVIDIA driver on this machine",
+    },
+];
+
+/// Whether the processor has all these features, by the names of Linux.
+fn has_flags(names: &[&str]) -> bool {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = text.lines().find_map(|l| l.strip_prefix("flags")?.split_once(':').map(|f| f.1)).unwrap_or("");
+    names.iter().all(|name| flags.split_whitespace().any(|f| f == *name))
+}
+
+/// Runs everything; what was skipped and how many tests passed are the last lines.
+///
+/// # Errors
+/// The first part that fails; what follows it is not run.
+pub(crate) fn run() -> Result<(), String> {
+    let start = Instant::now();
+    let mut skipped = Vec::new();
+    tool(&mut skipped, "rustfmt", &["fmt", "--all", "--check"], &[])?;
+    step("the tree: floors, lengths, unsafe");
+    tree()?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
+    tool(&mut skipped, "clippy", &clippy, &[])?;
+    let tally = cargo_test()?;
+    step("documentation");
+    pass(cargo().args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    demo()?;
+    println!("\n-- done in {} s", start.elapsed().as_secs());
+    skipped.extend(tally.ignored.iter().map(|name| format!("test {name}")));
+    skipped.extend(PARTS.iter().filter(|p| !(p.present)()).map(|p| format!("{}: {}", p.name, p.without)));
+    for what in skipped {
+        println!("skipped: {what}");
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    Ok(())
+}
+
+fn step(name: &str) {
+    println!("\n-- {name}");
+}
+
+/// Checks the tree against the floor table, the lengths and the law of unsafe.
+pub(crate) fn tree() -> Result<(), String> {
+    let members = workspace::members()?;
+    let mut faults = arrows::check(&members);
+    faults.extend(unsafety::check(&members)?);
+    for long in lengths::long(&root()).map_err(|e| e.to_string())? {
+        let line = format!("{} has {} lines", long.file.display(), long.lines);
+        if long.lines > lengths::MOST {
+            faults.push(format!("{line}, {} at most", lengths::MOST));
+        } else {
+            println!("{line}, worth a look");
+        }
+    }
+    println!("{} crates keep to their floors and to the law of unsafe: {}", members.len(), faults.is_empty());
+    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
+}
+
+/// A step by a part of the toolchain that a minimal one lacks.
+fn tool(skipped: &mut Vec<String>, name: &str, args: &[&str], env: &[(&str, &str)]) -> Result<(), String> {
+    step(&format!("cargo {}", args[0]));
+    let there = cargo().args([args[0], "--version"]).output().is_ok_and(|o| o.status.success());
+    if !there {
+        skipped.push(format!("cargo {}: add it with 'rustup component add {name}'", args[0]));
+        return Ok(());
+    }
+    pass(cargo().args(args).envs(env.iter().copied()))
+}
+
+fn pass(command: &mut Command) -> Result<(), String> {
+    let status = command.status().map_err(|e| format!("{command:?} does not start: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{command:?} failed: {status}")) }
+}
+
+/// Runs all tests to their end and counts them.
+fn cargo_test() -> Result<Tally, String> {
+    step("cargo test");
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]).stdout(Stdio::piped());
+    let mut child = command.spawn().map_err(|e| format!("cargo test does not start: {e}"))?;
+    let mut tally = Tally::default();
+    let output = child.stdout.take().expect("the output is piped");
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line.map_err(|e| format!("the output of cargo test breaks off: {e}"))?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        tally.line(&line);
+    }
+    let status = child.wait().map_err(|e| format!("cargo test is lost: {e}"))?;
+    if !status.success() || tally.failed > 0 {
+        return Err(format!("cargo test: {status}\n{} passed, {} failed", tally.passed, tally.failed));
+    }
+    if tally.passed == 0 {
+        return Err("cargo test ran no test".into());
+    }
+    Ok(tally)
+}
+
+/// Runs the demo model, which must continue its poem.
+fn demo() -> Result<(), String> {
+    step("demo: qiao run");
+    pass(cargo().args(["build", "--package", "qiao-cli", "--quiet"]))?;
+    let args = ["run", "--quiet", "--package", "qiao-cli", "--", "run", "--max-tokens", "24", "--temperature", "0"];
+    let output = cargo().args(args).stderr(Stdio::inherit()).output().map_err(|e| format!("the demo: {e}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("{}", text.trim_end());
+    match output.status.success() && !text.trim().is_empty() {
+        true => Ok(()),
+        false => Err(format!("the demo wrote {} characters: {}", text.trim().chars().count(), output.status)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_every_binary_are_added() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 3 tests",
+            "test a::b ... ok",
+            "test a::long ... ignored, takes an hour",
+            "test a::off ... ignored",
+            "test result: ok. 12 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+        ] {
+            tally.line(line);
+        }
+        let ignored = vec!["a::long: takes an hour".to_string(), "a::off".to_string()];
+        assert_eq!(tally, Tally { passed: 15, failed: 2, ignored });
+    }
+
+    #[test]
+    fn what_no_processor_has_is_not_found() {
+        assert!(!has_flags(&["no_such_feature"]));
+        assert!(PARTS.iter().all(|p| !p.without.is_empty()));
+    }
+}
