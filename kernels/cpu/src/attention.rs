@@ -121,8 +121,18 @@ unsafe fn qk_tile<S: Simd, T: Weight, const R: usize, const J: usize>(
         }
     }
     for (i, acc) in acc.iter().enumerate() {
-        for (out, acc) in out[i * ld..][..J].iter_mut().zip(acc) {
-            *out = scale * s.sum_lanes(*acc);
+        let out = &mut out[i * ld..][..J];
+        for (out, acc) in out.chunks_mut(4).zip(acc.chunks(4)) {
+            if let Ok(four) = <[S::V; 4]>::try_from(acc) {
+                let sums = s.sum_lanes_of_four(four);
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    *out = scale * sum;
+                }
+            } else {
+                for (out, acc) in out.iter_mut().zip(acc) {
+                    *out = scale * s.sum_lanes(*acc);
+                }
+            }
         }
     }
 }

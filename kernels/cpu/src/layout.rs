@@ -1,17 +1,4 @@
 //! Where numbers lie: weight panels, activation micro-panels, and their packing.
-//!
-//! A weight matrix `[N, K]` (output features by input features) is cut into panels of
-//! [`NR`] output features. Inside a panel the input index runs slowest:
-//!
-//! | dtype | panel |
-//! |---|---|
-//! | f32, f16 | `[K][16]` |
-//! | bf16 | `[ceil(K/2)][16][2]`, pairs of inputs side by side (the B tile of VNNI and AMX) |
-//! | i8 | `[ceil(K/4)][16][4]`, then the 16 sums of the columns as little-endian i32 |
-//!
-//! Missing output features and inputs are zeros. Panels follow each other without gaps, so panel
-//! `p` starts at `p * panel_len(k)`. A block of K that starts at `k0` starts `k0 * 16` elements
-//! into each panel; `k0` must be a multiple of [`Weight::K_STEP`] (4 for i8).
 
 use half::{bf16, f16};
 
@@ -181,6 +168,19 @@ pub(crate) fn f32_to_bf16(x: f32) -> bf16 {
 }
 
 /// Elements in one panel of a weight matrix with `k` inputs.
+///
+/// A weight matrix `[N, K]` (output features by input features) is cut into panels of [`NR`]
+/// output features. Inside a panel the input runs slowest:
+///
+/// | dtype | panel |
+/// |---|---|
+/// | f32, f16 | `[K][16]` |
+/// | bf16 | `[ceil(K/2)][16][2]`, pairs of inputs side by side (the B tile of VNNI and AMX) |
+/// | i8 | `[ceil(K/4)][16][4]`, then the 16 sums of the columns as little-endian i32 |
+///
+/// Missing output features and inputs are zeros. Panels follow each other without gaps: panel `p`
+/// starts at `p * panel_len(k)`. The inputs from `k0` on start `k0 * 16` elements into each panel;
+/// `k0` must be a multiple of [`Weight::K_STEP`] (4 for i8).
 pub const fn panel_len<W: Weight>(k: usize) -> usize {
     k.next_multiple_of(W::K_STEP) * NR
 }
@@ -237,14 +237,10 @@ pub fn pack_panel<W: Weight>(dst: &mut [W], src: &WeightMatrix<'_, W>, panel: us
         dst.fill(W::default());
     }
     if src.k_stride == 1 && rows == NR {
-        let row: [&[W]; NR] = std::array::from_fn(|r| &src.data[start + r * src.n_stride..][..src.k]);
-        for (group, out) in dst.chunks_exact_mut(step).enumerate() {
-            for (r, row) in row.iter().enumerate() {
-                let inputs = &row[group * W::K_STEP..];
-                for (to, from) in out[r * W::K_STEP..][..W::K_STEP].iter_mut().zip(inputs) {
-                    *to = *from;
-                }
-            }
+        let inputs = |r: usize| &src.data[start + r * src.n_stride..][..src.k];
+        match W::K_STEP {
+            1 => interleave::<W, 1>(dst, std::array::from_fn(inputs)),
+            _ => interleave::<W, 2>(dst, std::array::from_fn(inputs)),
         }
         return;
     }
@@ -252,6 +248,27 @@ pub fn pack_panel<W: Weight>(dst: &mut [W], src: &WeightMatrix<'_, W>, panel: us
         let base = k / W::K_STEP * step + k % W::K_STEP;
         for r in 0..rows {
             dst[base + r * W::K_STEP] = src.data[start + r * src.n_stride + k * src.k_stride];
+        }
+    }
+}
+
+/// Interleaves the inputs of 16 output features, `STEP` at a time, in blocks that stay in the
+/// first-level cache. What `STEP` leaves over goes before the zeros that are there.
+fn interleave<W: Copy, const STEP: usize>(dst: &mut [W], rows: [&[W]; NR]) {
+    const BLOCK: usize = 16;
+    let (groups, _) = dst.as_chunks_mut::<STEP>();
+    let rows = rows.map(|row| row.as_chunks::<STEP>());
+    for (block, out) in groups.chunks_mut(BLOCK * NR).enumerate() {
+        for (r, (row, _)) in rows.iter().enumerate() {
+            let inputs = row.iter().skip(block * BLOCK);
+            for (out, input) in out.chunks_exact_mut(NR).zip(inputs) {
+                out[r] = *input;
+            }
+        }
+    }
+    for (r, (row, rest)) in rows.iter().enumerate() {
+        for (i, input) in rest.iter().enumerate() {
+            groups[row.len() * NR + r][i] = *input;
         }
     }
 }

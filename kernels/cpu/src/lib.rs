@@ -3,15 +3,15 @@
 //! - [`detect`] asks the processor, [`kernels`] hands out the [`Kernels`] of a tier; a kernel
 //!   itself never asks.
 //! - Kernels are pure: they allocate nothing, start no thread, keep no state.
-//! - Weights are packed once into panels of 16 output features; see [`panel_len`] and the
-//!   [`layout`] of each dtype. Activations are packed per block by `pack_a_*`.
+//! - Weights are packed once into panels of 16 output features ([`pack_w`], [`pack_panel`]), laid
+//!   out per dtype as [`panel_len`] shows. Activations are packed per block by `pack_a_*`.
 //! - An element of a matrix product is one chain of multiply-adds in the order of K. Within a tier
 //!   it does not depend on how many rows or panels are computed together, nor on how K is cut.
 //! - Algorithms are written once over a small trait of vector operations; a tier is that trait's
 //!   implementation, its tile sizes, and what it does in its own way.
 
 mod isa;
-pub mod layout;
+mod layout;
 mod simd;
 
 mod attention;

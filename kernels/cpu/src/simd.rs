@@ -177,6 +177,12 @@ pub trait Simd: Copy {
         lanes[0]
     }
 
+    /// [`sum_lanes`](Self::sum_lanes) of four vectors, to the bit.
+    #[inline(always)]
+    fn sum_lanes_of_four(self, v: [Self::V; 4]) -> [f32; 4] {
+        [self.sum_lanes(v[0]), self.sum_lanes(v[1]), self.sum_lanes(v[2]), self.sum_lanes(v[3])]
+    }
+
     /// Loads and widens fewer elements than a vector holds; the other lanes are zero.
     #[inline(always)]
     fn load_row_tail<T: crate::layout::Weight>(self, x: &[T]) -> Self::V {

@@ -8,7 +8,9 @@ use qiao_kernels_cpu::{Entry, Kernels, Unary};
 type Pick = fn(&Kernels) -> Entry<Unary>;
 
 /// A function, its truth, and what it may be off by, in units in the last place.
-const FUNCTIONS: [(Pick, fn(f64) -> f64, f64); 7] = [
+type Function = (Pick, fn(f64) -> f64, f64);
+
+const FUNCTIONS: [Function; 7] = [
     (|k| k.exp, |x| x.exp(), 1.0),
     (|k| k.sigmoid, |x| 1.0 / (1.0 + (-x).exp()), 1.0),
     (|k| k.tanh, |x| x.tanh(), 1.0),

@@ -9,7 +9,9 @@ const LENGTHS: [usize; 17] = [0, 1, 3, 4, 5, 7, 8, 15, 16, 17, 31, 64, 65, 127, 
 
 type Pick = fn(&Kernels) -> Entry<Binary>;
 
-const ARITHMETIC: [(Pick, fn(f32, f32) -> f32); 4] =
+type Operation = (Pick, fn(f32, f32) -> f32);
+
+const ARITHMETIC: [Operation; 4] =
     [(|k| k.add, |a, b| a + b), (|k| k.sub, |a, b| a - b), (|k| k.mul, |a, b| a * b), (|k| k.div, |a, b| a / b)];
 
 #[test]
