@@ -2,7 +2,7 @@
 //!
 //! Modules, from ground to roof: `error`, `json`, `weights`, `rope`, `config`, `tokenizer`, `detokenize`, `stop`, `chat`,
 //! `generation`, `sampler`, `model`, `cache`,
-//! `placing`, `prepared`, `rotary`, `runner`, `session`.
+//! `placing`, `prepared`, `rotary`, `runner`, `session`, `compare`.
 #![deny(unsafe_code)]
 
 pub mod error;
@@ -33,5 +33,7 @@ mod rotary;
 pub mod runner;
 
 pub mod session;
+
+pub mod compare;
 
 pub use error::{EngineError, Result};
