@@ -1,0 +1,97 @@
+//! Quantised products and the quantisation of activations.
+
+use qiao_core::{DType, MatmulQuantAttrs, NoAttrs, Result};
+
+use super::kv::largest_code;
+use super::matmul::{Factors, before_epilogue, finish, transposed};
+use super::rows::larger;
+use super::{Outputs, bad_data, one};
+use crate::args::Args;
+use crate::round;
+use crate::value::{Output, Value};
+
+/// One row quantised symmetrically: `scale = max abs / largest code`, rounded to f32, and the codes `x / scale` as the
+/// dtype rounds them. A row of zeros has scale 0 and codes 0; NaN and ∞ make the scale NaN or ∞.
+pub(crate) fn quantised_row(row: &[f64], dtype: DType) -> (f64, Vec<f64>) {
+    let most = row.iter().map(|x| x.abs()).fold(0.0, larger);
+    let scale = round::round(DType::F32, most / largest_code(dtype));
+    if scale == 0.0 {
+        return (0.0, vec![0.0; row.len()]);
+    }
+    (scale, row.iter().map(|x| round::round(dtype, x / scale)).collect())
+}
+
+pub(crate) fn quantize_dynamic(_: &NoAttrs, x: &Args<'_>) -> Outputs {
+    let x = x.value(0)?;
+    let rows: usize = if x.row_len() == 0 { x.shape[..x.shape.len() - 1].iter().product() } else { 0 };
+    let (mut codes, mut scales) = (Vec::new(), vec![0.0; rows]);
+    for row in x.rows() {
+        let (scale, quantised) = quantised_row(row, DType::I8);
+        scales.push(scale);
+        codes.extend(quantised);
+    }
+    Ok(vec![Output::Values(codes), Output::Values(scales)])
+}
+
+/// The dequantised weights `[N, K]` of a `matmul_quant`: `(code − zero)·scale` by group, or the values of the blocks.
+fn dequantised(attrs: &MatmulQuantAttrs, x: &Args<'_>) -> Result<Value> {
+    let mut w = x.value(1)?;
+    if x.desc(1).dtype.is_block() || w.data.is_empty() {
+        return Ok(w);
+    }
+    let k = w.shape[1];
+    let group = if attrs.group_size == 0 { k } else { attrs.group_size as usize };
+    let rows = (attrs.group_rows as usize).max(1);
+    let (scales, zeros) = (x.value(2)?, x.opt(3)?);
+    let groups = scales.shape[1];
+    let of_channel: Vec<usize> = match x.opt(4)? {
+        None => (0..k).map(|c| c / group).collect(),
+        Some(g_idx) => g_idx.data.iter().map(|&g| group_at(g, groups)).collect::<Result<_>>()?,
+    };
+    for (n, row) in w.data.chunks_exact_mut(k).enumerate() {
+        for (code, &g) in row.iter_mut().zip(&of_channel) {
+            let at = n / rows * groups + g;
+            *code = (*code - zeros.as_ref().map_or(0.0, |z| z.data[at])) * scales.data[at];
+        }
+    }
+    Ok(w)
+}
+
+fn group_at(g: f64, groups: usize) -> Result<usize> {
+    if (0.0..groups as f64).contains(&g) {
+        Ok(g as usize)
+    } else {
+        Err(bad_data("matmul_quant g_idx", format!("group {g} of {groups}"), "name groups that have scales"))
+    }
+}
+
+impl Factors {
+    /// The operands of a `matmul_quant`, dequantised.
+    pub(crate) fn of_quant(attrs: &MatmulQuantAttrs, x: &Args<'_>) -> Result<Factors> {
+        let (a, w) = (x.value(0)?, dequantised(attrs, x)?);
+        let (n, k) = (w.shape[0], w.shape[1]);
+        Ok(Factors { a: a.data, b: transposed(&w.data, n, k), k, n, rows: x.desc(0).shape.rows() })
+    }
+}
+
+pub(crate) fn matmul_quant(attrs: &MatmulQuantAttrs, x: &Args<'_>) -> Outputs {
+    let f = Factors::of_quant(attrs, x)?;
+    let c = f.multiply(before_epilogue(attrs.epilogue, x.out(0).elements()));
+    finish(attrs.epilogue, x, c, f.n, 5, 6)
+}
+
+/// `(Σ_k a[m, k]·b[n, k])·sa[m]·sb[n] + bias[n]`, the sum of integers exact.
+pub(crate) fn scaled_matmul(_: &NoAttrs, x: &Args<'_>) -> Outputs {
+    let (a, b, sa, sb, bias) = (x.value(0)?, x.value(1)?, x.value(2)?, x.value(3)?, x.opt(4)?);
+    let scale = |s: &Value, i: usize| if s.data.len() == 1 { s.data[0] } else { s.data[i] };
+    let (m, n, k) = (a.shape[0], b.shape[0], a.shape[1]);
+    let mut y = Vec::with_capacity(m * n);
+    for i in 0..m {
+        for j in 0..n {
+            let (a, b) = (&a.data[i * k..(i + 1) * k], &b.data[j * k..(j + 1) * k]);
+            let sum: i64 = a.iter().zip(b).map(|(&a, &b)| a as i64 * b as i64).sum();
+            y.push(sum as f64 * scale(&sa, i) * scale(&sb, j) + bias.as_ref().map_or(0.0, |b| b.data[j]));
+        }
+    }
+    one(y)
+}
