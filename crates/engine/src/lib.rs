@@ -19,6 +19,8 @@ pub mod tokenizer;
 pub mod detokenize;
 pub mod stop;
 
+pub mod chat;
+
 pub mod generation;
 
 pub mod sampler;
