@@ -15,7 +15,7 @@ struct Primitive {
 }
 
 impl Primitive {
-    fn new(multi_op: bool) -> Arc<dyn Device> {
+    fn open(multi_op: bool) -> Arc<dyn Device> {
         let inner = ReferenceBackend.open(0).unwrap();
         let mut info = inner.info().clone();
         info.caps.multi_op = multi_op;
@@ -84,7 +84,7 @@ impl Device for Lowering {
 fn check(trial: &Trial) {
     let golden = trial.golden(None).unwrap();
     for multi_op in [true, false] {
-        let device = Lowering(Primitive::new(multi_op));
+        let device = Lowering(Primitive::open(multi_op));
         let got = trial.run(&device).unwrap();
         for found in golden.compare(&got) {
             assert!(found.passes(), "{}{found:?}", trial.graph().unwrap());
