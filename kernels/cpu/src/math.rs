@@ -59,17 +59,14 @@ fn exp<S: Simd>(s: S, x: S::D) -> S::D {
     s.d_madd(p, q, p)
 }
 
-/// `1 / (1 + exp(-x))` in f64 lanes.
+/// `1 + exp(-x)` in f64 lanes.
+///
+/// `exp(y) > y`, so the maximum changes nothing but at y = ∞, where it makes the bounded
+/// exponential infinite.
 #[inline(always)]
-fn logistic<S: Simd>(s: S, x: S::D) -> S::D {
-    let e = exp(s, s.d_sub(s.d_splat(0.0), x));
-    s.d_div(s.d_splat(1.0), s.d_add(s.d_splat(1.0), e))
-}
-
-/// `x` from below -700 raised to -700, so that times a vanishing factor it gives zero and not NaN.
-#[inline(always)]
-fn bounded<S: Simd>(s: S, x: S::D) -> S::D {
-    s.d_max(s.d_splat(-700.0), x)
+fn one_plus_exp_minus<S: Simd>(s: S, x: S::D) -> S::D {
+    let y = s.d_sub(s.d_splat(0.0), x);
+    s.d_add(s.d_splat(1.0), s.d_max(exp(s, y), y))
 }
 
 /// `exp(x)`.
@@ -88,14 +85,14 @@ pub(crate) struct Sigmoid;
 impl Unary for Sigmoid {
     #[inline(always)]
     fn of<S: Simd>(s: S, x: S::V) -> S::V {
-        s.narrow(logistic(s, s.widen(x)))
+        s.narrow(s.d_div(s.d_splat(1.0), one_plus_exp_minus(s, s.widen(x))))
     }
 }
 
-/// `x / (1 + exp(-x))` in f64 lanes; its limit, zero, at -∞.
+/// `x / (1 + exp(-x))` in f64 lanes; NaN at -∞, as the formula has it.
 #[inline(always)]
 fn silu<S: Simd>(s: S, x: S::D) -> S::D {
-    s.d_mul(bounded(s, x), logistic(s, x))
+    s.d_div(x, one_plus_exp_minus(s, x))
 }
 
 /// `x / (1 + exp(-x))`.
@@ -129,7 +126,8 @@ impl Unary for Tanh {
     }
 }
 
-/// `x · (1 + tanh(√(2/π)(x + 0.044715 x³))) / 2 = x · logistic(2√(2/π)(x + 0.044715 x³))`.
+/// `x · (1 + tanh(√(2/π)(x + 0.044715 x³))) / 2 = x / (1 + exp(-2√(2/π)(x + 0.044715 x³)))`;
+/// NaN at -∞, as the formula has it.
 pub(crate) struct GeluTanh;
 
 impl Unary for GeluTanh {
@@ -139,7 +137,7 @@ impl Unary for GeluTanh {
         let x = s.widen(x);
         let square = s.d_mul(x, x);
         let inner = s.d_madd(square, s.d_splat(0.044715 * TWICE_SQRT_2_OVER_PI), s.d_splat(TWICE_SQRT_2_OVER_PI));
-        s.narrow(s.d_mul(bounded(s, x), logistic(s, s.d_mul(x, inner))))
+        s.narrow(s.d_div(x, one_plus_exp_minus(s, s.d_mul(x, inner))))
     }
 }
 
@@ -164,7 +162,7 @@ const LOG_ERFC: [f64; 16] = [
     -3.7643578707502456e-06,
 ];
 
-/// `x · erfc(-x/√2) / 2`.
+/// `x · erfc(-x/√2) / 2`; NaN at -∞, as the formula has it.
 ///
 /// With `q = erfc(|x|/√2)/2`, the factor of x is `q` below zero and `1 - q` above, so nothing cancels.
 pub(crate) struct GeluErf;
@@ -175,14 +173,13 @@ impl Unary for GeluErf {
         let one = s.d_splat(1.0);
         let size = s.widen(s.abs(x));
         let x = s.widen(x);
-        let size = s.d_min(s.d_splat(40.0), size);
         let half_z = s.d_mul(size, s.d_splat(0.5 * std::f64::consts::FRAC_1_SQRT_2));
         let t = s.d_div(one, s.d_add(one, half_z));
         let log = polynomial(s, s.d_sub(s.d_add(t, t), one), &LOG_ERFC);
         let square = s.d_mul(size, size);
         let q = s.d_mul(t, exp(s, s.d_madd(square, s.d_splat(-0.5), log)));
         let factor = s.d_if_negative(x, q, s.d_sub(one, q));
-        s.narrow(s.d_mul(bounded(s, x), factor))
+        s.narrow(s.d_mul(x, factor))
     }
 }
 

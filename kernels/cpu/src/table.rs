@@ -149,11 +149,11 @@ pub struct Kernels {
     pub div: Entry<Binary>,
     /// `silu(a) · b`, rounded once.
     pub silu_mul: Entry<Binary>,
-    /// `x / (1 + exp(-x))`; zero, its limit, at -∞.
+    /// `x / (1 + exp(-x))`; NaN at -∞.
     pub silu: Entry<Unary>,
-    /// `x · (1 + erf(x/√2)) / 2`; zero, its limit, at -∞.
+    /// `x · (1 + erf(x/√2)) / 2`; NaN at -∞.
     pub gelu_erf: Entry<Unary>,
-    /// `x · (1 + tanh(√(2/π)(x + 0.044715 x³))) / 2`; zero, its limit, at -∞.
+    /// `x · (1 + tanh(√(2/π)(x + 0.044715 x³))) / 2`; NaN at -∞.
     pub gelu_tanh: Entry<Unary>,
     /// `max(x, 0)`
     pub relu: Entry<Unary>,
@@ -201,7 +201,8 @@ pub struct Kernels {
     pub pv_bf16: Entry<Pv<bf16>>,
 
     /// Quantises a row and returns its scale, `absmax / 127`; `q = x / scale` to nearest even,
-    /// within ±127. A zero row gives scale 0 and zeros; NaN gives 0.
+    /// saturating. A zero row gives scale 0 and zeros. NaN in a row makes the scale NaN, else ∞
+    /// makes it ∞; a quotient that is NaN gives 0.
     pub quantize_row_i8: Entry<QuantizeRow>,
 }
 

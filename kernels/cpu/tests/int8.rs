@@ -85,20 +85,28 @@ fn the_most_negative_values_do_not_saturate() {
 #[test]
 fn rows_quantise_alike_on_every_tier() {
     let mut random = Random::new(9);
-    for len in [0, 1, 7, 8, 9, 31, 64, 1001] {
-        let mut x = random.row(len);
-        if len > 20 {
-            x[3] = f32::NAN;
-            x[17] = -3.0;
-        }
-        let largest = x.iter().fold(0f32, |m, x| m.max(x.abs()));
-        let scale = largest / 127.0;
-        let truth: Vec<i8> =
-            x.iter().map(|x| if scale == 0.0 { 0 } else { (x / scale).round_ties_even() as i8 }).collect();
-        for kernels in tables() {
-            let mut q = Guarded::new(len, 55i8, -55);
-            assert_eq!((kernels.quantize_row_i8.run)(q.inside(), &x), scale);
-            assert_eq!(q.checked(), truth, "{}", kernels.quantize_row_i8.name);
+    for len in [0usize, 1, 7, 8, 9, 31, 64, 1001] {
+        for planted in [-3.0, 1e-44, f32::INFINITY, f32::NAN] {
+            for at in [0, len / 2, len.saturating_sub(1)] {
+                let mut x = random.row(len);
+                if planted == 1e-44 {
+                    x.iter_mut().for_each(|x| *x *= 1e-42);
+                }
+                if let Some(x) = x.get_mut(at) {
+                    *x = planted;
+                }
+                let has_nan = x.iter().any(|x| x.is_nan());
+                let largest = x.iter().fold(0f32, |m, x| m.max(x.abs()));
+                let scale = if has_nan { f32::NAN } else { largest / 127.0 };
+                let code = |x: &f32| if scale == 0.0 { 0 } else { (x / scale).round_ties_even() as i8 };
+                let truth: Vec<i8> = x.iter().map(code).collect();
+                for kernels in tables() {
+                    let mut q = Guarded::new(len, 55i8, -55);
+                    let got = (kernels.quantize_row_i8.run)(q.inside(), &x);
+                    assert!(got == scale || (got.is_nan() && has_nan), "{got} for {scale}");
+                    assert_eq!(q.checked(), truth, "{}", kernels.quantize_row_i8.name);
+                }
+            }
         }
     }
 }

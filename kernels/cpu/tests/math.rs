@@ -14,7 +14,7 @@ const FUNCTIONS: [Function; 7] = [
     (|k| k.exp, |x| x.exp(), 1.0),
     (|k| k.sigmoid, |x| 1.0 / (1.0 + (-x).exp()), 1.0),
     (|k| k.tanh, |x| x.tanh(), 1.0),
-    (|k| k.silu, |x| if x == f64::NEG_INFINITY { 0.0 } else { x / (1.0 + (-x).exp()) }, 1.0),
+    (|k| k.silu, |x| x / (1.0 + (-x).exp()), 1.0),
     (|k| k.gelu_tanh, gelu_tanh, 1.0),
     (|k| k.gelu_erf, gelu_erf, 1.0),
     (|k| k.relu, |x| if x < 0.0 { 0.0 } else { x }, 0.0),
@@ -22,18 +22,12 @@ const FUNCTIONS: [Function; 7] = [
 
 /// `(1 + tanh(u)) / 2 = 1 / (1 + exp(-2u))`, which does not cancel.
 fn gelu_tanh(x: f64) -> f64 {
-    if x == f64::NEG_INFINITY {
-        return 0.0;
-    }
     let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
     x / (1.0 + (-2.0 * u).exp())
 }
 
 /// `(1 + erf(z)) / 2 = erfc(-z) / 2`, which does not cancel.
 fn gelu_erf(x: f64) -> f64 {
-    if x == f64::NEG_INFINITY {
-        return 0.0;
-    }
     0.5 * x * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)
 }
 
@@ -95,10 +89,10 @@ fn silu_mul_rounds_once() {
         (kernels.silu_mul.run)(out.inside(), &gate, &up);
         for ((gate, up), got) in gate.iter().zip(&up).zip(out.checked()) {
             let (g, u) = (f64::from(*gate), f64::from(*up));
-            if g < -600.0 && u.is_infinite() {
-                continue; // 0 · ∞ at the limit, a matter of where the limit is taken.
+            if g.is_finite() && g < -700.0 && u.is_infinite() {
+                continue; // Whether silu(g) is zero here is a matter of the exponential's range.
             }
-            let silu = if g == f64::NEG_INFINITY { 0.0 } else { g / (1.0 + (-g).exp()) };
+            let silu = g / (1.0 + (-g).exp());
             let error = ulps(*got, silu * u);
             assert!(error <= 1.0, "{}: {error} ulp at {gate:e}, {up:e}", kernels.silu_mul.name);
         }

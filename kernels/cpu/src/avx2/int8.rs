@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 use crate::gemm::{GemmBlock, KC, pack_a_groups};
 use crate::isa::Features;
 use crate::layout::NR;
+use crate::scalar::larger;
 use crate::table::{Entry, Gemm, Int8};
 
 /// Rows of the tile.
@@ -91,23 +92,28 @@ pub(crate) fn quantize_row_i8(out: &mut [i8], x: &[f32]) -> f32 {
     unsafe { quantize(out, x) }
 }
 
-/// The largest magnitude of a row, NaN passed over.
+/// The largest magnitude of a row; NaN where there is one.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn largest(x: &[f32]) -> f32 {
     let sign = _mm256_set1_ps(-0.0);
     let mut most = _mm256_setzero_ps();
+    let mut nan = _mm256_setzero_ps();
     let chunks = x.chunks_exact(8);
     let rest = chunks.remainder();
     for x in chunks {
         // SAFETY: a chunk has eight elements.
         let v = unsafe { _mm256_loadu_ps(x.as_ptr()) };
         most = _mm256_max_ps(_mm256_andnot_ps(sign, v), most);
+        nan = _mm256_or_ps(nan, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    }
+    if _mm256_movemask_ps(nan) != 0 {
+        return f32::NAN;
     }
     let mut lanes = [0f32; 8];
     // SAFETY: the array has the size of the vector.
     unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), most) };
-    lanes.iter().chain(rest).fold(0.0, |m, v| if v.abs() > m { v.abs() } else { m })
+    lanes.iter().chain(rest).fold(0.0, larger)
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -128,14 +134,14 @@ fn quantize(out: &mut [i8], x: &[f32]) -> f32 {
         unsafe {
             let v = _mm256_div_ps(_mm256_loadu_ps(from.as_ptr()), divisor);
             let number = _mm256_and_ps(v, _mm256_cmp_ps(v, v, _CMP_ORD_Q));
-            let held = _mm256_min_ps(_mm256_max_ps(number, _mm256_set1_ps(-127.0)), limit);
+            let held = _mm256_min_ps(_mm256_max_ps(number, _mm256_set1_ps(-128.0)), limit);
             let wide = _mm256_cvtps_epi32(held);
             let words = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
             _mm_storel_epi64(to.as_mut_ptr().cast(), _mm_packs_epi16(words, words));
         }
     }
     for (q, x) in to.into_remainder().iter_mut().zip(rest) {
-        *q = ((x / scale).round_ties_even() as i8).max(-127);
+        *q = (x / scale).round_ties_even() as i8;
     }
     scale
 }

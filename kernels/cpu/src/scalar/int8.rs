@@ -41,18 +41,22 @@ unsafe fn gemm(block: &GemmBlock<'_, i8, i8, i32>) {
     }
 }
 
+/// The larger of a magnitude and that of `x`; NaN once there is one.
+pub(crate) fn larger(magnitude: f32, x: &f32) -> f32 {
+    if magnitude.is_nan() || x.abs() <= magnitude { magnitude } else { x.abs() }
+}
+
 /// Quantises one row. See [`crate::Kernels::quantize_row_i8`].
 pub(crate) fn quantize_row_i8(out: &mut [i8], x: &[f32]) -> f32 {
     assert_eq!(out.len(), x.len(), "quantize_row_i8: lengths of output and row");
-    let largest = x.iter().fold(0f32, |m, v| if v.abs() > m { v.abs() } else { m });
-    let scale = largest / 127.0;
+    let scale = x.iter().fold(0.0, larger) / 127.0;
     if scale == 0.0 {
         out.fill(0);
         return 0.0;
     }
     for (q, x) in out.iter_mut().zip(x) {
-        // The cast saturates and sends NaN to zero; the lower clamp keeps the range symmetric.
-        *q = ((x / scale).round_ties_even() as i8).max(-127);
+        // The cast saturates and sends NaN to zero.
+        *q = (x / scale).round_ties_even() as i8;
     }
     scale
 }

@@ -9,8 +9,8 @@ use crate::layout;
 use crate::simd::Simd;
 
 use dot::gemm_bf16_dot;
-use int8::int8;
-pub(crate) use int8::quantize_row_i8;
+pub(crate) use int8::larger;
+use int8::{int8, quantize_row_i8};
 
 crate::entry::entry_points! {
     token: Scalar, isa: Scalar "scalar", features: [],
