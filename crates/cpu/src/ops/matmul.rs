@@ -270,7 +270,7 @@ struct Blocks {
 
 impl Blocks {
     fn new<P, W, C>(m: usize, n: usize, k: usize, gemm: Gemm<P, W, C>, threads: usize) -> Self {
-        let rows = m.min(GEMM_ROWS).next_multiple_of(gemm.mr);
+        let rows = m.clamp(1, GEMM_ROWS).next_multiple_of(gemm.mr);
         let all = n.div_ceil(NR);
         let panels = GEMM_PANELS.min(all.div_ceil(threads)).max(1);
         Blocks { n, k, mr: gemm.mr, kc: gemm.kc, k_padded: k.next_multiple_of(4), rows, panels }
