@@ -1,8 +1,8 @@
 //! From a checkpoint to tokens, over any device.
 //!
 //! Modules, from ground to roof: `error`, `json`, `weights`, `rope`, `config`, `tokenizer`, `detokenize`, `stop`, `chat`,
-//! `generation`, `sampler`, `model`, `cache`,
-//! `placing`, `prepared`, `rotary`, `runner`, `session`, `compare`.
+//! `generation`, `sampler`, `model`, `checkpoint`, `cache`, `placing`, `prepared`, `rotary`, `runner`, `session`, `compare`,
+//! `text`, `generate`.
 #![deny(unsafe_code)]
 
 pub mod error;
@@ -27,6 +27,8 @@ pub mod sampler;
 
 pub mod model;
 
+pub mod checkpoint;
+
 pub mod cache;
 pub mod placing;
 mod prepared;
@@ -37,5 +39,9 @@ pub mod runner;
 pub mod session;
 
 pub mod compare;
+
+pub mod text;
+
+pub mod generate;
 
 pub use error::{EngineError, Result};

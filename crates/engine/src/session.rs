@@ -165,7 +165,7 @@ impl Session {
     }
 
     /// Checks tokens that are to be appended; gives the length of the sequence with them.
-    fn check(&self, ids: &[u32]) -> Result<usize> {
+    pub(crate) fn check(&self, ids: &[u32]) -> Result<usize> {
         let vocab_size = self.model.spec().vocab;
         if ids.is_empty() {
             return Err(EngineError::EmptyPrompt);

@@ -1,1 +1,52 @@
 //! Qiao: load a checkpoint and stream tokens, on whatever chip is present.
+//!
+//! ```
+//! use std::io::Write;
+//!
+//! fn main() -> qiao::Result<()> {
+//!     let model = qiao::Model::demo()?; // or qiao::Model::load("path/to/checkpoint")?
+//!     let params = qiao::Params::new().max_tokens(24);
+//!     let mut generation = model.generate("床前明月光", &params)?;
+//!     for piece in &mut generation {
+//!         print!("{}", piece?.text);
+//!         std::io::stdout().flush().ok();
+//!     }
+//!     println!("\n{:.1} tokens/s", generation.stats().decode_tokens_per_s());
+//!     Ok(())
+//! }
+//! ```
+//!
+//! - [`Model`] is a checkpoint on a device: clone it, share it between threads, run several generations from it at once.
+//!   [`ModelOptions`] says which device, which compute dtype, how long a context.
+//! - [`Generation`] is an iterator over [`Piece`]s of text that are never a part of a character. [`Generation::canceller`] ends
+//!   it from another thread; dropping it ends it as well.
+//! - [`Params`] are sampling parameters; what is not set is as the checkpoint's `generation_config.json` has it.
+//! - [`registry`] lists the backends of this build; a device of another backend is given with [`ModelOptions::on`].
+//! - [`compare()`] judges a model on a device against golden logits.
+//!
+//! Everything blocks the thread that calls it, and may be called from any.
+#![forbid(unsafe_code)]
+
+mod error;
+
+mod devices;
+
+mod demo;
+mod params;
+
+mod model;
+
+pub use devices::registry;
+pub use error::{Error, Result};
+pub use model::{Generation, Model, ModelOptions, compare};
+pub use params::Params;
+
+/// The contract that devices and graphs are written in.
+pub use qiao_core as core;
+pub use qiao_core::{DType, Device, Registry};
+pub use qiao_engine::EngineError;
+pub use qiao_engine::chat::Message;
+pub use qiao_engine::compare::{Comparison, LayerComparison, Limits};
+pub use qiao_engine::generate::{Canceller, FinishReason, Piece, Stats};
+pub use qiao_engine::placing::Progress;
+pub use qiao_engine::text::Prompt;

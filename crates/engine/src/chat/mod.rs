@@ -89,6 +89,16 @@ impl ChatTemplate {
         ChatTemplate::new(sources, config.special_tokens().clone()).map(Some)
     }
 
+    /// The templates of a `tokenizer_config.json` alone. `None` when it has none.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::from_dir`].
+    pub fn from_config(path: impl AsRef<Path>, config: &TokenizerConfig) -> Result<Option<ChatTemplate>> {
+        let Some(value) = &config.chat_template else { return Ok(None) };
+        let sources = named_sources(path.as_ref(), value)?;
+        ChatTemplate::new(sources, config.special_tokens().clone()).map(Some)
+    }
+
     /// A template given as text.
     ///
     /// # Errors

@@ -25,9 +25,21 @@ impl TokenizerConfig {
     /// When the file cannot be read or is not a JSON object.
     pub fn from_dir(dir: &Path) -> Result<TokenizerConfig> {
         let path = dir.join(TOKENIZER_CONFIG_FILE);
-        let Some(object) = json::read_object_if_present(&path)? else {
-            return Ok(TokenizerConfig::default());
-        };
+        match json::read_object_if_present(&path)? {
+            Some(object) => Ok(TokenizerConfig::from_object(&object)),
+            None => Ok(TokenizerConfig::default()),
+        }
+    }
+
+    /// Parses the text of a `tokenizer_config.json`; `path` is for error texts only.
+    ///
+    /// # Errors
+    /// When it is not a JSON object.
+    pub fn from_json(path: impl AsRef<Path>, text: &[u8]) -> Result<TokenizerConfig> {
+        Ok(TokenizerConfig::from_object(&json::Object::parse(path.as_ref(), text)?))
+    }
+
+    fn from_object(object: &json::Object) -> TokenizerConfig {
         let mut special_tokens = Map::new();
         for key in object.keys() {
             let Some(value) = object.get(key) else { continue };
@@ -40,7 +52,7 @@ impl TokenizerConfig {
             }
         }
         let chat_template = object.get("chat_template").cloned();
-        Ok(TokenizerConfig { special_tokens, chat_template })
+        TokenizerConfig { special_tokens, chat_template }
     }
 
     /// The text of a special token, e.g. of `eos_token`.

@@ -6,15 +6,21 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{EngineError, Result};
 
-/// A file mapped read-only into memory.
+/// A file mapped read-only into memory, or one that is part of the program.
 ///
 /// The file must not be shortened or rewritten while it is mapped: the bytes would change under their reader, and a page past the
 /// new end faults. Checkpoint files are written once.
 #[derive(Debug)]
 pub struct MappedFile {
     path: PathBuf,
-    /// `None` for an empty file, which cannot be mapped on every system.
-    map: Option<memmap2::Mmap>,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Mapped(memmap2::Mmap),
+    /// Bytes of the program; none for an empty file, which cannot be mapped on every system.
+    Static(&'static [u8]),
 }
 
 impl MappedFile {
@@ -29,12 +35,16 @@ impl MappedFile {
             let kind = std::io::Error::other("not a regular file");
             return Err(EngineError::io("map", path, kind));
         }
-        let map = if meta.len() == 0 {
-            None
-        } else {
-            Some(map_read_only(&file).map_err(|e| EngineError::io("map", path, e))?)
+        let content = match meta.len() {
+            0 => Content::Static(&[]),
+            _ => Content::Mapped(map_read_only(&file).map_err(|e| EngineError::io("map", path, e))?),
         };
-        Ok(MappedFile { path: path.to_path_buf(), map })
+        Ok(MappedFile { path: path.to_path_buf(), content })
+    }
+
+    /// A file whose bytes are part of the program; `path` names it in error texts.
+    pub fn embedded(path: impl Into<PathBuf>, bytes: &'static [u8]) -> MappedFile {
+        MappedFile { path: path.into(), content: Content::Static(bytes) }
     }
 
     /// The file's path, as it was given.
@@ -44,7 +54,10 @@ impl MappedFile {
 
     /// The whole file.
     pub fn bytes(&self) -> &[u8] {
-        self.map.as_deref().unwrap_or(&[])
+        match &self.content {
+            Content::Mapped(map) => map,
+            Content::Static(bytes) => bytes,
+        }
     }
 
     /// Asks the system to read a byte range ahead. A hint: failure is not reported, a range past the end is cut.
@@ -71,7 +84,7 @@ impl MappedFile {
 
     #[cfg(unix)]
     fn clip(&self, range: Range<usize>) -> Option<(&memmap2::Mmap, Range<usize>)> {
-        let map = self.map.as_ref()?;
+        let Content::Mapped(map) = &self.content else { return None };
         let end = range.end.min(map.len());
         (range.start < end).then_some((map, range.start..end))
     }

@@ -174,21 +174,31 @@ impl Weights {
         })
     }
 
+    /// Reads a safetensors file that is part of the program; `path` names it in error texts.
+    ///
+    /// # Errors
+    /// As [`Weights::open`].
+    pub fn embedded(path: impl AsRef<Path>, bytes: &'static [u8]) -> Result<Weights> {
+        let path = path.as_ref();
+        let mut weights = Weights::empty(path);
+        weights.add_file(MappedFile::embedded(path, bytes))?;
+        Ok(weights)
+    }
+
+    fn empty(root: &Path) -> Weights {
+        Weights { root: root.to_path_buf(), files: Vec::new(), tensors: BTreeMap::new(), metadata: BTreeMap::new() }
+    }
+
     fn open_files(root: &Path, paths: Vec<PathBuf>) -> Result<Weights> {
-        let mut weights = Weights {
-            root: root.to_path_buf(),
-            files: Vec::with_capacity(paths.len()),
-            tensors: BTreeMap::new(),
-            metadata: BTreeMap::new(),
-        };
+        let mut weights = Weights::empty(root);
         for path in paths {
-            weights.add_file(&path)?;
+            weights.add_file(MappedFile::open(&path)?)?;
         }
         Ok(weights)
     }
 
-    fn add_file(&mut self, path: &Path) -> Result<()> {
-        let file = MappedFile::open(path)?;
+    fn add_file(&mut self, file: MappedFile) -> Result<()> {
+        let path = file.path();
         let header = header::parse(path, file.bytes())?;
         let index = self.files.len();
         for entry in header.entries {

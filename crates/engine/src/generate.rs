@@ -1,0 +1,269 @@
+//! Tokens to a stream of text: prefill, choose, detokenise, look for the end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::detokenize::Detokenizer;
+use crate::error::Result;
+use crate::generation::SamplingParams;
+use crate::sampler::Sampler;
+use crate::session::Session;
+use crate::stop::StopMatcher;
+use crate::text::{Prompt, TextModel};
+
+/// A part of the text, as it becomes certain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// The text; never a part of a character, never a part of a stop string. Empty for a model without tokenizer.
+    pub text: String,
+    /// The tokens that came since the last piece. The end-of-text id is not among them; the tokens of a stop string are.
+    pub token_ids: Vec<u32>,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// An end-of-text id, a stop id or a stop string.
+    Stop,
+    /// The most tokens that were asked for, or a full context.
+    Length,
+    /// [`Canceller::cancel`].
+    Cancelled,
+}
+
+impl FinishReason {
+    /// The name that reports use.
+    pub fn name(self) -> &'static str {
+        match self {
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+            FinishReason::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// How a generation went so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Stats {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated.
+    pub decode_tokens: usize,
+    /// Time until the prompt's last logits were there.
+    pub prefill_time: Duration,
+    /// Time of the decode steps, choosing included: every token after the first takes one.
+    pub decode_time: Duration,
+    /// Time that loading the model took.
+    pub load_time: Duration,
+}
+
+impl Stats {
+    /// Prompt tokens per second; 0 before the prompt has run.
+    pub fn prefill_tokens_per_s(&self) -> f64 {
+        per_second(self.prompt_tokens, self.prefill_time)
+    }
+
+    /// Generated tokens after the first, per second; 0 before the second.
+    pub fn decode_tokens_per_s(&self) -> f64 {
+        per_second(self.decode_tokens.saturating_sub(1), self.decode_time)
+    }
+}
+
+fn per_second(tokens: usize, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }
+}
+
+/// Ends a generation from any thread, at its next step.
+#[derive(Clone, Debug, Default)]
+pub struct Canceller {
+    flag: Arc<AtomicBool>,
+}
+
+impl Canceller {
+    /// Asks the generation to end.
+    pub fn cancel(&self) {
+        self.flag.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was asked to end.
+    pub fn is_cancelled(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
+    }
+}
+
+enum State {
+    /// The prompt has not run.
+    Prompt(Vec<u32>),
+    /// This token was given out and has not run.
+    Token(u32),
+    Done,
+}
+
+/// One generation: an iterator over pieces of text, with a cache and a stream of its own. Dropping it ends it.
+pub struct Generation {
+    text: Arc<TextModel>,
+    session: Session,
+    sampler: Sampler,
+    detokenizer: Option<Detokenizer>,
+    stops: StopMatcher,
+    stop_ids: Vec<u32>,
+    canceller: Canceller,
+    state: State,
+    finish: Option<FinishReason>,
+    piece: Piece,
+    stats: Stats,
+}
+
+impl Generation {
+    /// Starts a generation. Nothing runs before its first piece is asked for.
+    ///
+    /// # Errors
+    /// A prompt that [`TextModel::encode`] refuses, is empty, has ids outside the vocabulary or does not fit into the context;
+    /// parameters outside their range; stop strings without a tokenizer; no room on the device for the cache.
+    pub fn new(text: Arc<TextModel>, prompt: &Prompt, params: SamplingParams) -> Result<Generation> {
+        let prompt = text.encode(prompt)?;
+        let model = text.model().clone();
+        let wanted = prompt.len().saturating_add(params.max_tokens);
+        let session = Session::new(model.clone(), wanted.min(model.context()))?;
+        session.check(&prompt)?;
+        let mut sampler = Sampler::new(params, &prompt)?;
+        sampler.mask(text.undecodable().to_vec());
+        let params = sampler.params();
+        if !params.stop.is_empty() {
+            text.tokenizer()?;
+        }
+        let detokenizer = match text.has_tokenizer() {
+            true => Some(Detokenizer::continuing(text.tokenizer()?.vocabulary()?, true)),
+            false => None,
+        };
+        let mut stop_ids = params.stop_token_ids.clone();
+        if !params.ignore_eos {
+            stop_ids.extend_from_slice(text.eos_ids());
+        }
+        let stats = Stats { prompt_tokens: prompt.len(), load_time: model.load_time(), ..Default::default() };
+        Ok(Generation {
+            stops: StopMatcher::new(params.stop.clone()),
+            text,
+            session,
+            sampler,
+            detokenizer,
+            stop_ids,
+            canceller: Canceller::default(),
+            state: State::Prompt(prompt),
+            finish: None,
+            piece: Piece::default(),
+            stats,
+        })
+    }
+
+    /// What ends this generation from elsewhere.
+    pub fn canceller(&self) -> Canceller {
+        self.canceller.clone()
+    }
+
+    /// How it went so far.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Why it ended; `None` while it goes on, or when it failed.
+    pub fn finish_reason(&self) -> Option<FinishReason> {
+        self.finish
+    }
+
+    /// The model that generates.
+    pub fn text_model(&self) -> &Arc<TextModel> {
+        &self.text
+    }
+
+    /// Takes one step; a piece when there is something to give out.
+    fn advance(&mut self) -> Result<Option<Piece>> {
+        if self.stats.decode_tokens >= self.sampler.params().max_tokens {
+            return Ok(self.end(FinishReason::Length));
+        }
+        if self.canceller.is_cancelled() {
+            return Ok(self.end(FinishReason::Cancelled));
+        }
+        let Some(id) = self.next_token()? else {
+            return Ok(self.end(FinishReason::Cancelled));
+        };
+        if self.stop_ids.contains(&id) {
+            return Ok(self.end(FinishReason::Stop));
+        }
+        self.stats.decode_tokens += 1;
+        self.piece.token_ids.push(id);
+        let mut stopped = false;
+        if let Some(detokenizer) = &mut self.detokenizer {
+            let released = self.stops.push(&detokenizer.push(id));
+            self.piece.text.push_str(&released.text);
+            stopped = released.stopped_by.is_some();
+        }
+        if stopped {
+            return Ok(self.end(FinishReason::Stop));
+        }
+        let full = self.session.len() >= self.session.capacity();
+        if full || self.stats.decode_tokens >= self.sampler.params().max_tokens {
+            return Ok(self.end(FinishReason::Length));
+        }
+        self.state = State::Token(id);
+        let give = !self.piece.text.is_empty() || self.detokenizer.is_none();
+        Ok(give.then(|| std::mem::take(&mut self.piece)))
+    }
+
+    /// Runs what has not run and chooses the next token; `None` when cancelled between chunks of the prompt.
+    fn next_token(&mut self) -> Result<Option<u32>> {
+        let start = Instant::now();
+        let state = std::mem::replace(&mut self.state, State::Done);
+        let canceller = &self.canceller;
+        let logits = match &state {
+            State::Prompt(ids) => match self.session.prefill(ids, &|| canceller.is_cancelled())? {
+                Some(logits) => logits,
+                None => return Ok(None),
+            },
+            State::Token(id) => self.session.step(*id)?,
+            State::Done => return Ok(None),
+        };
+        if matches!(state, State::Prompt(_)) {
+            self.stats.prefill_time = start.elapsed();
+        }
+        let early = self.stats.decode_tokens < self.sampler.params().min_tokens;
+        let forbidden: &[u32] = if early { &self.stop_ids } else { &[] };
+        let id = self.sampler.next(logits, forbidden)?;
+        if matches!(state, State::Token(_)) {
+            self.stats.decode_time += start.elapsed();
+        }
+        Ok(Some(id))
+    }
+
+    /// Ends the stream; the last piece holds what was held back.
+    fn end(&mut self, reason: FinishReason) -> Option<Piece> {
+        self.state = State::Done;
+        self.finish = Some(reason);
+        if let Some(detokenizer) = &mut self.detokenizer {
+            let released = self.stops.push(&detokenizer.flush());
+            self.piece.text.push_str(&released.text);
+            self.piece.text.push_str(&self.stops.finish());
+        }
+        let last = std::mem::take(&mut self.piece);
+        (last != Piece::default()).then_some(last)
+    }
+}
+
+impl Iterator for Generation {
+    type Item = Result<Piece>;
+
+    fn next(&mut self) -> Option<Result<Piece>> {
+        while !matches!(self.state, State::Done) {
+            match self.advance() {
+                Ok(Some(piece)) => return Some(Ok(piece)),
+                Ok(None) => {}
+                Err(error) => {
+                    self.state = State::Done;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+}

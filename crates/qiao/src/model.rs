@@ -1,0 +1,243 @@
+//! A model on a device, and what it generates.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use qiao_core::{DType, Device};
+use qiao_engine::checkpoint::Checkpoint;
+use qiao_engine::compare::{self, Comparison, Golden, Limits};
+use qiao_engine::config::ModelConfig;
+use qiao_engine::detokenize::decode;
+use qiao_engine::generate;
+use qiao_engine::runner::LoadOptions;
+use qiao_engine::text::TextModel;
+use qiao_layers::Account;
+
+use crate::{Canceller, FinishReason, Params, Piece, Progress, Prompt, Result, Stats, demo, registry};
+
+/// How a model is loaded: onto which device, in which dtype, for how long a context.
+#[derive(Default)]
+pub struct ModelOptions {
+    device: Option<String>,
+    opened: Option<Arc<dyn Device>>,
+    load: LoadOptions,
+    progress: Option<Box<dyn FnMut(Progress) + Send>>,
+}
+
+impl ModelOptions {
+    /// The CPU, the dtype of the weights, 4096 tokens or what the model allows.
+    pub fn new() -> ModelOptions {
+        ModelOptions::default()
+    }
+
+    /// A device of [`registry`] by name, such as `cpu` or `cpu:0`.
+    pub fn device(mut self, name: impl Into<String>) -> ModelOptions {
+        self.device = Some(name.into());
+        self
+    }
+
+    /// A device that was opened elsewhere. It wins over a name.
+    pub fn on(mut self, device: Arc<dyn Device>) -> ModelOptions {
+        self.opened = Some(device);
+        self
+    }
+
+    /// The dtype of activations and cache: f32, bf16 or f16; `None` = that of the weights. Weights stay as they are stored.
+    pub fn dtype(mut self, dtype: impl Into<Option<DType>>) -> ModelOptions {
+        self.load.dtype = dtype.into();
+        self
+    }
+
+    /// The longest sequence in tokens, prompt and answer together.
+    pub fn context(mut self, tokens: usize) -> ModelOptions {
+        self.load.context = Some(tokens);
+        self
+    }
+
+    /// Is told how far loading has come, once at the start and after every tensor.
+    pub fn on_progress(mut self, tell: impl FnMut(Progress) + Send + 'static) -> ModelOptions {
+        self.progress = Some(Box::new(tell));
+        self
+    }
+
+    /// Loads a checkpoint directory.
+    ///
+    /// # Errors
+    /// A device that is not there; files that are missing, malformed or do not belong together; an unknown architecture; a
+    /// context beyond the model's; operators that the device does not run.
+    pub fn load(self, path: impl AsRef<Path>) -> Result<Model> {
+        let checkpoint = Checkpoint::open(path)?;
+        self.place(checkpoint)
+    }
+
+    /// Loads the embedded demo model.
+    ///
+    /// # Errors
+    /// As [`ModelOptions::load`].
+    pub fn demo(self) -> Result<Model> {
+        let checkpoint = Checkpoint::embedded(&demo::files())?;
+        self.place(checkpoint)
+    }
+
+    fn place(self, checkpoint: Checkpoint) -> Result<Model> {
+        let device = match (self.opened, self.device) {
+            (Some(device), _) => device,
+            (None, name) => registry().open(name.as_deref().unwrap_or("cpu"))?,
+        };
+        let mut tell = self.progress.unwrap_or_else(|| Box::new(|_| {}));
+        Ok(Model { text: Arc::new(TextModel::load(device, checkpoint, self.load, &mut *tell)?) })
+    }
+}
+
+/// A model on a device. Cheap to clone; every clone is the same model, and any number of generations run from it at once, from
+/// any threads.
+#[derive(Clone)]
+pub struct Model {
+    text: Arc<TextModel>,
+}
+
+impl Model {
+    /// Loads a checkpoint directory onto the CPU.
+    ///
+    /// # Errors
+    /// As [`ModelOptions::load`].
+    pub fn load(path: impl AsRef<Path>) -> Result<Model> {
+        ModelOptions::new().load(path)
+    }
+
+    /// Loads the embedded demo model onto the CPU: a small model of classical Chinese poetry.
+    ///
+    /// # Errors
+    /// As [`ModelOptions::load`].
+    pub fn demo() -> Result<Model> {
+        ModelOptions::new().demo()
+    }
+
+    /// Starts a generation. Nothing runs before its first piece is asked for.
+    ///
+    /// # Errors
+    /// A prompt that is empty, has ids outside the vocabulary or does not fit into the context; text without a tokenizer, a
+    /// conversation without a chat template; parameters outside their range.
+    pub fn generate(&self, prompt: impl Into<Prompt>, params: &Params) -> Result<Generation> {
+        let params = params.resolve(self.text.defaults());
+        let seed = params.seed;
+        Ok(Generation { inner: generate::Generation::new(self.text.clone(), &prompt.into(), params)?, seed })
+    }
+
+    /// The token ids of a prompt.
+    ///
+    /// # Errors
+    /// As [`Model::generate`], except that any number of tokens is given.
+    pub fn encode(&self, prompt: impl Into<Prompt>) -> Result<Vec<u32>> {
+        Ok(self.text.encode(&prompt.into())?)
+    }
+
+    /// The text of token ids, without control tokens.
+    ///
+    /// # Errors
+    /// The checkpoint has no tokenizer, or one that cannot be streamed.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        Ok(decode(&self.text.tokenizer()?.vocabulary()?, ids, true))
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        self.text.model().device()
+    }
+
+    /// What `config.json` says.
+    pub fn config(&self) -> &ModelConfig {
+        self.text.model().config()
+    }
+
+    /// The longest sequence in tokens.
+    pub fn context(&self) -> usize {
+        self.text.model().context()
+    }
+
+    /// The dtype of activations and cache.
+    pub fn compute_dtype(&self) -> DType {
+        self.text.model().compute_dtype()
+    }
+
+    /// Bytes of the weights on the device, those that stay in their mapped file included.
+    pub fn weight_bytes(&self) -> u64 {
+        self.text.model().weight_bytes()
+    }
+
+    /// Whether text can be given and is given out; without a tokenizer a model takes and gives token ids.
+    pub fn has_tokenizer(&self) -> bool {
+        self.text.has_tokenizer()
+    }
+
+    /// Whether conversations can be given.
+    pub fn has_chat_template(&self) -> bool {
+        self.text.has_chat_template()
+    }
+
+    /// What became of every operator of a decode step on the device.
+    ///
+    /// # Errors
+    /// The device's own.
+    pub fn account(&self) -> Result<Account> {
+        Ok(self.text.model().account()?)
+    }
+}
+
+/// One generation: an iterator over pieces of text, with a cache of its own. Dropping it ends it.
+pub struct Generation {
+    inner: generate::Generation,
+    seed: u64,
+}
+
+impl Generation {
+    /// What ends this generation from another thread, at its next step.
+    pub fn canceller(&self) -> Canceller {
+        self.inner.canceller()
+    }
+
+    /// Token counts and times so far.
+    pub fn stats(&self) -> Stats {
+        self.inner.stats()
+    }
+
+    /// Why it ended; `None` while it goes on, or when it failed.
+    pub fn finish_reason(&self) -> Option<FinishReason> {
+        self.inner.finish_reason()
+    }
+
+    /// The seed in force, which gives the same text again.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Runs to the end and gives all text and tokens as one piece.
+    ///
+    /// # Errors
+    /// The first that a step meets.
+    pub fn collect_all(&mut self) -> Result<Piece> {
+        let mut all = Piece::default();
+        for piece in self {
+            let piece = piece?;
+            all.text.push_str(&piece.text);
+            all.token_ids.extend(piece.token_ids);
+        }
+        Ok(all)
+    }
+}
+
+impl Iterator for Generation {
+    type Item = Result<Piece>;
+
+    fn next(&mut self) -> Option<Result<Piece>> {
+        Some(self.inner.next()?.map_err(Into::into))
+    }
+}
+
+/// Compares a model on its device with a golden file; within the limits of its compute dtype unless others are given.
+///
+/// # Errors
+/// A golden file that is malformed or was not made for this model; a prompt beyond the context.
+pub fn compare(model: &Model, golden: impl AsRef<Path>, limits: Option<Limits>) -> Result<Comparison> {
+    Ok(compare::compare(model.text.model(), &Golden::open(golden)?, limits)?)
+}
