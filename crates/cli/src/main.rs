@@ -1,1 +1,49 @@
-fn main() {}
+//! The `qiao` command: text from a checkpoint on whatever chip is present.
+//!
+//! Results go to standard output, everything else to standard error. Exit codes are those of `exit`.
+#![forbid(unsafe_code)]
+
+mod exit;
+
+mod args;
+
+mod interrupt;
+mod load;
+
+mod chat;
+mod compare;
+mod devices;
+mod run;
+
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Command, CommandLine};
+use crate::exit::Exit;
+
+fn main() -> ExitCode {
+    let args = CommandLine::parse();
+    let result = interrupt::install().and_then(|()| {
+        let out: &mut dyn Write = &mut std::io::stdout().lock();
+        match &args.command {
+            Command::Devices(args) => devices::devices(args, out),
+            Command::Run(args) => run::run(args, out),
+            Command::Compare(args) => compare::compare(args, out),
+        }
+    });
+    match result {
+        Ok(exit) => exit.into(),
+        // Whoever read the output has seen enough.
+        Err(error) if is_closed_pipe(&error) => Exit::Ok.into(),
+        Err(error) => {
+            eprintln!("error: {}", exit::line(&error));
+            exit::code(&error).into()
+        }
+    }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
+}

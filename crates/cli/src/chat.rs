@@ -1,0 +1,41 @@
+//! `qiao run --chat`: every line of standard input is a turn; the end of input ends the conversation.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use qiao::{Message, Params, Prompt};
+
+use crate::exit::Exit;
+use crate::load::Loaded;
+use crate::run::collect;
+
+pub(crate) fn chat(loaded: &Loaded, params: &Params, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let stdin = std::io::stdin();
+    let terminal = stdin.is_terminal();
+    if terminal {
+        eprintln!("One line is a turn. Ctrl-D ends the conversation, Ctrl-C an answer and the command.");
+    }
+    let mut messages = Vec::new();
+    let mut line = String::new();
+    loop {
+        if terminal {
+            eprint!("> ");
+        }
+        line.clear();
+        if stdin.lock().read_line(&mut line)? == 0 {
+            return Ok(Exit::Ok);
+        }
+        if line.trim().is_empty() {
+            continue;
+        }
+        messages.push(Message::new("user", line.trim()));
+        let generation = loaded.model.generate(Prompt::Chat(messages.clone()), params)?;
+        let answer = collect(generation, out)?;
+        writeln!(out)?;
+        out.flush()?;
+        eprintln!("{}", answer.summary(loaded));
+        if answer.exit() != Exit::Ok {
+            return Ok(answer.exit());
+        }
+        messages.push(Message::new("assistant", answer.text));
+    }
+}

@@ -1,0 +1,58 @@
+//! `qiao compare`: a checkpoint on a device against golden logits.
+
+use std::io::Write;
+
+use qiao::Comparison;
+use serde_json::{Value, json};
+
+use crate::args::Compare;
+use crate::exit::Exit;
+use crate::load::load;
+
+pub(crate) fn compare(args: &Compare, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let loaded = load(Some(&args.model), &args.on)?;
+    let found = qiao::compare(&loaded.model, &args.golden, None)?;
+    if args.json {
+        let mut object = serde_json::to_value(&found)?;
+        object["device"] = Value::from(args.on.device.clone());
+        object["load_s"] = json!(loaded.time.as_secs_f64());
+        writeln!(out, "{object}")?;
+    } else {
+        write!(out, "{}", to_text(&found))?;
+    }
+    if found.passed {
+        return Ok(Exit::Ok);
+    }
+    for failure in found.failures() {
+        eprintln!("past its limit: {failure}");
+    }
+    Ok(Exit::OutOfLimits)
+}
+
+fn to_text(found: &Comparison) -> String {
+    let limits = &found.limits;
+    let at_most = |limit: f64| if limit.is_finite() { format!("at most {limit:.1e}") } else { "not judged".into() };
+    let at_least = |limit: f64| if limit > 0.0 { format!("at least {limit}") } else { "not judged".into() };
+    let share = |share: Option<f64>| share.map_or("not in the golden file".into(), |s| format!("{s:.4}"));
+    let layer = match found.first_divergent_layer {
+        Some(layer) => layer.to_string(),
+        None if found.layers.is_empty() => "not in the golden file".into(),
+        None => "none".into(),
+    };
+    let rows = [
+        ("positions", found.positions.to_string(), String::new()),
+        ("max abs error", format!("{:.3e}", found.max_abs_error), at_most(limits.max_abs_error)),
+        ("max rel error", format!("{:.3e}", found.max_rel_error), at_most(limits.max_rel_error)),
+        ("cosine", format!("{:.8}", found.cosine), at_least(limits.cosine)),
+        ("KL divergence", format!("{:.3e}", found.kl), at_most(limits.kl)),
+        ("top-1 agreement", share(Some(found.top1_agreement)), at_least(limits.top1_agreement)),
+        ("greedy agreement", share(found.greedy_agreement), at_least(limits.greedy_agreement)),
+        ("first divergent layer", layer, at_most(limits.layer_rel_error)),
+    ];
+    let mut text: String = rows
+        .iter()
+        .map(|(name, value, limit)| format!("{name:22} {value:>24}  {limit}").trim_end().to_string() + "\n")
+        .collect();
+    text.push_str(if found.passed { "passed\n" } else { "failed\n" });
+    text
+}

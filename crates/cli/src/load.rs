@@ -1,0 +1,72 @@
+//! A model for a command: its device, and a bar on standard error while its weights are read.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use qiao::core::DType;
+use qiao::{Model, ModelOptions};
+
+use crate::args::{Dtype, Where};
+use crate::exit::NotPresent;
+
+/// A model and how long it took to load.
+pub(crate) struct Loaded {
+    pub(crate) model: Model,
+    pub(crate) time: Duration,
+}
+
+impl From<Dtype> for DType {
+    fn from(dtype: Dtype) -> DType {
+        match dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::Bf16 => DType::BF16,
+            Dtype::F16 => DType::F16,
+        }
+    }
+}
+
+/// Loads a checkpoint, or the demo model without one.
+pub(crate) fn load(path: Option<&Path>, on: &Where) -> anyhow::Result<Loaded> {
+    present(&on.device)?;
+    let start = Instant::now();
+    let bar = bar();
+    let shown = bar.clone();
+    let mut options = ModelOptions::new().device(&on.device).dtype(on.dtype.map(DType::from));
+    if let Some(context) = on.context {
+        options = options.context(context as usize);
+    }
+    let options = options.on_progress(move |progress| {
+        shown.set_length(progress.total);
+        shown.set_position(progress.done);
+    });
+    let model = match path {
+        Some(path) => options.load(path),
+        None => options.demo(),
+    };
+    bar.finish_and_clear();
+    Ok(Loaded { model: model?, time: start.elapsed() })
+}
+
+/// Whether a backend of this program has the device on this machine.
+fn present(name: &str) -> Result<(), NotPresent> {
+    let absent = |why: String| Err(NotPresent { name: name.into(), why });
+    let (backend, ordinal) = name.split_once(':').unwrap_or((name, "0"));
+    let listings = qiao::registry().list();
+    let Some(listing) = listings.iter().find(|l| l.backend == backend) else {
+        let known: Vec<_> = listings.iter().map(|l| l.backend.as_str()).collect();
+        return absent(format!("no backend has it, there are {}; see 'qiao devices'", known.join(", ")));
+    };
+    match &listing.devices {
+        Err(why) => absent(why.to_string()),
+        Ok(devices) if ordinal.parse().is_ok_and(|n: usize| n < devices.len()) => Ok(()),
+        Ok(devices) => absent(format!("{backend} has {} device(s), counted from 0; see 'qiao devices'", devices.len())),
+    }
+}
+
+fn bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("loading {bar:40} {bytes} / {total_bytes}  {bytes_per_sec}  {eta}")
+        .expect("the template is well formed");
+    // Draws on standard error, and only on a terminal.
+    ProgressBar::new(0).with_style(style)
+}

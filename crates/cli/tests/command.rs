@@ -1,0 +1,255 @@
+//! The command as its users meet it: what it prints where, and how it ends.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn qiao(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_qiao")).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Runs with these lines on standard input.
+fn talk(args: &[&str], lines: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_qiao"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
+}
+
+/// The one JSON object that a run with `--json` must print.
+fn json(output: &Output) -> serde_json::Value {
+    let out = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(out.lines().count(), 1, "{out}");
+    serde_json::from_str(&out).unwrap()
+}
+
+/// The command fails with this code and one line of error that holds these words; nothing is on standard output.
+fn fails(args: &[&str], code: i32, words: &[&str]) {
+    let output = qiao(args);
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {err}");
+    assert!(output.stdout.is_empty(), "{args:?} printed {}", text(&output.stdout));
+    let line = err.lines().find(|l| l.starts_with("error: ")).unwrap_or_else(|| panic!("{args:?}: {err}"));
+    assert!(words.iter().all(|w| line.contains(w)), "{args:?}: {line}");
+    assert!(code == 2 || err.lines().count() == 1, "{args:?}: {err}");
+}
+
+#[test]
+fn help_lists_commands_and_exit_codes() {
+    let output = qiao(&["--help"]);
+    let help = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0));
+    for word in ["devices", "run", "compare", "Exit codes", "130  interrupted"] {
+        assert!(help.contains(word), "{help}");
+    }
+    let help = text(&qiao(&["run", "--help"]).stdout);
+    for word in ["--prompt", "--chat", "--token-ids", "--max-tokens", "--temperature", "--seed", "--device", "--json"] {
+        assert!(help.contains(word), "{help}");
+    }
+}
+
+#[test]
+fn wrong_command_lines_end_with_2() {
+    fails(&["run", "--no-such-flag"], 2, &["--no-such-flag"]);
+    fails(&["frobnicate"], 2, &["frobnicate"]);
+    fails(&["run", "--token-ids", "1,x"], 2, &["1,x"]);
+    fails(&["run", "--chat", "--json"], 2, &["--json"]);
+    fails(&["run", "--dtype", "q4_0"], 2, &["q4_0"]);
+    fails(&["compare", "model"], 2, &["--golden"]);
+    let model = fixture("llama3-gqa");
+    fails(&["run", model.to_str().unwrap()], 2, &["nothing to continue", "--prompt"]);
+}
+
+#[test]
+fn devices_are_listed_for_people_and_programs() {
+    let output = qiao(&["devices"]);
+    let out = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(out.starts_with("cpu:0 "), "{out}");
+    let json = json(&qiao(&["devices", "--json"]));
+    let cpu = &json["devices"][0];
+    assert_eq!(cpu["device"], "cpu:0");
+    assert!(cpu["dtypes"].as_array().unwrap().iter().any(|d| d["dtype"] == "bf16"), "{cpu}");
+    assert!(json["absent"].is_array());
+}
+
+#[test]
+fn the_demo_continues_its_poem() {
+    let output = qiao(&["run", "--max-tokens", "20", "--temperature", "0"]);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{err}");
+    assert!(out.starts_with("床前明月光"), "{out}");
+    assert!(out.contains("疑是地上霜"), "{out}");
+    let last = err.lines().last().unwrap();
+    assert!(last.contains("tokens/s") && last.contains("prompt") && last.contains("decode"), "{err}");
+}
+
+#[test]
+fn json_is_one_object_with_the_documented_keys() {
+    let output = qiao(&["run", "--prompt", "床前明月光", "--max-tokens", "8", "--temperature", "0", "--json"]);
+    let json = json(&output);
+    let text = json["text"].as_str().unwrap();
+    assert!(!text.is_empty() && !text.contains("床前明月光"), "{json}");
+    let ids = json["token_ids"].as_array().unwrap();
+    assert!(!ids.is_empty() && ids.len() <= 8 && ids.iter().all(|i| i.is_u64()), "{json}");
+    assert_eq!(json["decode_tokens"].as_u64().unwrap(), ids.len() as u64, "{json}");
+    assert!(json["prompt_tokens"].as_u64().unwrap() > 0, "{json}");
+    for key in ["prefill_tokens_per_s", "decode_tokens_per_s", "load_s"] {
+        assert!(json[key].as_f64().unwrap() > 0.0, "{key} of {json}");
+    }
+}
+
+#[test]
+fn one_seed_gives_one_text() {
+    let run = |seed: &str| {
+        let sampled = ["run", "--prompt", "春", "--max-tokens", "24", "--temperature", "1.5", "--json", "--seed", seed];
+        json(&qiao(&sampled))["token_ids"].clone()
+    };
+    assert_eq!(run("7"), run("7"));
+    assert!((8..12).any(|seed| run(&seed.to_string()) != run("7")), "the seed changes nothing");
+}
+
+#[test]
+fn token_ids_are_continued_as_they_are() {
+    let model = fixture("llama3-gqa");
+    let args = ["run", model.to_str().unwrap(), "--token-ids", "1,2,3", "--max-tokens", "4", "--temperature", "0"];
+    let found = json(&qiao(&[&args[..], &["--json", "--ignore-eos"]].concat()));
+    assert_eq!(found["prompt_tokens"], 3);
+    assert_eq!(found["token_ids"].as_array().unwrap().len(), 4);
+    fails(&["run", model.to_str().unwrap(), "--token-ids", "1,99999"], 1, &["99999", "vocabulary"]);
+}
+
+#[test]
+fn every_turn_of_a_conversation_is_answered() {
+    let args = ["run", "--chat", "--max-tokens", "8", "--temperature", "0"];
+    let output = talk(&args, "床前明月光\n\n白日依山盡\n");
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{err}");
+    assert_eq!(err.lines().filter(|l| l.contains("tokens/s")).count(), 2, "{err}");
+    assert!(out.trim().lines().count() >= 2, "{out}");
+}
+
+#[test]
+fn a_model_without_a_chat_template_says_so() {
+    let model = fixture("llama3-gqa");
+    let output = talk(&["run", model.to_str().unwrap(), "--chat"], "hello\n");
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.starts_with("error: ") && err.lines().count() == 1, "{err}");
+}
+
+#[test]
+fn models_that_can_not_be_read_end_with_1() {
+    fails(&["run", "/no/such/model", "--prompt", "x"], 1, &["/no/such/model"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    fails(&["run", path, "--prompt", "x"], 1, &["config.json"]);
+    std::fs::write(folder.path().join("config.json"), "{ not json").unwrap();
+    fails(&["run", path, "--prompt", "x"], 1, &["config.json"]);
+}
+
+#[test]
+fn devices_that_are_not_there_end_with_3() {
+    fails(&["run", "--device", "npu"], 3, &["'npu' is not present", "cpu"]);
+    fails(&["run", "--device", "cpu:7"], 3, &["'cpu:7' is not present"]);
+}
+
+#[test]
+fn parameters_out_of_range_end_with_1() {
+    fails(&["run", "--temperature=-1"], 1, &["temperature", "-1"]);
+    fails(&["run", "--top-p", "1.5"], 1, &["top_p", "1.5"]);
+}
+
+#[test]
+fn a_right_model_passes_its_comparison() {
+    let model = fixture("llama3-gqa");
+    let golden = model.join("golden.safetensors");
+    let args = ["compare", model.to_str().unwrap(), "--golden", golden.to_str().unwrap()];
+    let output = qiao(&args);
+    let out = text(&output.stdout);
+    assert!(output.status.success(), "{out}{}", text(&output.stderr));
+    assert!(out.contains("max abs error") && out.ends_with("passed\n"), "{out}");
+    let found = json(&qiao(&[&args[..], &["--json"]].concat()));
+    assert!(found["max_abs_error"].as_f64().unwrap() < 1e-3, "{found}");
+    assert_eq!(found["top1_agreement"], 1.0);
+    assert_eq!(found["greedy_agreement"], 1.0);
+    assert!(found["first_divergent_layer"].is_null());
+    for key in ["max_rel_error", "cosine", "kl"] {
+        assert!(found[key].is_f64(), "{key} of {found}");
+    }
+}
+
+#[test]
+fn a_wrong_model_ends_with_4() {
+    // Another model of the same shapes, or at least the wrong golden file for this one.
+    let folder = tempfile::tempdir().unwrap();
+    let model = fixture("llama3-gqa");
+    for file in ["config.json", "generation_config.json"] {
+        std::fs::copy(model.join(file), folder.path().join(file)).unwrap();
+    }
+    let mut weights = std::fs::read(model.join("model.safetensors")).unwrap();
+    let data = 8 + u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
+    // Swaps the signs of some weights.
+    for byte in weights[data..].iter_mut().skip(3).step_by(64) {
+        *byte ^= 0x80;
+    }
+    std::fs::write(folder.path().join("model.safetensors"), weights).unwrap();
+    let golden = model.join("golden.safetensors");
+    let output = qiao(&["compare", folder.path().to_str().unwrap(), "--golden", golden.to_str().unwrap()]);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(4), "{out}{err}");
+    assert!(out.ends_with("failed\n") && err.contains("past its limit: max_abs_error"), "{out}{err}");
+}
+
+/// Starts a long generation, interrupts it once there is text, and gives what followed.
+#[cfg(unix)]
+fn interrupted() -> (Vec<u8>, Output) {
+    let args = ["run", "--prompt", "春", "--max-tokens", "500", "--ignore-eos", "--temperature", "1"];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_qiao"))
+        .args(args)
+        .env("QIAO_ISA", "scalar")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let mut bytes = vec![0u8; 1];
+    out.read_exact(&mut bytes).unwrap();
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    out.read_to_end(&mut bytes).unwrap();
+    (bytes, child.wait_with_output().unwrap())
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_prints_what_there_is_and_ends_with_130() {
+    // A signal may come after the last token on a busy machine; of a few runs one is in time.
+    for _ in 0..8 {
+        let (out, output) = interrupted();
+        let err = text(&output.stderr);
+        let out = String::from_utf8(out).expect("no character is cut in two");
+        assert!(out.ends_with('\n'), "the text ends with a line break: {out}");
+        assert!(err.lines().last().unwrap().contains("tokens/s"), "{err}");
+        match output.status.code() {
+            Some(130) => return,
+            Some(0) => {}
+            other => panic!("ended with {other:?}: {err}"),
+        }
+    }
+    panic!("no interrupt was in time");
+}

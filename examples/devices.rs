@@ -1,0 +1,25 @@
+//! What this machine has, as the contract describes it.
+//!
+//! Run it:   cargo run --release -p qiao-examples --bin devices
+//!
+//! It shows: a registry of backends, the answer of each when asked for its devices, and what a device says of itself. A
+//! backend whose driver or chip is missing is a typed answer, not a failure.
+#![forbid(unsafe_code)]
+
+fn main() {
+    for listing in qiao::registry().list() {
+        match listing.devices {
+            Ok(devices) => {
+                for (ordinal, info) in devices.iter().enumerate() {
+                    println!("{}:{ordinal}  {} ({}, {})", listing.backend, info.name, info.vendor, info.arch);
+                    for dtype in info.dtypes.iter().filter(|d| d.compute) {
+                        println!("    computes in {}", dtype.dtype);
+                    }
+                    let caps = info.caps;
+                    println!("    whole graphs: {}, deterministic: {}", caps.multi_op, caps.deterministic);
+                }
+            }
+            Err(why) => println!("{}: {why}", listing.backend),
+        }
+    }
+}

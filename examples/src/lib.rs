@@ -1,1 +1,0 @@
-//! Programs an embedder or a vendor can copy.
