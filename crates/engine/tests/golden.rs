@@ -1,16 +1,15 @@
 //! Every fixture, in both key styles, on every device of this machine: logits within 1e-4 of transformers' at every position,
 //! the same greedy continuation.
 
-use std::path::{Path, PathBuf};
+mod fixture;
+
 use std::sync::Arc;
 
-use qiao_core::{Backend, DType, Device};
-use qiao_cpu::{CpuDevice, CpuOptions, Isa};
+use fixture::{cpu, fixtures, load, reference};
+use qiao_core::{DType, Device};
+use qiao_cpu::Isa;
 use qiao_engine::compare::{Comparison, Golden, Limits, compare};
-use qiao_engine::config::ModelConfig;
-use qiao_engine::runner::{LoadOptions, LoadedModel};
-use qiao_engine::weights::Weights;
-use qiao_reference::ReferenceBackend;
+use qiao_engine::runner::LoadedModel;
 
 /// What the fixtures promise in f32.
 const PROMISE: Limits = Limits { max_abs_error: 1e-4, ..Limits::F32 };
@@ -23,24 +22,10 @@ struct Case {
     dtype: String,
 }
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
-}
-
 fn cases() -> Vec<Case> {
     let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(fixtures().join("cases.json")).unwrap()).unwrap();
     assert!(cases.len() >= 16, "only {} cases", cases.len());
     cases
-}
-
-fn load(device: &Arc<dyn Device>, dir: &str, config: &str, dtype: Option<DType>) -> Arc<LoadedModel> {
-    let dir = fixtures().join(dir);
-    let path = dir.join(config);
-    let config = ModelConfig::from_json(&path, &std::fs::read(&path).unwrap()).unwrap();
-    let weights = Weights::open(&dir).unwrap();
-    let options = LoadOptions { dtype, context: None };
-    let loaded = LoadedModel::load(device.clone(), &weights, config, &path, options, &mut |_| {});
-    Arc::new(loaded.unwrap_or_else(|e| panic!("{}: {e}", path.display())))
 }
 
 fn against(model: &Arc<LoadedModel>, dir: &str, golden: &str, limits: Limits) -> Comparison {
@@ -63,16 +48,6 @@ fn every_case_holds_on(device: Arc<dyn Device>) {
         }
     }
     println!("{}: largest error {worst:.2e}", device.info().arch);
-}
-
-fn reference() -> Arc<dyn Device> {
-    ReferenceBackend.open(0).unwrap()
-}
-
-/// The CPU at a tier, or `None` where this machine lacks it.
-fn cpu(isa: Isa) -> Option<Arc<dyn Device>> {
-    let options = CpuOptions { isa: Some(isa), threads: Some(2) };
-    CpuDevice::with(&options).ok().map(|d| Arc::new(d) as Arc<dyn Device>)
 }
 
 fn every_case_holds_at(isa: Isa) {
