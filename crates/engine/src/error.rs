@@ -173,7 +173,7 @@ pub enum EngineError {
 
     /// More tokens than the context holds.
     #[error(
-        "the prompt has {tokens} tokens, the context holds {context} and needs room for one more: shorten the prompt or load the model with a larger context"
+        "{tokens} tokens do not fit into a context of {context}: shorten the prompt, or load the model with a larger context"
     )]
     PromptTooLong {
         /// Tokens of the prompt, with those already in the context and room for an answer.

@@ -50,3 +50,4 @@ pub use qiao_engine::compare::{Comparison, LayerComparison, Limits};
 pub use qiao_engine::generate::{Canceller, FinishReason, Piece, Stats};
 pub use qiao_engine::placing::Progress;
 pub use qiao_engine::text::Prompt;
+pub use qiao_layers::{Account, Way};
