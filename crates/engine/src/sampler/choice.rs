@@ -1,8 +1,8 @@
 //! From a row of logits to one token: the semantics of the `sample` operator, on the host.
 //!
 //! Tokens are ordered by value, descending, then by id, ascending. Temperature, top-k, top-p and min-p apply in this order, and each
-//! keeps a beginning of that order; so one number, how many are kept, is all they decide. Not a number counts as −∞, −∞ is never
-//! chosen; +∞ takes all the mass, shared equally where there are several.
+//! keeps a beginning of that order; so one number, how many are kept, is all they decide. −∞ is never chosen; +∞ takes all the mass,
+//! shared equally where there are several; a logit that is not a number is an error, for the computation before it is broken.
 
 use crate::error::{EngineError, Result};
 
@@ -40,7 +40,7 @@ impl Chooser {
     /// The token for a uniform `u` in [0, 1): the first whose cumulative probability exceeds `u`.
     ///
     /// # Errors
-    /// [`EngineError::Logits`] when no logit is above −∞.
+    /// [`EngineError::Logits`] when a logit is not a number, or none is above −∞.
     pub fn choose(&mut self, logits: &[f32], cutoffs: Cutoffs, u: f32) -> Result<u32> {
         let first = argmax(logits)?;
         if cutoffs.temperature == 0.0 || cutoffs.top_k == 1 {
@@ -140,25 +140,34 @@ impl Chooser {
 /// The most likely token; of equals the lowest id.
 ///
 /// # Errors
-/// [`EngineError::Logits`] when no logit is above −∞.
+/// [`EngineError::Logits`] when a logit is not a number, or none is above −∞.
 pub fn argmax(logits: &[f32]) -> Result<u32> {
     let mut best = (f32::NEG_INFINITY, None);
+    let mut broken = false;
     for (id, logit) in logits.iter().enumerate() {
+        broken |= logit.is_nan();
         if *logit > best.0 {
             best = (*logit, Some(id as u32));
         }
     }
-    best.1.ok_or_else(|| {
-        let not_numbers = logits.iter().filter(|logit| logit.is_nan()).count();
-        let found = format!("{} logits, {not_numbers} of them not a number, the others minus infinity", logits.len());
-        EngineError::Logits { found }
-    })
+    match best.1 {
+        Some(id) if !broken => Ok(id),
+        _ => Err(hopeless(logits)),
+    }
+}
+
+fn hopeless(logits: &[f32]) -> EngineError {
+    let found = match logits.iter().filter(|logit| logit.is_nan()).count() {
+        0 => format!("none of {} logits is above minus infinity", logits.len()),
+        not_numbers => format!("{not_numbers} of {} logits are not a number", logits.len()),
+    };
+    EngineError::Logits { found }
 }
 
 /// The log-probability of one token: log-softmax in f64, of the logits as they are. Beyond the row it is −∞.
 ///
 /// # Errors
-/// [`EngineError::Logits`] when no logit is above −∞.
+/// [`EngineError::Logits`] when a logit is not a number, or none is above −∞.
 pub fn log_prob(logits: &[f32], id: u32) -> Result<f32> {
     let log_sum = LogSum::of(logits)?;
     Ok(log_sum.log_prob(logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY)))
@@ -178,7 +187,7 @@ impl Weigh {
         self.of_finite(logit)
     }
 
-    /// As `of` under a finite maximum, without branches; what is not a number weighs next to nothing, as −∞ does.
+    /// As `of` under a finite maximum, without branches; −∞ weighs next to nothing.
     #[inline(always)]
     fn of_finite(&self, logit: f32) -> f64 {
         exp((f64::from(logit) - f64::from(self.max)) / self.temperature)
@@ -223,7 +232,6 @@ fn exp(x: f64) -> f64 {
         1.0 / 362_880.0,
         1.0 / 3_628_800.0,
     ];
-    // Written so that what is not a number becomes the limit too.
     let x = if x > LOWEST { x } else { LOWEST };
     let shifted = x * LOG2_E + ROUNDER;
     let r = x - (shifted - ROUNDER) * LN_2;
@@ -250,7 +258,7 @@ impl LogSum {
         if logit == self.max {
             return -self.log as f32;
         }
-        if self.max == f32::INFINITY || logit.is_nan() {
+        if self.max == f32::INFINITY {
             return f32::NEG_INFINITY;
         }
         (f64::from(logit) - f64::from(self.max) - self.log) as f32

@@ -77,11 +77,10 @@ fn min_p_is_a_share_of_the_most_likely() {
 fn non_finite_logits_have_a_defined_meaning() {
     let nan = f32::NAN;
     let inf = f32::INFINITY;
-    assert_eq!(choose(&[nan, 1.0, nan], OFF, 0.999), 1);
     assert_eq!(reachable(&[1.0, inf, 2.0, inf], OFF), [1, 3]);
     assert_eq!(reachable(&[-inf, 1.0, -inf, 1.0], OFF), [1, 3]);
-    assert_eq!(argmax(&[nan, -inf, 0.0, inf]).unwrap(), 3);
-    for hopeless in [vec![], vec![nan, nan], vec![-inf, nan]] {
+    assert_eq!(argmax(&[-inf, 0.0, inf]).unwrap(), 2);
+    for hopeless in [vec![], vec![-inf, -inf], vec![1.0, nan, 2.0]] {
         let message = argmax(&hopeless).unwrap_err().to_string();
         assert!(message.contains("no token can be chosen"), "{message}");
         assert!(Chooser::default().choose(&hopeless, OFF, 0.5).is_err());
@@ -170,8 +169,8 @@ fn log_probabilities_are_those_of_the_softmax() {
     let top = Chooser::default().top_log_probs(&logits, 2).unwrap();
     assert_eq!((top[0].0, top[1].0, top.len()), (0, 1, 2));
     assert!((top[1].1 - 0.25f32.ln()).abs() < 1e-5);
-    assert_eq!(log_prob(&[f32::INFINITY, 0.0, f32::NAN], 0).unwrap(), 0.0);
-    assert_eq!(log_prob(&[f32::INFINITY, 0.0, f32::NAN], 1).unwrap(), f32::NEG_INFINITY);
+    assert_eq!(log_prob(&[f32::INFINITY, 0.0], 0).unwrap(), 0.0);
+    assert_eq!(log_prob(&[f32::INFINITY, 0.0], 1).unwrap(), f32::NEG_INFINITY);
 }
 
 /// The definition: sort everything, filter step by step, walk.
@@ -222,7 +221,7 @@ proptest! {
         let cutoffs = Cutoffs { temperature, top_k, top_p, min_p: 0.1 };
         match Chooser::default().choose(&logits, cutoffs, u) {
             Ok(id) => prop_assert!(logits[id as usize] > f32::NEG_INFINITY),
-            Err(_) => prop_assert!(logits.iter().all(|l| l.is_nan() || *l == f32::NEG_INFINITY)),
+            Err(_) => prop_assert!(logits.iter().any(|l| l.is_nan()) || logits.iter().all(|l| *l == f32::NEG_INFINITY)),
         }
     }
 }
