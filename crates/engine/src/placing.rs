@@ -71,11 +71,14 @@ impl PlacedWeights {
         let mut placer = Placer { device, stream: device.stream()? };
         let bytes = |c: &Constant| weights.info(&c.name).map_or(0, |i| i.byte_len() as u64);
         let total = g.constants.iter().map(bytes).sum();
+        // The largest first: while a tensor is packed it is there twice, and then little else is there yet.
+        let mut order: Vec<&Constant> = g.constants.iter().collect();
+        order.sort_by_key(|c| std::cmp::Reverse(bytes(c)));
         let mut out = PlacedWeights::default();
         let mut done = 0;
         progress(Progress { done, total });
-        for (i, c) in g.constants.iter().enumerate() {
-            if let Some(next) = g.constants.get(i + 1) {
+        for (i, c) in order.iter().enumerate() {
+            if let Some(next) = order.get(i + 1) {
                 weights.will_need(&next.name);
             }
             let handle = weights.handle(&c.name)?;
