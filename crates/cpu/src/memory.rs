@@ -15,7 +15,12 @@ const HUGE: usize = 2 << 20;
 
 enum Owner {
     Allocated(Layout),
-    Imported { _memory: Arc<dyn HostMemory> },
+    /// Pages of the system, this many bytes from the start.
+    #[cfg(target_os = "linux")]
+    Mapped(usize),
+    Imported {
+        _memory: Arc<dyn HostMemory>,
+    },
 }
 
 /// Bytes of host memory.
@@ -34,17 +39,39 @@ impl CpuBuffer {
     /// Allocates zeroed bytes.
     pub(crate) fn new(device: &str, bytes: usize) -> Result<Self> {
         let out_of_memory = || Error::OutOfMemory { device: device.into(), asked: bytes as u64, free: 0 };
-        let align = if bytes >= HUGE { HUGE } else { ALIGN };
-        let layout = Layout::from_size_align(bytes.max(1), align).map_err(|_| out_of_memory())?;
-        // SAFETY: the layout has a size of at least one byte.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(out_of_memory)?;
         #[cfg(target_os = "linux")]
         if bytes >= HUGE {
-            // Best effort: without huge pages the memory is the same, only slower to stream.
-            // SAFETY: the range is this allocation, and the advice changes no contents.
-            unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+            return Self::map(bytes).ok_or_else(out_of_memory);
         }
+        let layout = Layout::from_size_align(bytes.max(1), ALIGN).map_err(|_| out_of_memory())?;
+        // SAFETY: the layout has a size of at least one byte.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(out_of_memory)?;
         Ok(CpuBuffer { start, bytes, owner: Owner::Allocated(layout) })
+    }
+
+    /// Maps fresh pages, which are zero, starting on a huge page and backed by huge pages where the system has them.
+    #[cfg(target_os = "linux")]
+    fn map(bytes: usize) -> Option<Self> {
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: asks for a number, nothing else.
+        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+        let len = bytes.checked_next_multiple_of(page)?;
+        let whole = len.checked_add(HUGE)?;
+        // SAFETY: a new private mapping touches nothing that exists.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), whole, protection, flags, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return None;
+        }
+        let base = base as usize;
+        let start = base.next_multiple_of(HUGE);
+        // SAFETY: both ranges lie in the mapping, outside the part that is kept; the advice changes no contents, and
+        // without huge pages the memory is the same, only slower to stream.
+        unsafe {
+            libc::munmap(base as *mut libc::c_void, start - base);
+            libc::munmap((start + len) as *mut libc::c_void, base + whole - start - len);
+            libc::madvise(start as *mut libc::c_void, bytes / HUGE * HUGE, libc::MADV_HUGEPAGE);
+        }
+        Some(CpuBuffer { start: NonNull::new(start as *mut u8)?, bytes, owner: Owner::Mapped(len) })
     }
 
     /// Borrows a range of host memory for reading.
@@ -60,7 +87,7 @@ impl CpuBuffer {
 
     /// Whether commands may write to it.
     pub(crate) fn is_writable(&self) -> bool {
-        matches!(self.owner, Owner::Allocated(_))
+        !matches!(self.owner, Owner::Imported { .. })
     }
 
     /// The address of a byte; `offset` is at most [`CpuBuffer::bytes`].
@@ -72,9 +99,15 @@ impl CpuBuffer {
 
 impl Drop for CpuBuffer {
     fn drop(&mut self) {
-        if let Owner::Allocated(layout) = self.owner {
+        match self.owner {
             // SAFETY: allocated with this layout, and released only here.
-            unsafe { dealloc(self.start.as_ptr(), layout) };
+            Owner::Allocated(layout) => unsafe { dealloc(self.start.as_ptr(), layout) },
+            #[cfg(target_os = "linux")]
+            Owner::Mapped(len) => {
+                // SAFETY: mapped with this length, and released only here.
+                unsafe { libc::munmap(self.start.as_ptr().cast(), len) };
+            }
+            Owner::Imported { .. } => {}
         }
     }
 }

@@ -224,9 +224,20 @@ impl Maker {
             KvLayout::BlockTokenHead => [blocks, size, kv_heads, d],
             KvLayout::BlockHeadToken => [blocks, kv_heads, size, d],
         };
-        let int = |shape: &[usize], data: &[f64]| (TensorDesc::new(DType::I32, shape).unwrap(), to_bytes(DType::I32, data));
+        let int =
+            |shape: &[usize], data: &[f64]| (TensorDesc::new(DType::I32, shape).unwrap(), to_bytes(DType::I32, data));
         let pages: Vec<f64> = self.rng.permutation(blocks).iter().map(|&p| p as f64).collect();
-        let table: Vec<f64> = (0..70).map(|i| if i < 4 { pages[i] } else if i < 35 { -1.0 } else { pages[(i - 31).min(39)] }).collect();
+        let table: Vec<f64> = (0..70)
+            .map(|i| {
+                if i < 4 {
+                    pages[i]
+                } else if i < 35 {
+                    -1.0
+                } else {
+                    pages[(i - 31).min(39)]
+                }
+            })
+            .collect();
         let mut page = || {
             let desc = TensorDesc::new(cache, &shape).unwrap();
             let data: Vec<f64> = (0..desc.elements())
@@ -306,7 +317,17 @@ impl Maker {
     fn casts(&mut self) -> Vec<Trial> {
         let op = Op::Cast(NoAttrs {});
         let mut out = Vec::new();
-        for to in [DType::F64, DType::F32, DType::F16, DType::BF16, DType::I32, DType::I8, DType::U8, DType::F8E4M3, DType::F8E5M2] {
+        for to in [
+            DType::F64,
+            DType::F32,
+            DType::F16,
+            DType::BF16,
+            DType::I32,
+            DType::I8,
+            DType::U8,
+            DType::F8E4M3,
+            DType::F8E5M2,
+        ] {
             for fill in [Fill::Normal, Fill::WideRange, Fill::Special] {
                 out.push(with(Trial::new(op), self.filled(fill, &[4, 9])).output_dtype(to));
             }
@@ -348,7 +369,8 @@ impl Maker {
                 }
                 _ if fill == Fill::Special => {}
                 _ => {
-                    let rows = |data: [f64; 4]| (TensorDesc::new(DType::F32, &[4]).unwrap(), to_bytes(DType::F32, &data));
+                    let rows =
+                        |data: [f64; 4]| (TensorDesc::new(DType::F32, &[4]).unwrap(), to_bytes(DType::F32, &data));
                     let u = rows(std::array::from_fn(|_| self.rng.uniform()));
                     let k = (TensorDesc::new(DType::I32, &[4]).unwrap(), to_bytes(DType::I32, &[0.0, 0.0, 5.0, 9.0]));
                     let trial = with(with(Trial::new(Op::Sample(NoAttrs {})), x), u);
@@ -478,5 +500,10 @@ fn every_operator_is_within_its_tolerance_on_every_tier() {
         }
     }
     assert!(ran > 1000, "only {ran} trials ran");
-    assert!(failures.is_empty(), "{} of {ran} failed:\n{}", failures.len(), failures[..failures.len().min(40)].join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} of {ran} failed:\n{}",
+        failures.len(),
+        failures[..failures.len().min(40)].join("\n")
+    );
 }
