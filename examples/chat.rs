@@ -1,9 +1,11 @@
 //! A conversation, one line of standard input a turn.
 //!
 //! Run it:   cargo run --release -p qiao-examples --bin chat -- ./Qwen2.5-0.5B-Instruct
+//!           echo 床前 | cargo run --release -p qiao-examples --bin chat
 //!
 //! It shows: messages through the checkpoint's own chat template, sampling with a seed, and an answer cut short from
-//! another thread: here a clock that lets no answer take longer than a minute.
+//! another thread: here a clock that lets no answer take longer than a minute. Without an argument the demo model answers,
+//! which knows verses and nothing else.
 #![forbid(unsafe_code)]
 
 use std::io::{BufRead, Write};
@@ -12,8 +14,10 @@ use std::time::Duration;
 use qiao::{Message, Model, Params, Prompt};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let path = std::env::args().nth(1).ok_or("name a checkpoint directory that has a chat template")?;
-    let model = Model::load(path)?;
+    let model = match std::env::args().nth(1) {
+        Some(path) => Model::load(path)?,
+        None => Model::demo()?,
+    };
     let params = Params::new().temperature(0.7).top_p(0.9).seed(1).max_tokens(512);
     let mut messages = vec![Message::new("system", "You are a helpful assistant.")];
     for line in std::io::stdin().lock().lines() {

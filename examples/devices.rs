@@ -12,9 +12,8 @@ fn main() {
             Ok(devices) => {
                 for (ordinal, info) in devices.iter().enumerate() {
                     println!("{}:{ordinal}  {} ({}, {})", listing.backend, info.name, info.vendor, info.arch);
-                    for dtype in info.dtypes.iter().filter(|d| d.compute) {
-                        println!("    computes in {}", dtype.dtype);
-                    }
+                    let computes = info.dtypes.iter().filter(|d| d.compute).map(|d| d.dtype.name());
+                    println!("    computes in {}", computes.collect::<Vec<_>>().join(" "));
                     let caps = info.caps;
                     println!("    whole graphs: {}, deterministic: {}", caps.multi_op, caps.deterministic);
                 }

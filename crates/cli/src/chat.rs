@@ -9,6 +9,9 @@ use crate::load::Loaded;
 use crate::run::collect;
 
 pub(crate) fn chat(loaded: &Loaded, params: &Params, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    if !loaded.model.has_chat_template() {
+        anyhow::bail!("the checkpoint has no chat template: add chat_template.jinja, or continue a text with --prompt");
+    }
     let stdin = std::io::stdin();
     let terminal = stdin.is_terminal();
     if terminal {
