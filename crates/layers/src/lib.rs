@@ -1,6 +1,6 @@
 //! Devices made of devices, and the lowering of a graph onto a device.
 //!
-//! - [`lower`] turns a graph into a plan on one device: native where the device has a kernel, decomposed into smaller
+//! - [`lower()`] turns a graph into a plan on one device: native where the device has a kernel, decomposed into smaller
 //!   operators where it has none, constants in the private layouts that the device asks for. What became of every node
 //!   stands in the [`Account`].
 //! - [`Validate`], [`Record`] and [`Profile`] are `Device → Device`. They compose in any order, and whoever holds a
