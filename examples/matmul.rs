@@ -1,6 +1,6 @@
 //! One matrix product on a device, by hand, through the contract that every chip is met by.
 //!
-//! Run it:   cargo run --release -p qiao-examples --bin matmul [DEVICE]
+//! Run it:   cargo run --release -p qiao-examples --bin matmul -- cpu
 //!
 //! It shows, in order: a graph of one node; the device's answer, which may ask for the weights in a layout of its own;
 //! packing them once; buffers, uploads, a plan, its execution; and the result beside a plain loop. The engine does
