@@ -31,7 +31,8 @@ pub fn decode(dtype: DType, bytes: &[u8]) -> f64 {
     match dtype {
         DType::F64 => le!(f64, bytes),
         DType::F32 => le!(f32, bytes) as f64,
-        DType::F16 | DType::BF16 => format(dtype).expect("a small float has its format").decode(le!(u16, bytes) as u32),
+        DType::F16 => half::f16::from_bits(le!(u16, bytes)).to_f64(),
+        DType::BF16 => f32::from_bits((le!(u16, bytes) as u32) << 16) as f64,
         DType::F8E8M0 => minifloat::decode_e8m0(bytes[0]),
         DType::I64 => le!(i64, bytes) as f64,
         DType::I32 => le!(i32, bytes) as f64,

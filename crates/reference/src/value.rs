@@ -98,6 +98,8 @@ pub(crate) fn load_row(
             let value = |j| minifloat::F4E2M1.decode(nibble::u4(&bytes[first..], j) as u32);
             out.iter_mut().enumerate().for_each(|(j, o)| *o = value(j));
         }
+        DType::F32 => plain::<4>(bytes, start, stride, out, |b| f32::from_le_bytes(b) as f64),
+        DType::BF16 => plain::<2>(bytes, start, stride, out, |b| round::decode(DType::BF16, &b)),
         d => {
             let size = d.block_bytes();
             for (j, o) in out.iter_mut().enumerate() {
@@ -106,6 +108,17 @@ pub(crate) fn load_row(
         }
     }
     Ok(())
+}
+
+/// Decodes elements of N bytes by one function; the common dtypes of weights take this way.
+fn plain<const N: usize>(bytes: &[u8], start: usize, stride: usize, out: &mut [f64], f: impl Fn([u8; N]) -> f64) {
+    let elements = bytes.as_chunks::<N>().0;
+    if stride == 1 {
+        let row = &elements[start..start + out.len()];
+        out.iter_mut().zip(row).for_each(|(o, b)| *o = f(*b));
+    } else {
+        out.iter_mut().enumerate().for_each(|(j, o)| *o = f(elements[start + j * stride]));
+    }
 }
 
 fn check_bytes(desc: &TensorDesc, found: usize) -> Result<()> {
