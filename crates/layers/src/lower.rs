@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use qiao_core::error::Unsupported;
 use qiao_core::{
-    Binding, Device, Error, Graph, NodeSupport, Plan, PlanInfo, Reason, Result, Stream, Support, TensorDesc, TensorId,
-    decompose::decompose,
+    Binding, Device, Error, Graph, NodeSupport, Plan, PlanInfo, Reason, Result, Storage, Stream, Support, TensorDesc,
+    TensorId, decompose::decompose,
 };
 
 use crate::account::{Account, Entry, Piece, Way};
@@ -242,18 +242,26 @@ impl<'a> Draft<'a> {
     /// Rewrites every refused node that is composite; whether there was any.
     fn decompose(&mut self, answers: &[NodeSupport]) -> Result<bool> {
         let mut next = self.graph.without_nodes();
+        let mut moved = Moved::default();
         let mut origin = Vec::with_capacity(self.origin.len());
         let mut changed = false;
         for (index, node) in self.graph.nodes().iter().enumerate() {
-            let refused = matches!(answers[index].answer, Support::No(_));
-            let replaced = refused
-                && decompose(&node.op, &mut next, &node.inputs, &node.outputs).map_err(|e| {
-                    Error::internal(format!("decomposition of node {} {}", self.origin[index], node.op), e.to_string())
-                })?;
-            if replaced {
-                changed = true;
-            } else {
-                next.add_into(node.op, &node.inputs, &node.outputs)?;
+            let inputs = node.inputs.iter().map(|id| id.map(|id| moved.now(&mut next, id)).transpose());
+            let inputs = inputs.collect::<Result<Vec<_>>>()?;
+            let outputs = node.outputs.iter().map(|&id| moved.now(&mut next, id)).collect::<Result<Vec<_>>>()?;
+            let mut replaced = false;
+            if matches!(answers[index].answer, Support::No(_)) {
+                let apart: Vec<_> = outputs.iter().map(|&id| apart(&mut next, &inputs, id)).collect();
+                let what = || format!("decomposition of node {} {}", self.origin[index], node.op);
+                replaced = decompose(&node.op, &mut next, &inputs, &apart)
+                    .map_err(|e| Error::internal(what(), e.to_string()))?;
+                if replaced {
+                    changed = true;
+                    moved.extend(&outputs, &apart);
+                }
+            }
+            if !replaced {
+                next.add_into(node.op, &inputs, &outputs)?;
             }
             origin.resize(next.nodes().len(), self.origin[index]);
         }
@@ -306,5 +314,41 @@ impl<'a> Draft<'a> {
             }
         }
         Account { device: self.name().into(), entries }
+    }
+}
+
+/// A temporary is written once. Where a node that is taken apart works in place of one, its pieces write another.
+fn apart(graph: &mut Graph, inputs: &[Option<TensorId>], output: TensorId) -> TensorId {
+    let tensor = graph.tensor(output);
+    if tensor.storage != Storage::Temporary || !inputs.contains(&Some(output)) {
+        return output;
+    }
+    let (name, desc) = (tensor.name.clone(), tensor.desc.clone());
+    graph.temporary(name, desc)
+}
+
+/// Temporaries that were written in place and have moved; later nodes mean the new ones.
+#[derive(Default)]
+struct Moved(HashMap<TensorId, TensorId>);
+
+impl Moved {
+    fn extend(&mut self, from: &[TensorId], to: &[TensorId]) {
+        self.0.extend(from.iter().copied().zip(to.iter().copied()).filter(|(from, to)| from != to));
+    }
+
+    /// The tensor that a later node means by `id`: a moved one, a view of a moved one, or `id`.
+    fn now(&mut self, graph: &mut Graph, id: TensorId) -> Result<TensorId> {
+        let mut now = id;
+        while let Some(&to) = self.0.get(&now) {
+            now = to;
+        }
+        let (root, offset) = graph.root(now);
+        if now == root || !self.0.contains_key(&root) {
+            return Ok(now);
+        }
+        let root = self.now(graph, root)?;
+        let view = graph.view(root, graph.desc(now).clone(), offset)?;
+        self.0.insert(now, view);
+        Ok(view)
     }
 }
