@@ -54,7 +54,7 @@ struct Scratch {
 pub struct Session {
     model: Arc<LoadedModel>,
     stream: Box<dyn Stream>,
-    cache: ContiguousCache,
+    cache: Box<dyn KvCache>,
     rotary: RotaryOf,
     scratch: Scratch,
     /// The decode step, bound when first taken.
@@ -75,7 +75,7 @@ impl Session {
         let device = model.device().clone();
         let spec = model.spec();
         let shape = model.cache_shape(tokens);
-        let cache = ContiguousCache::new(&*device, shape, spec.layers, spec.kv_heads, spec.head_dim)?;
+        let cache = Box::new(ContiguousCache::new(&*device, shape, spec.layers, spec.kv_heads, spec.head_dim)?);
         let mut stream = device.stream()?;
         let rotary = match model.rope().depends_on_length() {
             true => RotaryOf::Session(Rotary::new(&*device, &mut *stream, model.rope(), shape.capacity())?),
@@ -202,7 +202,7 @@ impl Session {
             Some(bound) => bound,
             None => self.bind(step)?,
         };
-        bound.plan.write_inputs(ids, &self.cache, &mut self.staging);
+        bound.plan.write_inputs(ids, &*self.cache, &mut self.staging);
         self.stream.upload(&self.scratch.input, &self.staging)?;
         bound.plan.plan().execute(&mut *self.stream, &bound.bindings, &bound.workspace)?;
         self.logits.resize(step.rows * self.model.spec().vocab, 0.0);
@@ -229,7 +229,7 @@ impl Session {
         let rotary = self.rotary.get();
         let own = SessionBuffers {
             input: &self.scratch.input,
-            cache: &self.cache,
+            cache: &*self.cache,
             cos: &rotary.cos,
             sin: &rotary.sin,
             logits: &self.scratch.logits,

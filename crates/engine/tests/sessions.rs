@@ -5,7 +5,7 @@ mod fixture;
 use std::sync::Arc;
 
 use fixture::{config, cpu, fixtures, load, load_as, reference};
-use qiao_core::Device;
+use qiao_core::{Buffer, Device, DeviceInfo, Graph, KvInfo, KvLayout, NodeSupport, Plan, Stream};
 use qiao_cpu::Isa;
 use qiao_engine::EngineError;
 use qiao_engine::compare::Golden;
@@ -172,4 +172,52 @@ fn sessions_of_one_model_run_side_by_side() {
             });
         }
     });
+}
+
+/// The reference under another description: small pages in the other layout, padded and aligned tensors, one node a plan.
+struct Picky {
+    info: DeviceInfo,
+    inner: Arc<dyn Device>,
+}
+
+impl Device for Picky {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn alloc(&self, memory: usize, bytes: usize) -> qiao_core::Result<Arc<dyn Buffer>> {
+        self.inner.alloc(memory, bytes)
+    }
+
+    fn stream(&self) -> qiao_core::Result<Box<dyn Stream>> {
+        self.inner.stream()
+    }
+
+    fn support(&self, graph: &Graph) -> Vec<NodeSupport> {
+        self.inner.support(graph)
+    }
+
+    fn plan(&self, graph: &Graph) -> qiao_core::Result<Arc<dyn Plan>> {
+        assert!(graph.nodes().len() <= 1, "it does not take graphs of {} nodes", graph.nodes().len());
+        self.inner.plan(graph)
+    }
+}
+
+#[test]
+fn a_device_with_small_pages_and_padding_gives_the_same_logits() {
+    let inner = reference();
+    let mut info = inner.info().clone();
+    info.kv = vec![KvInfo { layout: KvLayout::BlockTokenHead, block_size: 16 }];
+    info.caps.multi_op = false;
+    (info.tensor_align, info.tensor_tail_pad) = (64, 96);
+    let picky: Arc<dyn Device> = Arc::new(Picky { info, inner });
+    for dir in ["mistral-window", "qwen3-qknorm"] {
+        let golden = Golden::open(fixtures().join(dir).join("golden.safetensors")).unwrap();
+        let model = load(&picky, dir, "config.json", None);
+        for chunk in [11, 100] {
+            for (t, row) in all_logits(&model, golden.input_ids(), chunk).chunks_exact(128).enumerate() {
+                assert!(largest_difference(row, &golden.logits_row(t).unwrap()) < 1e-4, "{dir}, position {t}");
+            }
+        }
+    }
 }
