@@ -3,7 +3,8 @@
 
 use std::ops::Add;
 
-use crate::graph::NodeView;
+use crate::for_each_op;
+use crate::graph::{Graph, NodeView};
 use crate::op::{Op, OpKind};
 use crate::shape::{Pages, TensorDesc};
 
@@ -30,7 +31,7 @@ impl Add for Cost {
     }
 }
 
-pub(crate) type CostFn = fn(&NodeView<'_>) -> Cost;
+type CostFn = fn(&NodeView<'_>) -> Cost;
 
 fn bytes(desc: &TensorDesc) -> u64 {
     // Repeated elements are read once.
@@ -47,7 +48,7 @@ fn product(factors: &[usize]) -> u64 {
     factors.iter().fold(1u64, |n, &f| n.saturating_mul(f as u64))
 }
 
-pub(crate) fn moves(n: &NodeView<'_>) -> Cost {
+fn moves(n: &NodeView<'_>) -> Cost {
     let mut cost = traffic(n);
     // A slice reads only what it keeps.
     cost.read =
@@ -55,23 +56,23 @@ pub(crate) fn moves(n: &NodeView<'_>) -> Cost {
     cost
 }
 
-pub(crate) fn elementwise(n: &NodeView<'_>) -> Cost {
+fn elementwise(n: &NodeView<'_>) -> Cost {
     let elements = n.node.inputs.iter().flatten().chain(&n.node.outputs).map(|&id| n.graph.desc(id).elements()).max();
     Cost { flops: elements.unwrap_or(0) as u64, ..traffic(n) }
 }
 
-pub(crate) fn norm(n: &NodeView<'_>) -> Cost {
+fn norm(n: &NodeView<'_>) -> Cost {
     Cost { flops: (n.required(0).elements() as u64).saturating_mul(4), ..traffic(n) }
 }
 
-pub(crate) fn gather_rows(n: &NodeView<'_>) -> Cost {
+fn gather_rows(n: &NodeView<'_>) -> Cost {
     let (table, ids) = (n.required(0), n.required(1));
     let row = table.dtype.bytes_for(table.shape.last_dim()).unwrap_or(usize::MAX);
     let read = product(&[row, ids.elements()]).saturating_add(bytes(ids));
     Cost { flops: 0, read, written: bytes(n.output(0)) }
 }
 
-pub(crate) fn matmul(n: &NodeView<'_>) -> Cost {
+fn matmul(n: &NodeView<'_>) -> Cost {
     let (a, b) = (n.required(0), n.required(1));
     let columns = match n.op() {
         Op::Matmul(attrs) if !attrs.trans_b => b.shape.last_dim(),
@@ -80,14 +81,14 @@ pub(crate) fn matmul(n: &NodeView<'_>) -> Cost {
     Cost { flops: product(&[2, a.elements(), columns]), ..traffic(n) }
 }
 
-pub(crate) fn kv_write(n: &NodeView<'_>) -> Cost {
+fn kv_write(n: &NodeView<'_>) -> Cost {
     let (k, v, slots) = (n.required(0), n.required(1), n.required(2));
     let cache = n.required(3).dtype;
     let rows = |t: &TensorDesc| cache.bytes_for(t.elements()).unwrap_or(usize::MAX) as u64;
     Cost { flops: 0, read: bytes(k) + bytes(v) + bytes(slots), written: rows(k).saturating_add(rows(v)) }
 }
 
-pub(crate) fn attention(n: &NodeView<'_>) -> Cost {
+fn attention(n: &NodeView<'_>) -> Cost {
     let (q, k, v) = (n.required(0), n.required(1), n.required(2));
     let (Op::AttentionPrefill(attrs) | Op::AttentionDecode(attrs)) = n.op() else {
         unreachable!("the list pairs attention with its cost")
@@ -108,5 +109,30 @@ pub(crate) fn attention(n: &NodeView<'_>) -> Cost {
         flops: product(&[q.shape[0], q.shape[1], keys, per_pair]),
         read: bytes(q).saturating_add(kv_read),
         written: bytes(n.output(0)),
+    }
+}
+
+macro_rules! cost_table {
+    ($($(#[doc = $doc:literal])* $variant:ident($attrs:ident) = $code:literal, $name:literal, $tier:ident,
+       [$($input:literal),*] => [$($output:literal),*], $rule:ident, $cost:ident, $decompose:ident;)*) => {
+        fn cost_of(kind: OpKind) -> CostFn {
+            match kind { $(OpKind::$variant => $cost,)* }
+        }
+    };
+}
+
+for_each_op!(cost_table);
+
+impl NodeView<'_> {
+    /// The work of this node.
+    pub fn cost(&self) -> Cost {
+        cost_of(self.kind())(self)
+    }
+}
+
+impl Graph {
+    /// The work of all nodes together.
+    pub fn cost(&self) -> Cost {
+        self.views().fold(Cost::default(), |sum, n| sum + n.cost())
     }
 }

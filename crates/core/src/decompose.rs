@@ -6,8 +6,9 @@
 use crate::attrs::*;
 use crate::dtype::DType;
 use crate::error::Result;
+use crate::for_each_op;
 use crate::graph::{Graph, TensorId};
-use crate::op::Op;
+use crate::op::{Op, OpKind};
 
 /// Appends nodes to the graph that read `inputs` and write `outputs`. `false`, with the graph untouched, when this
 /// instance has no decomposition.
@@ -18,16 +19,16 @@ pub type Decompose = fn(&Op, &mut Graph, &[Option<TensorId>], &[TensorId]) -> Re
 /// # Errors
 /// The operands do not fit the operator.
 pub fn decompose(op: &Op, graph: &mut Graph, inputs: &[Option<TensorId>], outputs: &[TensorId]) -> Result<bool> {
-    op.kind().decomposition().map_or(Ok(false), |f| f(op, graph, inputs, outputs))
+    decomposition(op.kind()).map_or(Ok(false), |f| f(op, graph, inputs, outputs))
 }
 
 const PLAIN: NoAttrs = NoAttrs {};
 
-pub(crate) const fn none() -> Option<Decompose> {
+const fn none() -> Option<Decompose> {
     None
 }
 
-pub(crate) const fn silu_mul() -> Option<Decompose> {
+const fn silu_mul() -> Option<Decompose> {
     Some(|op, g, inputs, outputs| {
         let Op::SiluMul(attrs) = op else { return Ok(false) };
         if attrs.clamp != 0.0 {
@@ -74,7 +75,7 @@ fn epilogue(
     Ok(true)
 }
 
-pub(crate) const fn matmul() -> Option<Decompose> {
+const fn matmul() -> Option<Decompose> {
     Some(|op, g, inputs, outputs| {
         let Op::Matmul(attrs) = op else { return Ok(false) };
         if attrs.epilogue == Epilogue::None {
@@ -87,7 +88,7 @@ pub(crate) const fn matmul() -> Option<Decompose> {
     })
 }
 
-pub(crate) const fn add_rms_norm() -> Option<Decompose> {
+const fn add_rms_norm() -> Option<Decompose> {
     Some(|op, g, inputs, outputs| {
         let Op::AddRmsNorm(attrs) = op else { return Ok(false) };
         let sum = g.add_as(Op::Add(PLAIN), &inputs[..2], DType::F32)?[0];
@@ -99,7 +100,7 @@ pub(crate) const fn add_rms_norm() -> Option<Decompose> {
     })
 }
 
-pub(crate) const fn matmul_quant() -> Option<Decompose> {
+const fn matmul_quant() -> Option<Decompose> {
     Some(|op, g, inputs, outputs| {
         let Op::MatmulQuant(attrs) = op else { return Ok(false) };
         let at = |i: usize| inputs.get(i).copied().flatten();
@@ -131,7 +132,7 @@ pub(crate) const fn matmul_quant() -> Option<Decompose> {
     })
 }
 
-pub(crate) const fn split() -> Option<Decompose> {
+const fn split() -> Option<Decompose> {
     Some(|op, g, inputs, outputs| {
         let Op::Split(attrs) = op else { return Ok(false) };
         for (i, &out) in outputs.iter().enumerate() {
@@ -142,3 +143,14 @@ pub(crate) const fn split() -> Option<Decompose> {
         Ok(true)
     })
 }
+
+macro_rules! decomposition_table {
+    ($($(#[doc = $doc:literal])* $variant:ident($attrs:ident) = $code:literal, $name:literal, $tier:ident,
+       [$($input:literal),*] => [$($output:literal),*], $rule:ident, $cost:ident, $decompose:ident;)*) => {
+        fn decomposition(kind: OpKind) -> Option<Decompose> {
+            match kind { $(OpKind::$variant => $decompose(),)* }
+        }
+    };
+}
+
+for_each_op!(decomposition_table);

@@ -13,8 +13,8 @@ use std::time::Duration;
 use crate::attrs::KvLayout;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::event::{Event, HostEvent};
 use crate::graph::Graph;
-use crate::host::HostEvent;
 use crate::shape::TensorDesc;
 use crate::support::{NodeSupport, Reason};
 
@@ -194,6 +194,29 @@ impl Binding {
     }
 }
 
+impl Graph {
+    /// Checks count, size and bounds of bindings. Cheap enough for every execute.
+    ///
+    /// # Errors
+    /// The first binding that does not fit.
+    pub fn check_bindings(&self, bindings: &[Binding]) -> Result<()> {
+        if bindings.len() != self.bound().len() {
+            let found = format!("{} were given", bindings.len());
+            return Err(Error::invalid(
+                "bindings",
+                found,
+                format!("give {}, one per bound tensor", self.bound().len()),
+            ));
+        }
+        for (&id, binding) in self.bound().iter().zip(bindings) {
+            let tensor = self.tensor(id);
+            let need = if tensor.desc.layout == 0 { tensor.desc.bytes()? } else { 0 };
+            binding.check(&tensor.name, need)?;
+        }
+        Ok(())
+    }
+}
+
 /// Host memory that outlives its borrower, such as a mapped file.
 pub trait HostMemory: Send + Sync {
     /// The bytes. The same bytes at the same address on every call.
@@ -343,27 +366,6 @@ pub trait Stream: Any + Send {
     /// The event's own error.
     fn wait(&mut self, event: &dyn Event) -> Result<()> {
         event.sync(Duration::MAX)
-    }
-}
-
-/// A point in a stream.
-pub trait Event: Any + Send + Sync {
-    /// Waits until the point is reached; an event never recorded is reached already.
-    ///
-    /// # Errors
-    /// The failure that the stream met before the point; [`Error::Timeout`].
-    fn sync(&self, timeout: Duration) -> Result<()>;
-
-    /// Whether the point is reached.
-    ///
-    /// # Errors
-    /// The failure that the stream met before the point.
-    fn is_reached(&self) -> Result<bool>;
-
-    /// The time from `earlier` to this event, where both are reached and the device can tell.
-    fn since(&self, earlier: &dyn Event) -> Option<Duration> {
-        let _ = earlier;
-        None
     }
 }
 

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::Error;
-
 /// What the codes of a dtype stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DTypeKind {
@@ -166,14 +164,25 @@ impl fmt::Display for DType {
     }
 }
 
-impl FromStr for DType {
-    type Err = Error;
+/// Every name, for an error text.
+fn names() -> String {
+    let names: Vec<_> = DType::ALL.iter().map(|d| d.name()).collect();
+    names.join(", ")
+}
 
-    fn from_str(s: &str) -> Result<Self, Error> {
-        DType::ALL.iter().copied().find(|d| d.name() == s).ok_or_else(|| {
-            let known: Vec<_> = DType::ALL.iter().map(|d| d.name()).collect();
-            Error::invalid("dtype", format!("'{s}' is not one"), format!("use one of {}", known.join(", ")))
-        })
+/// A name that no dtype has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("dtype '{name}' is not known; use one of {}", names())]
+pub struct UnknownDtype {
+    /// The name.
+    pub name: String,
+}
+
+impl FromStr for DType {
+    type Err = UnknownDtype;
+
+    fn from_str(s: &str) -> Result<Self, UnknownDtype> {
+        DType::ALL.iter().copied().find(|d| d.name() == s).ok_or_else(|| UnknownDtype { name: s.into() })
     }
 }
 

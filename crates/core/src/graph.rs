@@ -2,12 +2,10 @@
 
 use std::fmt;
 
-use crate::cost::Cost;
-use crate::device::Binding;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op::{Op, OpKind};
-use crate::rules::{Operands, OutSpec};
+use crate::rules::{Operands, OutSpec, rule};
 use crate::shape::TensorDesc;
 
 /// A tensor of a graph.
@@ -218,7 +216,7 @@ impl Graph {
                 view.get(i)?;
             }
         }
-        kind.rule()(op, &view)
+        rule(kind)(op, &view)
     }
 
     fn finish(
@@ -372,32 +370,10 @@ impl Graph {
         (0..self.nodes.len()).map(|i| self.node(i))
     }
 
-    /// The work of all nodes together.
-    pub fn cost(&self) -> Cost {
-        self.views().fold(Cost::default(), |sum, n| sum + n.cost())
-    }
-
     /// Whether a node of the graph writes the bound tensor at this position.
     pub fn writes_bound(&self, position: usize) -> bool {
         let id = self.bound[position];
         self.nodes.iter().flat_map(|n| &n.outputs).any(|&o| self.root(o).0 == id)
-    }
-
-    /// Checks count, size and bounds of bindings. Cheap enough for every execute.
-    ///
-    /// # Errors
-    /// The first binding that does not fit.
-    pub fn check_bindings(&self, bindings: &[Binding]) -> Result<()> {
-        if bindings.len() != self.bound.len() {
-            let found = format!("{} were given", bindings.len());
-            return Err(Error::invalid("bindings", found, format!("give {}, one per bound tensor", self.bound.len())));
-        }
-        for (&id, binding) in self.bound.iter().zip(bindings) {
-            let tensor = self.tensor(id);
-            let need = if tensor.desc.layout == 0 { tensor.desc.bytes()? } else { 0 };
-            binding.check(&tensor.name, need)?;
-        }
-        Ok(())
     }
 }
 
@@ -456,11 +432,6 @@ impl<'a> NodeView<'a> {
         let outs = self.node.outputs.iter().enumerate().map(|(i, id)| (self.node.inputs.len() + i, *id));
         let graph = self.graph;
         ins.chain(outs).map(move |(i, id)| (i, graph.desc(id)))
-    }
-
-    /// The work of this node.
-    pub fn cost(&self) -> Cost {
-        self.kind().cost_fn()(self)
     }
 }
 

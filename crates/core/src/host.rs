@@ -1,9 +1,9 @@
 //! Host memory behind the contract, in safe code: what the noop and the reference device are made of.
 
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
 
-use crate::device::{Binding, Buffer, BufferExt, Event, Stream};
+use crate::device::{Binding, Buffer, BufferExt, Stream};
 use crate::error::{Error, Result};
 
 /// Host bytes behind a lock.
@@ -105,42 +105,10 @@ impl Stream for HostStream {
     }
 }
 
-/// An event that is reached when it is recorded.
-#[derive(Debug, Default)]
-pub struct HostEvent {
-    state: Mutex<(Option<Instant>, Option<Error>)>,
-}
-
-impl HostEvent {
-    /// Marks the event as reached now, with the stream's failure if it met one.
-    pub fn mark(&self, error: Option<Error>) {
-        *self.lock() = (Some(Instant::now()), error);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, (Option<Instant>, Option<Error>)> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Event for HostEvent {
-    fn sync(&self, _: Duration) -> Result<()> {
-        self.lock().1.clone().map_or(Ok(()), Err)
-    }
-
-    fn is_reached(&self) -> Result<bool> {
-        self.sync(Duration::ZERO).map(|()| true)
-    }
-
-    fn since(&self, earlier: &dyn Event) -> Option<Duration> {
-        let earlier = (earlier as &dyn std::any::Any).downcast_ref::<HostEvent>()?;
-        let from = earlier.lock().0?;
-        self.lock().0?.checked_duration_since(from)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{Event, HostEvent};
 
     #[test]
     fn the_first_failure_of_a_stream_is_kept() {

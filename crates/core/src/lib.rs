@@ -11,27 +11,32 @@
 //! - **Three methods are required of a device** ([`Device::info`], [`Device::alloc`], [`Device::stream`]); the rest has
 //!   a default.
 //!
-//! Modules, from ground to roof: `error`, `attrs`, `dtype`, `shape`, `op`, `rules`, `cost`, `graph`, `decompose`,
-//! `place`, `support`, `table`, `device`, `host`, `noop`, `registry`.
+//! Modules, from ground to roof: `attrs`, `dtype`, `support`, `error`, `shape`, `op`, `rules`, `graph`, `cost`,
+//! `decompose`, `place`, `table`, `event`, `device`, `host`, `noop`, `registry`.
 #![forbid(unsafe_code)]
-
-pub mod error;
 
 pub mod attrs;
 pub mod dtype;
+
+pub mod support;
+
+pub mod error;
+
 pub mod shape;
 
 pub mod op;
 mod rules;
 
-pub mod cost;
 pub mod graph;
+
+pub mod cost;
 
 pub mod decompose;
 pub mod place;
 
-pub mod support;
 pub mod table;
+
+pub mod event;
 
 pub mod device;
 pub mod host;
@@ -41,11 +46,12 @@ pub mod registry;
 pub use attrs::*;
 pub use cost::Cost;
 pub use device::{
-    Backend, Binding, Buffer, BufferExt, Caps, Device, DeviceInfo, DtypeInfo, Event, HostMemory, KvInfo, MemoryInfo,
+    Backend, Binding, Buffer, BufferExt, Caps, Device, DeviceInfo, DtypeInfo, HostMemory, KvInfo, MemoryInfo,
     MemoryKind, Plan, PlanInfo, Stream,
 };
 pub use dtype::{DType, DTypeKind};
 pub use error::{Error, Result};
+pub use event::{Event, HostEvent};
 pub use graph::{Graph, Node, NodeId, NodeView, Storage, Tensor, TensorId};
 pub use op::{Op, OpKind, Tier};
 pub use place::Placement;

@@ -55,7 +55,8 @@ impl Operand {
 /// `Variant(Attrs) = opcode, "name", Tier, [inputs] => [outputs], rule, cost, decomposition;`
 ///
 /// An operand `x?` may be left out; `xs*` stands for any number. An output that carries the name of an input is that
-/// input written in place. `rule` is a function of `rules`, `cost` of `cost`, `decomposition` of `decompose`.
+/// input written in place. `rule` is a function of `rules`, `cost` of `cost`, `decomposition` of `decompose`; those
+/// modules read their column of the list themselves.
 #[macro_export]
 macro_rules! for_each_op {
     ($callback:ident) => {
@@ -192,14 +193,6 @@ macro_rules! define_ops {
             /// What the operator computes, in a sentence or two.
             pub const fn meaning(self) -> &'static str {
                 match self { $(OpKind::$variant => concat!($($doc),*).trim_ascii_start(),)* }
-            }
-
-            pub(crate) fn rule(self) -> crate::rules::Rule { match self { $(OpKind::$variant => crate::rules::$rule,)* } }
-
-            pub(crate) fn cost_fn(self) -> crate::cost::CostFn { match self { $(OpKind::$variant => crate::cost::$cost,)* } }
-
-            pub(crate) fn decomposition(self) -> Option<crate::decompose::Decompose> {
-                match self { $(OpKind::$variant => crate::decompose::$decompose(),)* }
             }
         }
 

@@ -12,6 +12,7 @@ pub(crate) use rows::*;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::for_each_op;
 use crate::op::{Op, OpKind};
 use crate::shape::{Dims, TensorDesc};
 
@@ -160,3 +161,15 @@ pub(crate) fn non_negative(kind: OpKind, attr: &str, value: f32) -> Result<()> {
         Err(bad_attr(kind, attr, value, "give it a finite value of at least 0"))
     }
 }
+
+macro_rules! rule_table {
+    ($($(#[doc = $doc:literal])* $variant:ident($attrs:ident) = $code:literal, $name:literal, $tier:ident,
+       [$($input:literal),*] => [$($output:literal),*], $rule:ident, $cost:ident, $decompose:ident;)*) => {
+        /// The shape rule of an operator.
+        pub(crate) fn rule(kind: OpKind) -> Rule {
+            match kind { $(OpKind::$variant => $rule,)* }
+        }
+    };
+}
+
+for_each_op!(rule_table);
