@@ -7,7 +7,7 @@
 Each folder fixtures/<name>/ is a checkpoint as published ones are: config.json (newer keys: rope_parameters, dtype),
 generation_config.json, model.safetensors (f32). Beside them:
 
-    config.older.json    the same model in the older keys: rope_theta, rope_scaling, torch_dtype
+    config.older.json    the same model in the older keys: rope_theta, partial_rotary_factor, rope_scaling, torch_dtype
     golden.safetensors   input_ids i64 [T], logits f32 [T,V], layers.<i>.output f32 [T,hidden], greedy_ids i64 [N]
 
 A variant is golden.<variant>.safetensors over the same weights: another prompt, or another config, which then stands
@@ -15,11 +15,12 @@ in config.<variant>.json and config.<variant>.older.json.
 fixtures/cases.json lists every case: dir, configs (each of them must give the golden), golden, dtype.
 
 What the golden is: the forward pass of transformers over the whole prompt, on the CPU, f32 arithmetic, eager
-attention, no cache. layers.<i>.output is the residual stream after decoder layer i, before the final norm. greedy_ids
-ignores the end token and comes from such a whole forward pass per step. Where generation with a KV cache gives other
-ids, as with dynamic NTK whose frequencies change with every step while cached keys keep the old ones, the file has
-greedy_ids_cached as well. Along both paths the best logit leads by more than 1e-3, no end token occurs and half the ids
-are distinct; else the seed is changed.
+attention, no cache (for llama-partial with the rope of another of its models: golden_families.partial_rope).
+layers.<i>.output is the residual stream after decoder layer i, before the final norm. greedy_ids ignores the end token
+and comes from such a whole forward pass per step. Where generation with a KV cache gives other ids, as with dynamic NTK
+whose frequencies change with every step while cached keys keep the old ones, the file has greedy_ids_cached as well.
+Along both paths the best logit leads by more than 1e-3, no end token occurs and half the ids are distinct; else the
+seed is changed.
 
 Each case has proofs: changes (a wrong window, a dropped scaling, ...) that must move the logits by more than 1e-2,
 so that a mistake cannot hide; the script prints by how much they do, and fails when one does not.
@@ -72,6 +73,8 @@ def older_keys(config: dict) -> dict:
     rope = older.pop("rope_parameters")
     older["rope_theta"] = rope.pop("rope_theta")
     kind = rope.pop("rope_type")
+    if "partial_rotary_factor" in rope:
+        older["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
     if kind == "default":
         older["rope_scaling"] = None
     elif kind == "llama3":
@@ -101,6 +104,11 @@ def fresh_rope(model) -> None:
     rope = model.model.rotary_emb
     rope.max_seq_len_cached = rope.original_max_seq_len
     rope.inv_freq.copy_(rope.original_inv_freq)
+
+
+def rotated_share(model) -> float:
+    """The share of each head that the model's rotary embedding has frequencies for."""
+    return 2 * model.model.rotary_emb.inv_freq.numel() / model.model.layers[0].self_attn.head_dim
 
 
 def forward(model, ids: list[int]) -> torch.Tensor:
@@ -209,6 +217,8 @@ def make(family: Family) -> list[dict]:
     for seed in range(family.seed, family.seed + 200):
         shutil.rmtree(folder, ignore_errors=True)
         model = AutoModelForCausalLM.from_config(family.config(), attn_implementation="eager")
+        share = model.config.rope_parameters.get("partial_rotary_factor", 1.0)
+        assert rotated_share(model) == share, f"{family.name}: transformers rotates {rotated_share(model)} of a head"
         initialise(model, family, seed)
         model.save_pretrained(folder)
         base = json.loads((folder / "config.json").read_text())
@@ -309,7 +319,9 @@ def main() -> int:
     derive = {"bf16": derive_bf16, "sharded": derive_sharded}
     for family in FAMILIES:
         if not args.names or family.name in args.names:
-            cases = [c for c in cases if c["dir"] != family.name] + make(family)
+            with family.within():
+                made = make(family)
+            cases = [c for c in cases if c["dir"] != family.name] + made
     for source, name, kind in DERIVED:
         if not args.names or name in args.names:
             cases = [c for c in cases if c["dir"] != name] + derive[kind](source, name)

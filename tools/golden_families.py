@@ -1,9 +1,13 @@
 """The table of tiny checkpoints that tools/golden.py makes: shapes, rope scalings, prompts and proofs."""
 
+import contextlib
 import dataclasses
 import typing
+from unittest import mock
 
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers.models.glm4_moe import modeling_glm4_moe
+from transformers.models.llama import modeling_llama
 
 Change = typing.Callable[[dict], typing.Any]
 
@@ -29,7 +33,10 @@ class Variant:
 
 @dataclasses.dataclass
 class Family:
-    """A checkpoint: `kind` and `keys` make its config; `attention_std` is the spread of the q and k projections."""
+    """A checkpoint: `kind` and `keys` make its config; `attention_std` is the spread of the q and k projections.
+
+    `within` surrounds everything that is computed with it.
+    """
 
     name: str
     kind: type
@@ -37,6 +44,7 @@ class Family:
     variants: list[Variant]
     seed: int = 1
     attention_std: float = 0.13
+    within: typing.Callable[[], typing.ContextManager] = contextlib.nullcontext
 
     def config(self):
         base = dict(
@@ -94,6 +102,33 @@ def fill(suffixes: tuple[str, ...], value: float):
     return edit
 
 
+def reorder_heads(order: list[int]):
+    """Put the rows of every q and k head in another order: with both alike, only what rope does to them changes."""
+
+    def edit(name: str, weight) -> bool:
+        hit = name.endswith(("q_proj.weight", "k_proj.weight"))
+        if hit:
+            heads = weight.view(-1, len(order), weight.shape[-1])
+            heads.copy_(heads[:, order].clone())
+        return hit
+
+    return edit
+
+
+def partial_rope() -> typing.ContextManager:
+    """Let transformers' Llama honour partial_rotary_factor.
+
+    Its own rotary embedding of type "default" ignores the factor, and its own apply_rotary_pos_emb rotates the whole
+    head. GLM-4 MoE's, which transformers has beside them, compute the frequencies of the first
+    head_dim * partial_rotary_factor dimensions, rotate these half against half as Llama does, and pass on the rest.
+    """
+    return mock.patch.multiple(
+        modeling_llama,
+        LlamaRotaryEmbedding=modeling_glm4_moe.Glm4MoeRotaryEmbedding,
+        apply_rotary_pos_emb=modeling_glm4_moe.apply_rotary_pos_emb,
+    )
+
+
 SHORT = [1.0, 1.05, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0]
 LONG = [1.0, 1.3, 1.9, 2.7, 4.1, 6.0, 9.5, 16.0]
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
@@ -147,6 +182,31 @@ LINEAR = Family(
         tie_word_embeddings=True,
     ),
     [Variant(proofs={"scaling dropped": unscaled, "factor halved": rope(factor=2.0)})],
+)
+
+# Heads of 16 dimensions of which the first 8 are rotated: 4 frequencies, dimension i paired with i + 4.
+PARTIAL = Family(
+    "llama-partial",
+    LlamaConfig,
+    dict(
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+        tie_word_embeddings=True,
+    ),
+    [
+        Variant(
+            proofs={
+                "whole head rotated": rope(partial_rotary_factor=None),
+                "a quarter of the head rotated": rope(partial_rotary_factor=0.25),
+                # theta^(-2i/16) is (theta^(1/2))^(-2i/8)
+                "frequencies spread over the whole head": rope(rope_theta=100.0),
+            },
+            weight_proofs={
+                "last half rotated": reorder_heads([*range(8, 16), *range(8)]),
+                "pairs half a head apart": reorder_heads([*range(4), *range(8, 12), *range(4, 8), *range(12, 16)]),
+            },
+        )
+    ],
+    within=partial_rope,
 )
 
 # max_position_embeddings is the original context here; positions past it are reached by the scaling.
@@ -309,6 +369,6 @@ MISTRAL = Family(
     ],
 )
 
-FAMILIES = [LLAMA2, LLAMA3, LINEAR, DYNAMIC, YARNS, LONGROPE, QWEN2, QWEN2_SLIDING, QWEN3, MISTRAL]
+FAMILIES = [LLAMA2, LLAMA3, LINEAR, PARTIAL, DYNAMIC, YARNS, LONGROPE, QWEN2, QWEN2_SLIDING, QWEN3, MISTRAL]
 # (source, name, kind) of the checkpoints that repeat another one in a different form.
 DERIVED = [("llama3-gqa", "llama3-gqa-bf16", "bf16"), ("qwen2-bias", "qwen2-bias-sharded", "sharded")]

@@ -24,7 +24,7 @@ struct Case {
 
 fn cases() -> Vec<Case> {
     let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(fixtures().join("cases.json")).unwrap()).unwrap();
-    assert!(cases.len() >= 16, "only {} cases", cases.len());
+    assert!(cases.len() >= 17, "only {} cases", cases.len());
     cases
 }
 
