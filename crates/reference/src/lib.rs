@@ -8,7 +8,7 @@
 //! - [`tolerance`] says how far a device may be from the truth, [`compare()`] how far it is, [`data`] makes inputs, and
 //!   a [`Trial`] runs one operator on any device beside its truth.
 //!
-//! Modules, from ground to roof: `round`, `value`, `args`, `ops`, `truth`, `tolerance`, `compare`, `data`, `trial`,
+//! Modules, from ground to roof: `round`, `value`, `args`, `ops`, `class`, `truth`, `tolerance`, `compare`, `data`, `trial`,
 //! `device`, `backend`.
 #![forbid(unsafe_code)]
 
@@ -19,6 +19,8 @@ pub mod value;
 pub mod args;
 
 mod ops;
+
+mod class;
 
 pub mod truth;
 
@@ -34,8 +36,8 @@ mod backend;
 
 pub use args::Args;
 pub use backend::ReferenceBackend;
+pub use class::Class;
 pub use compare::{Comparison, compare};
 pub use device::ReferenceDevice;
-pub use tolerance::Class;
 pub use trial::Trial;
 pub use value::{Output, Value};

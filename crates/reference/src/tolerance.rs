@@ -15,6 +15,7 @@ use qiao_core::{
 };
 
 use crate::args::Args;
+use crate::class::Class;
 use crate::ops::{
     self, Batch, Factors, Scores, along, before_epilogue, choices, epilogue, gate_and_up, largest_code, silu_of,
 };
@@ -28,23 +29,6 @@ const U: f64 = 5.960_464_477_539_063e-8;
 const LAMBDA: f64 = 6.0;
 /// Where `x / (1 + e^−x)` has left the range of f32's exponential.
 const SILU_FLOOR: f64 = 7.523_163_845_262_64e-37;
-
-/// How an operator's results are judged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Class {
-    /// Bit for bit.
-    Exact,
-    /// Within a few units in the last place.
-    Rounding,
-    /// A sum along a row: norms, softmax, reductions, rotations.
-    Reduce,
-    /// Dot products: `c·u·√K·Σ|a||b|`.
-    Contract,
-    /// Integer part exact, conversions within one step, the rest as a product.
-    Quantised,
-    /// Choices: compared where the scores are further apart than their tolerance.
-    Discrete,
-}
 
 /// The limit of every element of every output, in row-major order. `truth` is what [`crate::truth::eval`] gave for the
 /// same bytes; `act` is the dtype to which the kernel rounds activations first, where it does.

@@ -3,8 +3,8 @@
 use qiao_core::{Error, NodeView, Op, OpKind, Result, for_each_op};
 
 use crate::args::Args;
+use crate::class::Class;
 use crate::ops;
-use crate::tolerance::Class;
 use crate::value::Output;
 
 /// The truth of an operator and the class of its tolerance.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use qiao_core::{DType, KvLayout, KvWriteAttrs, Pages, TensorDesc};
+use qiao_core::{KvLayout, KvWriteAttrs, Pages, TensorDesc};
 
 use super::quantised::quantised_row;
 use super::{Outputs, bad_data};
@@ -90,13 +90,4 @@ pub(crate) fn kv_write(attrs: &KvWriteAttrs, x: &Args<'_>) -> Outputs {
     }
     out.extend(scales);
     Ok(out)
-}
-
-/// The largest code of a quantised cache, or 0 for a cache that takes no scale.
-pub(crate) fn largest_code(dtype: DType) -> f64 {
-    match dtype {
-        DType::I8 => 127.0,
-        DType::F8E4M3 | DType::F8E5M2 => 448.0,
-        _ => 0.0,
-    }
 }

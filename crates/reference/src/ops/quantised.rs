@@ -2,7 +2,6 @@
 
 use qiao_core::{DType, MatmulQuantAttrs, NoAttrs, Result};
 
-use super::kv::largest_code;
 use super::matmul::{Factors, before_epilogue, finish, transposed};
 use super::rows::larger;
 use super::{Outputs, bad_data, one};
@@ -94,4 +93,13 @@ pub(crate) fn scaled_matmul(_: &NoAttrs, x: &Args<'_>) -> Outputs {
         }
     }
     one(y)
+}
+
+/// The largest code of a quantised cache, or 0 for a cache that takes no scale.
+pub(crate) fn largest_code(dtype: DType) -> f64 {
+    match dtype {
+        DType::I8 => 127.0,
+        DType::F8E4M3 | DType::F8E5M2 => 448.0,
+        _ => 0.0,
+    }
 }
