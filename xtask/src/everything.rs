@@ -1,7 +1,6 @@
 //! The project's tests in one run, from formatting to the demo; the last line counts them.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -58,12 +57,8 @@ const PARTS: &[Part] = &[
         present: || has_flags(&["avx512_vnni"]),
         without: "this processor has no AVX512-VNNI",
     },
-    Part { name: "AMX kernels", present: || has_flags(&["amx_tile"]), without: "this processor has no AMX" },
-    Part {
-        name: "NVIDIA GPU",
-        present: || Path::new("/proc/driver/nvidia/version").exists(),
-        without: "no NVIDIA driver on this machine",
-    },
+    Part { name: "AMX", present: || false, without: "there are no AMX kernels yet" },
+    Part { name: "NVIDIA GPU", present: || false, without: "there is no CUDA backend yet" },
 ];
 
 /// Whether the processor has all these features, by the names of Linux.
