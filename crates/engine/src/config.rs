@@ -81,12 +81,13 @@ impl ModelConfig {
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<ModelConfig> {
         let dir = dir.as_ref();
         let path = dir.join(CONFIG_FILE);
-        if dir.is_dir() && !path.is_file() {
-            return Err(EngineError::MissingFile {
-                dir: dir.to_path_buf(),
-                expected: vec![CONFIG_FILE.to_string()],
-                mend: "give the directory of a checkpoint in Hugging Face layout",
-            });
+        let missing =
+            |mend| EngineError::MissingFile { dir: dir.to_path_buf(), expected: vec![CONFIG_FILE.to_string()], mend };
+        if !std::fs::metadata(dir).map_err(|e| EngineError::io("open", dir, e))?.is_dir() {
+            return Err(missing("it is a file; give the directory of a checkpoint in Hugging Face layout"));
+        }
+        if !path.is_file() {
+            return Err(missing("give the directory of a checkpoint in Hugging Face layout"));
         }
         ModelConfig::from_object(&json::read_object(&path)?)
     }

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qiao_core::{Binding, Device, Graph, HostMemory, Stream, TensorDesc};
+use qiao_core::{Binding, DType, Device, Graph, HostMemory, Stream, TensorDesc};
 use qiao_layers::Pack;
 
 use crate::cache::alloc_padded;
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::model::{Constant, ModelGraph, Use};
 use crate::weights::{MappedFile, TensorHandle, Weights};
 
@@ -26,6 +26,11 @@ impl HostMemory for MappedFile {
     fn bytes(&self) -> &[u8] {
         MappedFile::bytes(self)
     }
+}
+
+/// Whether a stored tensor's elements mean what they say, without scales that stand elsewhere.
+pub(crate) fn is_weight(dtype: DType) -> bool {
+    dtype.is_activation() || dtype == DType::F64
 }
 
 /// A weight on the device.
@@ -51,7 +56,16 @@ impl PlacedWeights {
     pub(crate) fn check(weights: &Weights, g: &ModelGraph) -> Result<()> {
         for c in &g.constants {
             let shape = g.graph.desc(g.graph.bound()[c.bound]).shape;
-            weights.tensor(&c.name)?.require_shape(&shape)?;
+            let tensor = weights.tensor(&c.name)?;
+            tensor.require_shape(&shape)?;
+            if !is_weight(tensor.dtype) {
+                return Err(EngineError::BadTensor {
+                    path: tensor.path.to_path_buf(),
+                    tensor: c.name.clone(),
+                    found: format!("stored as {}, which no weight of a plain checkpoint is", tensor.dtype),
+                    mend: "use the checkpoint in f32, f16 or bf16",
+                });
+            }
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use qiao_layers::{Account, Policy, lower};
 use crate::config::ModelConfig;
 use crate::error::{EngineError, Result};
 use crate::model::{CacheShape, DecoderSpec, Family, ModelGraph, Precision, Step};
-use crate::placing::{PlacedWeights, Progress};
+use crate::placing::{PlacedWeights, Progress, is_weight};
 use crate::prepared::{Key, Prepared};
 use crate::rope::{RopeScaling, RopeTables};
 use crate::rotary::Rotary;
@@ -240,8 +240,10 @@ impl LoadedModel {
 
     fn read_dtypes(&mut self, weights: &Weights) -> Result<()> {
         for name in weights.names() {
-            // A tensor that no graph uses may have any dtype.
-            if let Ok(tensor) = weights.tensor(name) {
+            // A tensor that no graph uses may have any dtype; one that a graph uses is refused before it is placed.
+            if let Ok(tensor) = weights.tensor(name)
+                && is_weight(tensor.dtype)
+            {
                 self.dtypes.insert(name.to_string(), tensor.dtype);
             }
         }

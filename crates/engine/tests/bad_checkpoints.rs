@@ -107,6 +107,25 @@ fn a_wrong_shape_is_named_with_both_shapes() {
 }
 
 #[test]
+fn a_weight_of_integers_is_named_with_its_file() {
+    let dir = copy("llama2-mha");
+    let mut bytes = std::fs::read(weights(dir.path())).unwrap();
+    let name = br#""model.layers.1.mlp.down_proj.weight":{"dtype":"F32""#;
+    let at = bytes.windows(name.len()).position(|w| w == name).unwrap() + name.len() - 4;
+    bytes[at..at + 3].copy_from_slice(b"I32");
+    std::fs::write(weights(dir.path()), bytes).unwrap();
+    refusal(
+        dir.path(),
+        &["model.safetensors", "model.layers.1.mlp.down_proj.weight", "stored as i32", "f32, f16 or bf16"],
+    );
+}
+
+#[test]
+fn a_file_in_place_of_a_directory_says_so() {
+    refusal(&fixtures().join("llama2-mha/config.json"), &["it is a file", "give the directory"]);
+}
+
+#[test]
 fn bad_json_is_named_with_its_file() {
     let dir = copy("llama2-mha");
     std::fs::write(dir.path().join("config.json"), "{\"hidden_size\": ").unwrap();

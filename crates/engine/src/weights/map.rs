@@ -29,12 +29,13 @@ impl MappedFile {
     /// # Errors
     /// When the file cannot be opened or mapped, or is not a regular file.
     pub fn open(path: &Path) -> Result<MappedFile> {
-        let file = File::open(path).map_err(|e| EngineError::io("open", path, e))?;
-        let meta = file.metadata().map_err(|e| EngineError::io("read the size of", path, e))?;
-        if !meta.is_file() {
+        // Asked before opening: to open a pipe is to wait for its writer.
+        if !std::fs::metadata(path).map_err(|e| EngineError::io("open", path, e))?.is_file() {
             let kind = std::io::Error::other("not a regular file");
             return Err(EngineError::io("map", path, kind));
         }
+        let file = File::open(path).map_err(|e| EngineError::io("open", path, e))?;
+        let meta = file.metadata().map_err(|e| EngineError::io("read the size of", path, e))?;
         let content = match meta.len() {
             0 => Content::Static(&[]),
             _ => Content::Mapped(map_read_only(&file).map_err(|e| EngineError::io("map", path, e))?),

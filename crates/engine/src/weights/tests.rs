@@ -23,6 +23,15 @@ fn refusal(dir: &Path) -> String {
     Weights::open(dir).unwrap_err().to_string()
 }
 
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_refused_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pipe.safetensors");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    assert!(refusal(&path).contains("not a regular file"));
+}
+
 #[test]
 fn a_single_file_is_read_as_stored() {
     let dir = tempfile::tempdir().unwrap();
