@@ -2,7 +2,8 @@
 //!
 //! Known differences: `strftime_now` tells UTC; `~`, `join` and `format` write `true` and `none` where Python writes `True` and `None`
 //! (printing does not); `"%s" % x` is not supported. Limits keep an untrusted template from running on: instructions, nesting, size of the
-//! output, elements of a range, indentation.
+//! output and of a value written, elements of a range, indentation. What it builds in memory with `~`, `+` and the engine's own filters is
+//! not bounded.
 
 use std::io::{self, Write};
 

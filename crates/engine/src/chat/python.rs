@@ -7,6 +7,8 @@ use minijinja::{Error, ErrorKind};
 
 const MAX_DEPTH: usize = 100;
 const MAX_INDENT: usize = 16;
+/// Bytes of one value written: a list that holds another twice, and so on, is short to make and endless to write.
+const MAX_TEXT: usize = 16 << 20;
 
 /// How `json.dumps` was asked to write.
 pub(super) struct JsonStyle {
@@ -54,6 +56,7 @@ impl JsonStyle {
         if depth > MAX_DEPTH {
             return Err(refusal(format!("tojson: more than {MAX_DEPTH} levels")));
         }
+        bounded(out)?;
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
@@ -131,6 +134,13 @@ impl JsonStyle {
     }
 }
 
+fn bounded(out: &str) -> Result<(), Error> {
+    match out.len() > MAX_TEXT {
+        true => Err(refusal(format!("a value of more than {MAX_TEXT} bytes of text cannot be written"))),
+        false => Ok(()),
+    }
+}
+
 fn refusal(message: String) -> Error {
     Error::new(ErrorKind::InvalidOperation, message)
 }
@@ -185,6 +195,7 @@ fn write_repr(value: &Value, depth: usize, out: &mut String) -> Result<(), Error
     if depth > MAX_DEPTH {
         return Err(refusal(format!("a value of more than {MAX_DEPTH} levels cannot be printed")));
     }
+    bounded(out)?;
     match value.kind() {
         ValueKind::None => out.push_str("None"),
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),

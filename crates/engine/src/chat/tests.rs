@@ -267,6 +267,9 @@ fn a_template_cannot_run_for_ever() {
     assert!(refusal("{{ range(100001) }}", &[]).contains("range"));
     assert!(refusal("{{ range(0, 9, 0) }}", &[]).contains("step"));
     assert_eq!(show("{{ range(5, 1) }}{{ range(-9223372036854775807, -9223372036854775806, 3) | length }}"), "[]1");
+    let doubled = "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}";
+    assert!(refusal(&format!("{doubled}{{{{ ns.l|tojson }}}}"), &[]).contains("bytes of text"));
+    assert!(refusal(&format!("{doubled}{{{{ ns.l }}}}"), &[]).contains("bytes of text"));
     let recursive = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}";
     assert!(refusal(recursive, &[]).contains("recursion"));
     let long = "{% for a in range(9000) %}{{ 'x' * 10000 }}{% endfor %}";
