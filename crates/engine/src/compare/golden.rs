@@ -31,6 +31,10 @@ impl Golden {
             return Err(EngineError::Golden { path, found });
         }
         let file = Weights::open(&path)?;
+        if let Some(name) = ["input_ids", "logits"].into_iter().find(|n| !file.contains(n)) {
+            let found = format!("no tensor {name:?} among its {}", file.names().count());
+            return Err(EngineError::Golden { path, found });
+        }
         let input_ids = ids(&file.tensor("input_ids")?, &path)?;
         let greedy_name = ["greedy_ids_cached", "greedy_ids"].into_iter().find(|n| file.contains(n));
         let greedy_ids = greedy_name.map(|n| ids(&file.tensor(n)?, &path)).transpose()?;
@@ -68,7 +72,7 @@ impl Golden {
     /// Refuses a model that the file was not made for.
     ///
     /// # Errors
-    /// [`EngineError::Golden`] with what differs; [`EngineError::TokenOutOfRange`].
+    /// [`EngineError::Golden`] with what differs.
     pub fn check(&self, spec: &DecoderSpec) -> Result<()> {
         self.check_rows("logits", Some(("vocabulary", spec.vocab)))?;
         for &layer in &self.layers {
@@ -79,7 +83,7 @@ impl Golden {
         }
         let all = self.input_ids.iter().chain(self.greedy_ids.iter().flatten());
         match all.copied().find(|&id| id as usize >= spec.vocab) {
-            Some(id) => Err(EngineError::TokenOutOfRange { id, vocab_size: spec.vocab }),
+            Some(id) => Err(self.refuse(format!("token id {id} is outside the model's vocabulary of {}", spec.vocab))),
             None => Ok(()),
         }
     }

@@ -24,23 +24,32 @@ pub use golden::Golden;
 /// Logits that are compared at once, in elements: a bound of the memory that it takes.
 const ROWS_BUDGET: usize = 1 << 26;
 
-/// How far a comparison may be off and still pass. Each limit is for the worst row of its kind.
+/// How far a comparison may be off and still pass. Each limit is for the worst row of its kind; an infinite one allows every
+/// error, and is left out where limits are serialised.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Limits {
     /// Largest `|x − golden|` of a logit.
+    #[serde(skip_serializing_if = "is_infinite")]
     pub max_abs_error: f64,
     /// Largest `max |x − golden| / max |golden|` of a row of logits.
+    #[serde(skip_serializing_if = "is_infinite")]
     pub max_rel_error: f64,
     /// Smallest cosine between a row of logits and its golden one.
     pub cosine: f64,
     /// Largest `KL(golden ‖ x)` of a row, in nats.
+    #[serde(skip_serializing_if = "is_infinite")]
     pub kl: f64,
     /// Smallest share of positions whose most likely token is the same.
     pub top1_agreement: f64,
     /// Smallest share of the greedy continuation before the first other token.
     pub greedy_agreement: f64,
     /// Largest `max |x − golden| / max |golden|` of a row of a layer's output.
+    #[serde(skip_serializing_if = "is_infinite")]
     pub layer_rel_error: f64,
+}
+
+fn is_infinite(limit: &f64) -> bool {
+    limit.is_infinite()
 }
 
 impl Limits {
@@ -102,7 +111,7 @@ pub struct LayerComparison {
 }
 
 /// What a comparison found. Errors and cosines are those of the worst row; a value that is not finite where the golden one is
-/// counts as an infinite error.
+/// counts as an infinite error, which JSON writes as null.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
     /// Whether every figure is within its limit.

@@ -60,8 +60,8 @@ fn hostile_golden_files_are_clear_errors() {
     let ids = ("input_ids", Dtype::I64, &[2][..], i64s(&[1, 2]));
     let logits = ("logits", Dtype::F32, &[2, 3][..], f32s(&[0.0; 6]));
     let cases = [
-        (vec![logits.clone()], "input_ids"),
-        (vec![ids.clone()], "logits"),
+        (vec![logits.clone()], "no tensor \"input_ids\" among its 1: make the golden file"),
+        (vec![ids.clone()], "no tensor \"logits\""),
         (vec![("input_ids", Dtype::I64, &[2], i64s(&[1, -2])), logits.clone()], "-2, which is no token id"),
         (vec![("input_ids", Dtype::F32, &[2], f32s(&[1.0, 2.0])), logits.clone()], "input_ids is f32"),
         (vec![("input_ids", Dtype::I64, &[0], vec![]), logits.clone()], "T from 1"),
