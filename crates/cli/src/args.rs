@@ -47,7 +47,7 @@ pub(crate) struct Where {
     /// The device, as 'qiao devices' names it.
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     pub(crate) device: String,
-    /// The dtype of weights and activations; without it, the dtype that the checkpoint is stored in.
+    /// The compute dtype: that of activations and cache; weights stay as they are stored. Without it, the dtype of the weights.
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<Dtype>,
     /// The most tokens that prompt and answer may have together; without it, 4096 or what the model was
@@ -88,7 +88,7 @@ pub(crate) struct Input {
     #[arg(long)]
     pub(crate) chat: bool,
     /// The token ids to continue.
-    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = token_id, allow_negative_numbers = true)]
     pub(crate) token_ids: Option<Vec<u32>>,
 }
 
@@ -96,22 +96,22 @@ pub(crate) struct Input {
 #[derive(Args)]
 pub(crate) struct Sampling {
     /// The most tokens to generate.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) max_tokens: Option<usize>,
     /// Divides the logits; 0 always takes the most likely token.
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub(crate) temperature: Option<f32>,
     /// Keep the K most likely tokens; 0 = all.
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
     pub(crate) top_k: Option<usize>,
     /// Keep the most likely tokens that together have this probability; 1 = all.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) top_p: Option<f32>,
     /// Drop tokens less likely than this share of the most likely one; 0 = none.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) min_p: Option<f32>,
     /// Makes tokens that occurred less likely; 1 = off.
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) repetition_penalty: Option<f32>,
     /// Taken off the logit of every generated token; 0 = off.
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
@@ -120,7 +120,7 @@ pub(crate) struct Sampling {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) frequency_penalty: Option<f32>,
     /// The same seed gives the same text.
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
     /// Stop before this text; may be given several times.
     #[arg(long, value_name = "TEXT")]
@@ -139,9 +139,15 @@ pub(crate) struct Compare {
     pub(crate) golden: PathBuf,
     #[command(flatten)]
     pub(crate) on: Where,
-    /// Write one JSON object to standard output instead of the table.
+    /// Write one JSON object to standard output instead of the table. An error beyond all numbers is null there, and a figure
+    /// without a limit has none under 'limits'.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// A token id; blanks around it, as after a comma, do no harm.
+fn token_id(text: &str) -> Result<u32, std::num::ParseIntError> {
+    text.trim().parse()
 }
 
 #[cfg(test)]
@@ -166,5 +172,21 @@ mod tests {
         };
         assert_eq!(run.input.token_ids, Some(vec![1, 2, 3]));
         assert_eq!(run.sampling.stop, ["x"]);
+        let Ok(CommandLine { command: Command::Run(run) }) = parse(&["m", "--token-ids", "1, 2 ,3"]) else {
+            panic!("blanks around ids do no harm")
+        };
+        assert_eq!(run.input.token_ids, Some(vec![1, 2, 3]));
+    }
+
+    #[test]
+    fn negative_numbers_are_values_and_not_flags() {
+        let mut words = ["--max-tokens", "--top-k", "--seed", "--token-ids"].map(|flag| (flag, false)).to_vec();
+        words.extend(["--temperature", "--top-p", "--min-p", "--repetition-penalty"].map(|flag| (flag, true)));
+        for (flag, parses) in words {
+            match CommandLine::try_parse_from(["qiao", "run", "m", flag, "-1"]) {
+                Ok(_) => assert!(parses, "{flag}"),
+                Err(error) => assert!(!parses && error.to_string().contains("invalid value '-1'"), "{error}"),
+            }
+        }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 
+use anyhow::Context;
 use qiao::{Message, Params, Prompt};
 
 use crate::exit::Exit;
 use crate::load::Loaded;
 use crate::run::collect;
+use crate::terminal::{tell, tell_line};
 
 pub(crate) fn chat(loaded: &Loaded, params: &Params, out: &mut dyn Write) -> anyhow::Result<Exit> {
     if !loaded.model.has_chat_template() {
@@ -15,16 +17,16 @@ pub(crate) fn chat(loaded: &Loaded, params: &Params, out: &mut dyn Write) -> any
     let stdin = std::io::stdin();
     let terminal = stdin.is_terminal();
     if terminal {
-        eprintln!("One line is a turn. Ctrl-D ends the conversation, Ctrl-C an answer and the command.");
+        tell_line("One line is a turn. Ctrl-D ends the conversation, Ctrl-C an answer and the command.");
     }
     let mut messages = Vec::new();
     let mut line = String::new();
     loop {
         if terminal {
-            eprint!("> ");
+            tell("> ");
         }
         line.clear();
-        if stdin.lock().read_line(&mut line)? == 0 {
+        if stdin.lock().read_line(&mut line).context("cannot read a turn from standard input")? == 0 {
             return Ok(Exit::Ok);
         }
         if line.trim().is_empty() {
@@ -35,7 +37,7 @@ pub(crate) fn chat(loaded: &Loaded, params: &Params, out: &mut dyn Write) -> any
         let answer = collect(generation, out)?;
         writeln!(out)?;
         out.flush()?;
-        eprintln!("{}", answer.summary(loaded));
+        tell_line(&answer.summary(loaded));
         if answer.exit() != Exit::Ok {
             return Ok(answer.exit());
         }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::args::Compare;
 use crate::exit::Exit;
 use crate::load::load;
+use crate::terminal::tell_line;
 
 pub(crate) fn compare(args: &Compare, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let loaded = load(Some(&args.model), &args.on)?;
@@ -24,7 +25,7 @@ pub(crate) fn compare(args: &Compare, out: &mut dyn Write) -> anyhow::Result<Exi
         return Ok(Exit::Ok);
     }
     for failure in found.failures() {
-        eprintln!("past its limit: {failure}");
+        tell_line(&format!("past its limit: {failure}"));
     }
     Ok(Exit::OutOfLimits)
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::exit::Exit;
+use crate::terminal::end_open_line;
 
 static PRESSED: AtomicBool = AtomicBool::new(false);
 static RUNNING: Mutex<Option<qiao::Canceller>> = Mutex::new(None);
@@ -15,7 +16,10 @@ pub(crate) fn install() -> anyhow::Result<()> {
         let again = PRESSED.swap(true, Ordering::SeqCst);
         match &*RUNNING.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(canceller) if !again => canceller.cancel(),
-            _ => std::process::exit(Exit::Interrupted as i32),
+            _ => {
+                end_open_line();
+                std::process::exit(Exit::Interrupted as i32)
+            }
         }
     })?;
     Ok(())

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use qiao::core::DType;
+use qiao::core::{DType, Error};
 use qiao::{Model, ModelOptions};
 
 use crate::args::{Dtype, Where};
@@ -48,9 +48,10 @@ pub(crate) fn load(path: Option<&Path>, on: &Where) -> anyhow::Result<Loaded> {
     Ok(Loaded { model: model?, time: start.elapsed() })
 }
 
-/// Whether a backend of this program has the device on this machine.
-fn present(name: &str) -> Result<(), NotPresent> {
-    let absent = |why: String| Err(NotPresent { name: name.into(), why });
+/// Refuses a device that no backend of this program has on this machine. A backend that fails for another reason, such as a
+/// wrong environment variable, says so itself.
+fn present(name: &str) -> anyhow::Result<()> {
+    let absent = |why: String| Err(NotPresent { name: name.into(), why }.into());
     let (backend, ordinal) = name.split_once(':').unwrap_or((name, "0"));
     let listings = qiao::registry().list();
     let Some(listing) = listings.iter().find(|l| l.backend == backend) else {
@@ -58,7 +59,8 @@ fn present(name: &str) -> Result<(), NotPresent> {
         return absent(format!("no backend has it, there are {}; see 'qiao devices'", known.join(", ")));
     };
     match &listing.devices {
-        Err(why) => absent(why.to_string()),
+        Err(Error::NotPresent { why, .. }) => absent(why.clone()),
+        Err(other) => Err(other.clone().into()),
         Ok(devices) if ordinal.parse().is_ok_and(|n: usize| n < devices.len()) => Ok(()),
         Ok(devices) => absent(format!("{backend} has {} device(s), counted from 0; see 'qiao devices'", devices.len())),
     }

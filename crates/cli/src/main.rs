@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod exit;
+mod terminal;
 
 mod args;
 
@@ -22,11 +23,12 @@ use clap::Parser;
 
 use crate::args::{Command, CommandLine};
 use crate::exit::Exit;
+use crate::terminal::{Output, tell_line};
 
 fn main() -> ExitCode {
     let args = CommandLine::parse();
     let result = interrupt::install().and_then(|()| {
-        let out: &mut dyn Write = &mut std::io::stdout().lock();
+        let out: &mut dyn Write = &mut Output::new();
         match &args.command {
             Command::Devices(args) => devices::devices(args, out),
             Command::Run(args) => run::run(args, out),
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
         // Whoever read the output has seen enough.
         Err(error) if is_closed_pipe(&error) => Exit::Ok.into(),
         Err(error) => {
-            eprintln!("error: {}", exit::line(&error));
+            tell_line(&format!("error: {}", exit::line(&error)));
             exit::code(&error).into()
         }
     }

@@ -10,6 +10,7 @@ use crate::chat;
 use crate::exit::{Exit, Usage};
 use crate::interrupt::{self, Guard};
 use crate::load::{Loaded, load};
+use crate::terminal::tell_line;
 
 /// What the demo model continues when nothing else is asked for.
 const DEMO_PROMPT: &str = "床前明月光";
@@ -31,7 +32,7 @@ pub(crate) fn run(args: &Run, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let answer = collect(generation, out)?;
     writeln!(out)?;
     out.flush()?;
-    eprintln!("{}", answer.summary(&loaded));
+    tell_line(&answer.summary(&loaded));
     Ok(answer.exit())
 }
 

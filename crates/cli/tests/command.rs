@@ -154,7 +154,9 @@ fn a_model_without_a_chat_template_says_so() {
 
 #[test]
 fn models_that_can_not_be_read_end_with_1() {
-    fails(&["run", "/no/such/model", "--prompt", "x"], 1, &["/no/such/model"]);
+    fails(&["run", "/no/such/model", "--prompt", "x"], 1, &["cannot open /no/such/model:"]);
+    let file = fixture("llama3-gqa").join("model.safetensors");
+    fails(&["run", file.to_str().unwrap(), "--prompt", "x"], 1, &["model.safetensors", "a file", "directory"]);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
     fails(&["run", path, "--prompt", "x"], 1, &["config.json"]);
@@ -169,7 +171,68 @@ fn devices_that_are_not_there_end_with_3() {
 }
 
 #[test]
+fn wrong_environment_variables_are_not_an_absent_device() {
+    for (variable, value) in [("QIAO_ISA", "foo"), ("QIAO_THREADS", "0"), ("QIAO_THREADS", "abc")] {
+        let output = Command::new(env!("CARGO_BIN_EXE_qiao")).arg("run").env(variable, value).output().unwrap();
+        let err = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{variable}={value}: {err}");
+        assert!(err.starts_with("error: QIAO_") && err.contains(value) && !err.contains("not present"), "{err}");
+    }
+}
+
+#[test]
+fn turns_that_can_not_be_read_name_standard_input() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_qiao"))
+        .args(["run", "--chat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"\xff\xfe\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.starts_with("error: cannot read a turn from standard input") && err.contains("UTF-8"), "{err}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_told_of_standard_output_and_borne_on_standard_error() {
+    let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let run = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qiao"));
+        command.args(["run", "--max-tokens", "4", "--temperature", "0"]);
+        command
+    };
+    let output = run().stdout(full()).output().unwrap();
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.starts_with("error: cannot write to standard output: ") && err.lines().count() == 1, "{err}");
+    let output = run().stderr(full()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).starts_with("床前明月光"));
+}
+
+#[cfg(unix)]
+#[test]
+fn whoever_has_read_enough_is_no_error() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_qiao"))
+        .args(["run", "--max-tokens", "200", "--ignore-eos"])
+        .env("QIAO_ISA", "scalar")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdout.take().unwrap().read_exact(&mut [0; 3]).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(!text(&output.stderr).contains("error"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn parameters_out_of_range_end_with_1() {
+    fails(&["run", "--temperature", "-1"], 1, &["temperature", "-1"]);
     fails(&["run", "--temperature=-1"], 1, &["temperature", "-1"]);
     fails(&["run", "--top-p", "1.5"], 1, &["top_p", "1.5"]);
 }
@@ -191,6 +254,48 @@ fn a_right_model_passes_its_comparison() {
     for key in ["max_rel_error", "cosine", "kl"] {
         assert!(found[key].is_f64(), "{key} of {found}");
     }
+}
+
+/// A copy of a golden file with other bytes at the start of one of its tensors.
+fn golden_with(folder: &Path, tensor: &str, bytes: &[u8]) -> PathBuf {
+    let mut file = std::fs::read(fixture("mistral-window/golden.safetensors")).unwrap();
+    let data = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&file[8..data]).unwrap();
+    let at = data + header[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
+    file[at..at + bytes.len()].copy_from_slice(bytes);
+    let path = folder.join("golden.safetensors");
+    std::fs::write(&path, file).unwrap();
+    path
+}
+
+#[test]
+fn the_first_layer_that_diverges_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = golden_with(folder.path(), "layers.1.output", &99f32.to_le_bytes());
+    let model = fixture("mistral-window");
+    let output = qiao(&["compare", model.to_str().unwrap(), "--golden", golden.to_str().unwrap(), "--json"]);
+    assert_eq!(output.status.code(), Some(4));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&found["first_divergent_layer"], &found["passed"]), (&1.into(), &false.into()), "{found}");
+    assert!(text(&output.stderr).contains("past its limit: layers.1.output"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn golden_files_of_another_model_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = golden_with(folder.path(), "input_ids", &100_000i64.to_le_bytes());
+    let (golden, model) = (golden.to_str().unwrap(), fixture("mistral-window"));
+    fails(&["compare", model.to_str().unwrap(), "--golden", golden], 1, &[golden, "token id 100000", "vocabulary"]);
+}
+
+#[test]
+fn a_limit_that_is_not_set_is_left_out_of_the_json() {
+    let model = fixture("llama3-gqa");
+    let golden = model.join("golden.safetensors");
+    let args = ["compare", model.to_str().unwrap(), "--golden", golden.to_str().unwrap(), "--dtype", "bf16", "--json"];
+    let limits = json(&qiao(&args))["limits"].clone();
+    assert!(limits.get("max_abs_error").is_none(), "{limits}");
+    assert!(limits.as_object().unwrap().values().all(serde_json::Value::is_number), "{limits}");
 }
 
 #[test]
