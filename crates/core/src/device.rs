@@ -41,7 +41,7 @@ pub trait Backend: Send + Sync {
 pub struct MemoryKind {
     /// Near the chip.
     pub device_local: bool,
-    /// Reachable from the host by [`Buffer::map`].
+    /// In the same memory as the host, so that copies cost no transfer.
     pub host_visible: bool,
     /// Page-locked.
     pub pinned: bool,

@@ -1,5 +1,5 @@
 //! THE op list. Ids, names, attributes, operands, shape rules, costs and decompositions are read from
-//! [`for_each_op!`] and from nowhere else.
+//! [`for_each_op!`](crate::for_each_op) and from nowhere else.
 
 use std::fmt;
 use std::str::FromStr;
