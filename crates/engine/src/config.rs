@@ -86,7 +86,13 @@ impl ModelConfig {
         if !std::fs::metadata(dir).map_err(|e| EngineError::io("open", dir, e))?.is_dir() {
             return Err(missing("it is a file; give the directory of a checkpoint in Hugging Face layout"));
         }
-        if !path.is_file() {
+        // A path that can not be looked at, for rights or a link in a circle, is not a missing one.
+        let found = match std::fs::metadata(&path) {
+            Ok(meta) => meta.is_file(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+            Err(e) => return Err(EngineError::io("open", &path, e)),
+        };
+        if !found {
             return Err(missing("give the directory of a checkpoint in Hugging Face layout"));
         }
         ModelConfig::from_object(&json::read_object(&path)?)

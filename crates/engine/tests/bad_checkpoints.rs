@@ -125,6 +125,16 @@ fn a_file_in_place_of_a_directory_says_so() {
     refusal(&fixtures().join("llama2-mha/config.json"), &["it is a file", "give the directory"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_link_in_a_circle_is_not_a_missing_file() {
+    let dir = copy("llama2-mha");
+    let path = dir.path().join("config.json");
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("config.json", &path).unwrap();
+    refusal(dir.path(), &["cannot open", "config.json", "os error"]);
+}
+
 #[test]
 fn bad_json_is_named_with_its_file() {
     let dir = copy("llama2-mha");
