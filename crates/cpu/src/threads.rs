@@ -4,6 +4,7 @@
 //! finds the job closed and goes back to waiting, so a job never waits for a thread that sleeps.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +12,11 @@ use std::thread::{JoinHandle, Thread};
 
 /// Turns that a worker spins before it parks: some hundred microseconds.
 const SPINS: usize = 20_000;
+
+thread_local! {
+    /// The pool whose task this thread runs, by its address, and the thread's number there.
+    static RUNNING: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+}
 
 /// A job: the function, borrowed from the caller of [`Pool::run`] for the length of the call, and its tasks.
 struct Job<'a> {
@@ -21,17 +27,27 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Claims and runs tasks until none is left.
-    fn work(&self, thread: usize) {
+    /// Claims and runs tasks until none is left, for the pool at this address.
+    fn work(&self, pool: usize, thread: usize) {
+        let outer = RUNNING.replace((pool, thread));
         loop {
             let task = self.next.fetch_add(1, Ordering::Relaxed);
             if task >= self.tasks {
+                RUNNING.set(outer);
                 return;
             }
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.run)(task, thread))) {
                 self.next.store(self.tasks, Ordering::Relaxed);
                 self.panicked.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
             }
+        }
+    }
+
+    /// Passes on the first panic of a task, when all have ended.
+    fn finish(&self) {
+        let panicked = self.panicked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(panic) = panicked {
+            std::panic::resume_unwind(panic);
         }
     }
 }
@@ -91,24 +107,29 @@ impl Pool {
     }
 
     /// Runs `run(task, thread)` for every task in `0..tasks`, each once, on some thread in `0..threads()`. Returns
-    /// when all are done. Callers take turns.
+    /// when all are done. Callers take turns; a task that calls runs the inner tasks itself, one after the other.
     ///
     /// # Panics
     /// With the first panic of a task.
     pub(crate) fn run(&self, tasks: usize, run: &(dyn Fn(usize, usize) + Sync)) {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if tasks <= 1 || self.workers.is_empty() {
-            (0..tasks).for_each(|task| run(task, 0));
-            return;
+        let pool = Arc::as_ptr(&self.shared) as usize;
+        let (running, thread) = RUNNING.get();
+        if running == pool {
+            return (0..tasks).for_each(|task| run(task, thread));
         }
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let job = Job { run, tasks, next: AtomicUsize::new(0), panicked: Mutex::new(None) };
         let shared = &self.shared;
+        if tasks <= 1 || self.workers.is_empty() {
+            job.work(pool, 0);
+            return job.finish();
+        }
         shared.job.store((&raw const job).cast_mut().cast(), Ordering::SeqCst);
         shared.generation.fetch_add(1, Ordering::SeqCst);
         if shared.parked.load(Ordering::SeqCst) > 0 {
             self.threads.iter().for_each(Thread::unpark);
         }
-        job.work(0);
+        job.work(pool, 0);
         // Close the job, then wait for the workers that saw it open: a worker counts itself in before it looks.
         shared.job.store(std::ptr::null_mut(), Ordering::SeqCst);
         let mut turns = 0u32;
@@ -120,10 +141,7 @@ impl Pool {
                 std::hint::spin_loop();
             }
         }
-        let panicked = job.panicked.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(panic) = panicked {
-            std::panic::resume_unwind(panic);
-        }
+        job.finish();
     }
 }
 
@@ -152,7 +170,7 @@ fn serve(shared: &Shared, index: usize) {
         if !job.is_null() {
             // SAFETY: the job was open after this worker counted itself in, and its owner waits until every such
             // worker has counted itself out, so the pointer is valid until the line after next.
-            unsafe { &*job }.work(index);
+            unsafe { &*job }.work(std::ptr::from_ref(shared) as usize, index);
         }
         shared.inside.fetch_sub(1, Ordering::SeqCst);
     }
@@ -239,6 +257,33 @@ mod tests {
             done.fetch_add(1, Ordering::Relaxed);
         });
         assert_eq!(done.load(Ordering::Relaxed), 10);
+    }
+
+    #[test]
+    fn a_task_may_run_tasks_of_its_own() {
+        for threads in [1, 3] {
+            let (pool, other) = (Pool::new(threads).unwrap(), Pool::new(2).unwrap());
+            let done = AtomicU32::new(0);
+            let count = |_: usize, _: usize| {
+                done.fetch_add(1, Ordering::Relaxed);
+            };
+            pool.run(4, &|_, thread| {
+                pool.run(5, &|_, inner| assert_eq!(inner, thread));
+                pool.run(5, &count);
+                other.run(3, &count);
+            });
+            assert_eq!(done.load(Ordering::Relaxed), 32);
+        }
+    }
+
+    #[test]
+    fn workers_that_sleep_end_with_their_pool() {
+        for _ in 0..20 {
+            let pool = Pool::new(4).unwrap();
+            pool.run(4, &|_, _| {});
+            std::thread::sleep(Duration::from_millis(2));
+            drop(pool);
+        }
     }
 
     #[test]
