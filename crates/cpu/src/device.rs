@@ -13,6 +13,9 @@ use crate::ops::{self, Table};
 use crate::stream::CpuStream;
 use crate::threads::Pool;
 
+/// The most threads of a device.
+const MAX_THREADS: usize = 1024;
+
 /// How a CPU device is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuOptions {
@@ -37,7 +40,7 @@ impl CpuOptions {
         };
         let threads = match std::env::var("QIAO_THREADS") {
             Ok(v) if !v.is_empty() => match v.parse::<usize>() {
-                Ok(n @ 1..=1024) => Some(n),
+                Ok(n @ 1..=MAX_THREADS) => Some(n),
                 _ => return Err(Error::invalid("QIAO_THREADS", format!("'{v}'"), "use a number from 1 to 1024")),
             },
             _ => None,
@@ -74,8 +77,12 @@ impl CpuDevice {
     /// Opens the processor.
     ///
     /// # Errors
-    /// A tier that this machine lacks; the system refuses a thread.
+    /// A tier that this machine lacks; more than 1024 threads; the system refuses a thread.
     pub fn with(options: &CpuOptions) -> Result<Self> {
+        if options.threads.is_some_and(|n| !(1..=MAX_THREADS).contains(&n)) {
+            let found = format!("{}", options.thread_count());
+            return Err(Error::invalid("threads", found, format!("use a number from 1 to {MAX_THREADS}")));
+        }
         let pool = Pool::new(options.thread_count()).map_err(|e| Error::internal("starting threads", e.to_string()))?;
         let core = Core { kernels: options.kernels()?, pool, table: ops::table() };
         Ok(CpuDevice { info: Self::describe(options)?, core: Arc::new(core) })
@@ -144,12 +151,7 @@ impl Device for CpuDevice {
     }
 
     fn support(&self, graph: &Graph) -> Vec<NodeSupport> {
-        let isa = self.core.kernels.isa;
-        let mut answers = self.core.table.support(graph);
-        for answer in answers.iter_mut().filter(|a| !a.kernel.is_empty()) {
-            answer.kernel = format!("{}.{isa}", answer.kernel);
-        }
-        answers
+        ops::sound::support(&self.core.table, graph, &self.core.kernels.isa.to_string())
     }
 
     fn plan(&self, graph: &Graph) -> Result<Arc<dyn Plan>> {

@@ -1,8 +1,9 @@
-//! The CPU stream: every command has run when its call returns.
+//! The CPU stream: every command has run when its call returns. Bad arguments are refused and leave it as it was; a step
+//! that fails while a plan runs poisons it.
 
 use std::time::Duration;
 
-use qiao_core::{Binding, Result, Stream};
+use qiao_core::{Binding, Error, Result, Stream};
 
 use crate::memory::{resolve, resolve_mut};
 
@@ -13,10 +14,21 @@ pub(crate) struct CpuStream {
     pub(crate) bound: Vec<usize>,
     /// One address per tensor of that plan.
     pub(crate) addresses: Vec<usize>,
+    /// The first failure of a plan's step.
+    pub(crate) failed: Option<Error>,
+}
+
+impl CpuStream {
+    /// # Errors
+    /// [`Error::Poisoned`] after a failure.
+    pub(crate) fn healthy(&self) -> Result<()> {
+        self.failed.clone().map_or(Ok(()), |first| Err(Error::Poisoned { first: Box::new(first) }))
+    }
 }
 
 impl Stream for CpuStream {
     fn upload(&mut self, dst: &Binding, src: &[u8]) -> Result<()> {
+        self.healthy()?;
         let (buffer, range) = resolve_mut(dst, "upload", src.len())?;
         // SAFETY: the range was checked to lie in the buffer and to hold `src`; `src` is a live slice, which cannot
         // overlap memory that a command may write.
@@ -25,6 +37,7 @@ impl Stream for CpuStream {
     }
 
     fn download(&mut self, dst: &mut [u8], src: &Binding) -> Result<()> {
+        self.healthy()?;
         let (buffer, range) = resolve(src, "download", dst.len())?;
         // SAFETY: the range was checked to lie in the buffer and to fill `dst`; the buffer's memory is initialised.
         unsafe { std::ptr::copy_nonoverlapping(buffer.at(range.start), dst.as_mut_ptr(), dst.len()) };
@@ -32,6 +45,7 @@ impl Stream for CpuStream {
     }
 
     fn copy(&mut self, dst: &Binding, src: &Binding) -> Result<()> {
+        self.healthy()?;
         let (to, to_range) = resolve_mut(dst, "copy destination", src.bytes)?;
         let (from, from_range) = resolve(src, "copy source", 0)?;
         // SAFETY: both ranges were checked; they may overlap.
@@ -40,6 +54,7 @@ impl Stream for CpuStream {
     }
 
     fn fill(&mut self, dst: &Binding, byte: u8) -> Result<()> {
+        self.healthy()?;
         let (buffer, range) = resolve_mut(dst, "fill", 0)?;
         // SAFETY: the range was checked to lie in the buffer.
         unsafe { std::ptr::write_bytes(buffer.at(range.start), byte, range.len()) };
@@ -47,6 +62,6 @@ impl Stream for CpuStream {
     }
 
     fn sync(&mut self, _: Duration) -> Result<()> {
-        Ok(())
+        self.healthy()
     }
 }

@@ -70,16 +70,18 @@ impl Operand {
 
     fn from_parts(tensor: usize, desc: &TensorDesc, shape: &Dims, strides: &[usize]) -> Self {
         let inner = shape.len().saturating_sub(1);
+        // The strides of an empty tensor promise no memory, so every row of it starts at its first byte.
+        let empty = shape.contains(&0);
         let mut outer: Vec<(usize, usize)> = Vec::new();
-        for axis in 0..inner {
+        for axis in 0..if empty { 0 } else { inner } {
             let (size, stride) = (shape[axis], strides[axis]);
             match outer.last_mut() {
                 _ if size == 1 => {}
-                Some(last) if last.1 == size * stride => *last = (last.0 * size, stride),
+                Some(last) if size.checked_mul(stride) == Some(last.1) => *last = (last.0 * size, stride),
                 _ => outer.push((size, stride)),
             }
         }
-        let step = strides.last().copied().unwrap_or(1);
+        let step = if empty { 1 } else { strides.last().copied().unwrap_or(1) };
         Operand { tensor, dtype: desc.dtype, shape: *shape, len: shape.last_dim(), step, outer }
     }
 
@@ -91,6 +93,11 @@ impl Operand {
     /// Whether the elements of a row lie side by side.
     pub(crate) fn is_dense(&self) -> bool {
         self.step == 1 || self.len <= 1
+    }
+
+    /// Whether all rows are [`Operand::pitch`] apart.
+    pub(crate) fn is_even(&self) -> bool {
+        self.outer.len() <= 1
     }
 
     /// Whether a row is one element repeated.

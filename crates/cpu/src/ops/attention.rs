@@ -10,7 +10,7 @@ use qiao_core::{
 };
 use qiao_kernels_cpu::{Element, Kernels, Rows};
 
-use super::access::{FP8, Operand, fp8};
+use super::access::{FP8, Operand, fp8, load};
 use super::{Exec, Prepare, Prepared, activations, no_layouts, row};
 use crate::device::Core;
 
@@ -35,8 +35,10 @@ fn attrs(node: &NodeView<'_>) -> AttentionAttrs {
 }
 
 fn accepts(node: &NodeView<'_>) -> Result<Accept, Reason> {
+    let sinks = if node.kind() == OpKind::AttentionDecode { 5 } else { 6 };
     let first_output = node.node.inputs.len();
-    activations(node, &[0, first_output])?;
+    // With the sinks left out, their position may be that of the output, or past it.
+    activations(node, &[0, sinks, first_output])?;
     for i in [1, 2] {
         let cache = node.required(i);
         let known = cache.dtype.is_activation() || cache.dtype == DType::I8 || FP8.contains(&cache.dtype);
@@ -64,7 +66,10 @@ struct Cache {
 impl Cache {
     fn new(node: &NodeView<'_>, index: usize, scale: usize, layout: KvLayout, paged: bool) -> Self {
         let desc = node.required(index);
+        let empty = desc.elements() == 0;
         let order = |s: &Dims| match (paged, layout) {
+            // The strides of an empty tensor promise no memory.
+            _ if empty => [0; 3],
             (false, _) => [0, s[1], s[0]],
             (true, KvLayout::BlockHeadToken) => [s[0], s[1], s[2]],
             (true, KvLayout::BlockTokenHead) => [s[0], s[2], s[1]],
@@ -230,6 +235,7 @@ impl<'a> Scratch<'a> {
 }
 
 /// Query tokens of one sequence in one tile.
+#[derive(Clone, Copy)]
 struct Queries {
     sequence: usize,
     /// The first query token, among all.
@@ -269,7 +275,7 @@ impl Attention {
             if lo < hi {
                 // SAFETY: as the caller vouches.
                 unsafe {
-                    self.zero(exec, done, lo, head);
+                    self.fill(exec, done, lo, head, 0.0);
                     let position = keys as i64 - (to - from) as i64 + (lo - from) as i64;
                     let queries = Queries { sequence: b, first: lo, count: hi - lo, position, keys, start };
                     self.queries(exec, &queries, head, thread);
@@ -279,18 +285,11 @@ impl Attention {
             start = start.saturating_add(keys);
         }
         // SAFETY: as the caller vouches.
-        unsafe { self.zero(exec, done, last, head) };
+        unsafe { self.fill(exec, done, last, head, 0.0) };
     }
 
-    /// Rows that belong to no sequence are zeros.
+    /// One value in every element of these tokens: 0 where they belong to no sequence.
     ///
-    /// # Safety
-    /// As [`Attention::task`].
-    unsafe fn zero(&self, exec: &Exec<'_>, first: usize, last: usize, head: usize) {
-        // SAFETY: as the caller vouches.
-        unsafe { self.fill(exec, first, last, head, 0.0) };
-    }
-
     /// # Safety
     /// As [`Attention::task`].
     unsafe fn fill(&self, exec: &Exec<'_>, first: usize, last: usize, head: usize, value: f32) {
@@ -307,9 +306,42 @@ impl Attention {
 
     /// The query tokens of one sequence against all the keys they see.
     ///
+    /// A value that is not finite makes NaN of a weight of 0, so a token that came out as NaN beside others is computed
+    /// again alone, with the keys that it sees and no others.
+    ///
     /// # Safety
     /// As [`Attention::task`].
     unsafe fn queries(&self, exec: &Exec<'_>, q: &Queries, head: usize, thread: usize) {
+        // SAFETY: as the caller vouches.
+        unsafe { self.together(exec, q, head, thread) };
+        for t in 0..if q.count > 1 { q.count } else { 0 } {
+            let alone = Queries { first: q.first + t, count: 1, position: q.position + t as i64, ..*q };
+            let row = (q.first + t) * self.heads + head * self.group();
+            // SAFETY: as the caller vouches.
+            unsafe {
+                if (row..row + self.group()).any(|r| self.has_nan(exec, r)) {
+                    self.together(exec, &alone, head, thread);
+                }
+            }
+        }
+    }
+
+    /// Whether a row of the result holds a NaN.
+    ///
+    /// # Safety
+    /// As [`Attention::task`]; the row was written.
+    unsafe fn has_nan(&self, exec: &Exec<'_>, r: usize) -> bool {
+        let at = self.y.offset(r);
+        // SAFETY: as the caller vouches.
+        (0..self.y.len)
+            .any(|i| unsafe { load(self.y.dtype, exec.address(self.y.tensor), at + i * self.y.step()) }.is_nan())
+    }
+
+    /// The query tokens of one sequence in one pass over the keys that some of them see.
+    ///
+    /// # Safety
+    /// As [`Attention::task`].
+    unsafe fn together(&self, exec: &Exec<'_>, q: &Queries, head: usize, thread: usize) {
         let k = exec.kernels();
         let (group, dk, dv) = (self.group(), self.k.pages.head_dim, self.v.pages.head_dim);
         let rows = q.count * group;
@@ -338,8 +370,12 @@ impl Attention {
             let h = head * group + i % group;
             let r = (q.first + i / group) * self.heads + h;
             let row = &mut s.acc[i * dv..][..dv];
-            let scale = self.normaliser(exec, h, s.max[i], s.sum[i]);
-            (k.scale.run)(row, scale);
+            let (lo, hi) = self.seen(q, q.position + (i / group) as i64);
+            if lo < hi {
+                (k.scale.run)(row, self.normaliser(exec, h, s.max[i], s.sum[i]));
+            } else {
+                row.fill(0.0);
+            }
             // SAFETY: as the caller vouches.
             unsafe { self.y.write(k, exec.address(self.y.tensor), r, 0, row) };
         }
@@ -352,6 +388,9 @@ impl Attention {
         // SAFETY: there is one sink per head.
         unsafe { sinks.read_part(exec.kernels(), exec.address(sinks.tensor), 0, head, &mut sink) };
         let top = max.max(sink[0]);
+        if top == f32::NEG_INFINITY {
+            return 0.0;
+        }
         let shrink = if max == f32::NEG_INFINITY { 0.0 } else { (max - top).exp() };
         shrink / (sum * shrink + (sink[0] - top).exp())
     }
@@ -363,9 +402,10 @@ impl Attention {
         (lo, hi)
     }
 
-    /// The keys that the query at a position sees.
+    /// The keys that the query at a position sees: a window ends at the query, causal or not.
     fn seen(&self, q: &Queries, position: i64) -> (usize, usize) {
-        let end = if self.attrs.causal { (position + 1).clamp(0, q.keys as i64) as usize } else { q.keys };
+        let cut = self.attrs.causal || self.attrs.window > 0;
+        let end = if cut { (position + 1).clamp(0, q.keys as i64) as usize } else { q.keys };
         let start = match self.attrs.window {
             0 => 0,
             w => (position + 1 - i64::from(w)).clamp(0, end as i64) as usize,
@@ -377,13 +417,10 @@ impl Attention {
     fn span(&self, exec: &Exec<'_>, q: &Queries, head: usize, at: usize, end: usize) -> Option<Span> {
         let size = self.k.pages.block_size;
         let Some(table) = &self.table else {
-            let token = q.start.checked_add(at)?;
-            return (q.start + end <= size).then_some(Span { block: 0, head, token, count: (end - at).min(KEYS) });
+            q.start.checked_add(end).filter(|&end| end <= size)?;
+            return Some(Span { block: 0, head, token: q.start + at, count: (end - at).min(KEYS) });
         };
-        let entry = at / size;
-        if entry >= table.len {
-            return None;
-        }
+        let entry = at.checked_div(size).filter(|&entry| entry < table.len)?;
         let index = table.offset(q.sequence) + entry * table.step();
         // SAFETY: the entry is inside the table.
         let block = unsafe { table.index(exec.address(table.tensor), index) };
@@ -397,40 +434,27 @@ impl Attention {
     /// # Safety
     /// The span lies in the caches, which nothing writes meanwhile.
     unsafe fn chunk(&self, exec: &Exec<'_>, q: &Queries, s: &mut Scratch<'_>, rows: usize, at: usize, span: Span) {
-        // SAFETY: as the caller vouches; each arm names the dtype of the cache.
+        let (k, dk, dv) = (exec.kernels(), self.k.pages.head_dim, self.v.pages.head_dim);
+        // SAFETY: as the caller vouches; each arm names the dtype of the keys. Packed keys and values may differ in it.
         unsafe {
             match self.k.dtype {
-                DType::F32 => self.plain::<f32>(exec, q, s, rows, at, span),
-                DType::F16 => self.plain::<f16>(exec, q, s, rows, at, span),
-                DType::BF16 => self.plain::<bf16>(exec, q, s, rows, at, span),
-                _ => {
-                    let k = self.k.decode(exec, span, s.decoded);
-                    score(exec.kernels(), s.scores, s.q, rows, k, self.k.pages.head_dim, self.scale);
-                    self.soften(exec.kernels(), q, s, rows, at, span.count);
-                    let v = self.v.decode(exec, span, s.decoded);
-                    weigh(exec.kernels(), s.acc, &s.alpha[..rows], s.scores, v, self.v.pages.head_dim);
-                }
+                DType::F32 => score(k, s.scores, s.q, rows, self.k.rows::<f32>(exec, span), dk, self.scale),
+                DType::F16 => score(k, s.scores, s.q, rows, self.k.rows::<f16>(exec, span), dk, self.scale),
+                DType::BF16 => score(k, s.scores, s.q, rows, self.k.rows::<bf16>(exec, span), dk, self.scale),
+                _ => score(k, s.scores, s.q, rows, self.k.decode(exec, span, s.decoded), dk, self.scale),
             }
         }
-    }
-
-    /// # Safety
-    /// As [`Attention::chunk`], with caches of dtype `T`.
-    unsafe fn plain<T: Element>(
-        &self,
-        exec: &Exec<'_>,
-        q: &Queries,
-        s: &mut Scratch<'_>,
-        rows: usize,
-        at: usize,
-        span: Span,
-    ) {
-        let k = exec.kernels();
-        // SAFETY: as the caller vouches.
-        let (keys, values) = unsafe { (self.k.rows::<T>(exec, span), self.v.rows::<T>(exec, span)) };
-        score(k, s.scores, s.q, rows, keys, self.k.pages.head_dim, self.scale);
         self.soften(k, q, s, rows, at, span.count);
-        weigh(k, s.acc, &s.alpha[..rows], s.scores, values, self.v.pages.head_dim);
+        let alpha = &s.alpha[..rows];
+        // SAFETY: as above, for the values.
+        unsafe {
+            match self.v.dtype {
+                DType::F32 => weigh(k, s.acc, alpha, s.scores, self.v.rows::<f32>(exec, span), dv),
+                DType::F16 => weigh(k, s.acc, alpha, s.scores, self.v.rows::<f16>(exec, span), dv),
+                DType::BF16 => weigh(k, s.acc, alpha, s.scores, self.v.rows::<bf16>(exec, span), dv),
+                _ => weigh(k, s.acc, alpha, s.scores, self.v.decode(exec, span, s.decoded), dv),
+            }
+        }
     }
 
     /// Turns the scores of a chunk into weights and moves each row's maximum and sum along.

@@ -117,6 +117,9 @@ impl Narrow {
         let kept = usize::try_from(self.top_k).ok().filter(|&k| k > 0).map_or(row.len(), |k| k.min(row.len()));
         order_first(row, order, kept);
         let order = &order[..kept];
+        if row[order[0] as usize].is_nan() {
+            return order[0];
+        }
         let (top, t) = (f64::from(row[order[0] as usize]), f64::from(self.temperature));
         let weight = |i: u32| {
             let v = f64::from(row[i as usize]);
@@ -124,17 +127,18 @@ impl Narrow {
         };
         let total: f64 = order.iter().map(|&i| weight(i)).sum();
         // top-p: the smallest set of the largest with this much of the mass, at least one.
-        let (mut mass, mut count) = (0.0, 0);
-        for &i in order {
-            mass += weight(i);
-            count += 1;
-            if mass >= f64::from(self.top_p) * total {
-                break;
+        let (mut mass, mut count) = (0.0, order.len());
+        if self.top_p < 1.0 {
+            count = 0;
+            while count == 0 || count < order.len() && mass < f64::from(self.top_p) * total {
+                mass += weight(order[count]);
+                count += 1;
             }
         }
         // min-p: at least this share of the largest, whose weight is 1.
-        while count > 1 && weight(order[count - 1]) < f64::from(self.min_p) {
-            count -= 1;
+        if self.min_p > 0.0 {
+            let enough = |&&i: &&u32| weight(i) >= f64::from(self.min_p);
+            count = order[..count].iter().take_while(enough).count().max(1);
         }
         let mass: f64 = order[..count].iter().map(|&i| weight(i)).sum();
         let mut seen = 0.0;

@@ -5,6 +5,7 @@ use qiao_kernels_cpu::{GemmBlock, NR, WeightMatrix, pack_panel_i8, packed_len_i8
 
 use super::access::Operand;
 use super::pack::PANELS;
+use super::sound::can_be_packed;
 use super::{Exec, Prepare, Prepared, activations, row};
 use crate::device::Core;
 
@@ -28,7 +29,8 @@ fn quantize(node: &NodeView<'_>, _: &Core) -> Prepared {
     Prepared::with_scratch(x.len, move |exec| {
         let k = exec.kernels();
         let at = [&x, &q, &scale].map(|o| exec.address(o.tensor) as usize);
-        exec.rows(x.rows(), x.len, &|first, last, thread| {
+        // A row of no elements still has a scale.
+        exec.rows(x.rows(), x.len.max(1), &|first, last, thread| {
             for r in first..last {
                 // SAFETY: the pool gave this thread; tasks write disjoint rows of results that share no storage with
                 // the operand.
@@ -56,7 +58,7 @@ fn accepts_matmul(node: &NodeView<'_>) -> Result<Accept, Reason> {
         }
     }
     match b.layout {
-        0 if b.constant => Ok(Accept::Relayout { operand: 1, layout: PANELS }),
+        0 if b.constant && can_be_packed(node, 1) => Ok(Accept::Relayout { operand: 1, layout: PANELS }),
         0 | PANELS => Ok(Accept::Native),
         l => Err(Reason::operand(1, Property::Layout, Rule::Equal, format!("{l:#x}").as_str(), "panels")),
     }

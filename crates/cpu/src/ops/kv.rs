@@ -83,21 +83,29 @@ impl Target {
                     *exec.address(*tensor).cast::<f32>().add(place(s)) = scale;
                 }
                 dtype => {
-                    let format = fp8(dtype);
-                    let largest = row.iter().fold(0.0f32, |m, v| m.max(v.abs()));
                     let scale = self.scale.map(|(tensor, s)| {
-                        let scale = largest / format.max() as f32;
+                        let scale = fp8_scale(row);
                         *exec.address(tensor).cast::<f32>().add(place(&s)) = scale;
-                        scale
+                        f64::from(scale)
                     });
-                    let divide = scale.filter(|s| *s != 0.0).unwrap_or(1.0);
-                    for (i, v) in row.iter().enumerate() {
-                        *out.add(to + i) = format.encode(f64::from(v / divide)) as u8;
+                    for (i, &v) in row.iter().enumerate() {
+                        let code = match scale {
+                            Some(0.0) => 0.0,
+                            Some(scale) => f64::from(v) / scale,
+                            None => f64::from(v),
+                        };
+                        *out.add(to + i) = fp8(dtype).encode(code) as u8;
                     }
                 }
             }
         }
     }
+}
+
+/// `max abs / 448` for either fp8 format; NaN where the row holds one.
+fn fp8_scale(row: &[f32]) -> f32 {
+    let larger = |m: f32, v: &f32| if m.is_nan() || v.abs() <= m { m } else { v.abs() };
+    row.iter().fold(0.0, larger) / 448.0
 }
 
 fn kv_write(node: &NodeView<'_>, _: &Core) -> Prepared {
@@ -107,7 +115,7 @@ fn kv_write(node: &NodeView<'_>, _: &Core) -> Prepared {
     let slots = Operand::required(node, 2);
     let pages = qiao_core::Pages::of(node.required(3), layout).expect("the graph checked the cache");
     let tokens = slots.len;
-    let capacity = pages.blocks * pages.block_size;
+    let capacity = pages.blocks.saturating_mul(pages.block_size);
     let longest = targets[0].rows.len.max(targets[1].rows.len);
     let run = move |exec: &Exec<'_>| {
         // SAFETY: the entry is one of the slots.

@@ -11,6 +11,7 @@ use qiao_kernels_cpu::{Element, Gemm, GemmBlock, Kernels, NR, PackA, Weight, Wei
 
 use super::access::Operand;
 use super::pack::{PANELS, PANELS_T, panel};
+use super::sound::can_be_packed;
 use super::{Exec, Prepare, Prepared, activations, row};
 use crate::device::Core;
 
@@ -57,7 +58,7 @@ fn accepts_packed(node: &NodeView<'_>) -> Result<Accept, Reason> {
     }
     let layout = if attrs(node).trans_b { PANELS } else { PANELS_T };
     match b.layout {
-        0 => Ok(Accept::Relayout { operand: 1, layout }),
+        0 if can_be_packed(node, 1) => Ok(Accept::Relayout { operand: 1, layout }),
         l if l == layout => Ok(Accept::Native),
         l => Err(Reason::operand(1, qiao_core::Property::Layout, Rule::Equal, format!("{l:#x}").as_str(), "panels")),
     }
@@ -225,7 +226,8 @@ impl Packed {
         pack: PackA<A, P>,
     ) -> Prepared {
         let plan = Blocks::new(self.m, self.n, self.k, gemm, core.pool.threads());
-        let per_thread = plan.scratch_bytes() + if self.a.is_dense() { 0 } else { plan.mr * self.k * size_of::<A>() };
+        let spare = if self.a.is_dense() && self.a.is_even() { 0 } else { plan.mr * self.k * size_of::<A>() };
+        let per_thread = plan.scratch_bytes() + spare.next_multiple_of(4);
         let shared = plan.packed_len() * size_of::<P>();
         let run = move |exec: &Exec<'_>| {
             let stride = panel::<W>(self.k);
@@ -308,8 +310,7 @@ impl Blocks {
             // SAFETY: the pool gave this thread; the rows lie in the operand; each task packs micro-panels of its own
             // into the shared scratch, which the plan laid out for all of them.
             unsafe {
-                let even = a.is_dense() && (1..m).all(|i| a.offset(start + i) == a.offset(start) + i * a.pitch());
-                let (data, lda): (&[A], usize) = if even {
+                let (data, lda): (&[A], usize) = if a.is_dense() && a.is_even() {
                     let from = (base as *const A).add(a.offset(start));
                     (std::slice::from_raw_parts(from, (m - 1) * a.pitch() + self.k), a.pitch())
                 } else {

@@ -5,6 +5,7 @@
 
 pub(crate) mod access;
 pub(crate) mod pack;
+pub(crate) mod sound;
 
 mod attention;
 mod choose;
@@ -53,6 +54,11 @@ impl Prepared {
     /// A node that needs this many f32 of scratch a thread.
     pub(crate) fn with_scratch(floats: usize, run: impl Fn(&Exec<'_>) -> Result<()> + Send + Sync + 'static) -> Self {
         Prepared { run: Box::new(run), shared: 0, per_thread: floats * 4 }
+    }
+
+    /// A node that has nothing to do.
+    fn nothing() -> Self {
+        Prepared::with_scratch(0, |_| Ok(()))
     }
 }
 
@@ -156,12 +162,16 @@ impl Exec<'_> {
         self.core.pool.run(tasks, task);
     }
 
-    /// Splits `count` rows of `elements` each over the threads: `task(first, last, thread)`.
+    /// Splits `count` rows of `elements` each over the threads: `task(first, last, thread)`. Rows of no elements are
+    /// no work, however many there are.
     pub(crate) fn rows(&self, count: usize, elements: usize, task: &(dyn Fn(usize, usize, usize) + Sync)) {
         /// Elements below which a task is not worth handing to another thread.
         const GRAIN: usize = 4096;
-        let grain = GRAIN.div_ceil(elements.max(1));
-        let tasks = count.div_ceil(grain).min(4 * self.core.pool.threads()).max(1);
+        if count == 0 || elements == 0 {
+            return;
+        }
+        let grain = GRAIN.div_ceil(elements);
+        let tasks = count.div_ceil(grain).min(4 * self.core.pool.threads());
         let size = count.div_ceil(tasks);
         self.run(tasks, &|i, thread| {
             let first = (i * size).min(count);
@@ -178,6 +188,8 @@ pub(crate) struct CpuPlan {
     /// For each tensor: where its first byte is.
     places: Vec<At>,
     writes: Vec<bool>,
+    /// What the address of each bound tensor is a multiple of.
+    aligns: Vec<usize>,
     shared: (usize, usize),
     scratch: (usize, usize),
     workspace: usize,
@@ -194,9 +206,13 @@ impl CpuPlan {
     pub(crate) fn new(core: Arc<Core>, info: &DeviceInfo, graph: &Graph) -> Result<Self> {
         let mut steps = Vec::with_capacity(graph.nodes().len());
         for node in graph.views() {
-            match core.table.find(&node) {
+            match sound::find(&core.table, &node) {
+                Ok((_, Accept::Native)) if sound::writes_nothing(&node) => steps.push(Prepared::nothing()),
                 Ok((row, Accept::Native)) => steps.push((row.launch)(&node, &core)),
-                _ => return Err(device::refuse(info, graph, &core.table.support(graph))),
+                _ => {
+                    let answers = sound::support(&core.table, graph, &core.kernels.isa.to_string());
+                    return Err(device::refuse(info, graph, &answers));
+                }
             }
         }
         let placement = place(graph, ALIGN, 0)?;
@@ -213,9 +229,12 @@ impl CpuPlan {
         let places = places.collect();
         let most = |f: fn(&Prepared) -> usize| steps.iter().map(f).max().unwrap_or(0).next_multiple_of(ALIGN);
         let (shared, per_thread) = (most(|s| s.shared), most(|s| s.per_thread));
-        let scratch = placement.bytes + shared;
+        let too_large = || Error::invalid("workspace", "its size overflows", "use a smaller batch or context");
+        let scratch = placement.bytes.checked_add(shared).ok_or_else(too_large)?;
+        let all_threads = per_thread.checked_mul(core.pool.threads());
         Ok(CpuPlan {
-            workspace: scratch + per_thread * core.pool.threads(),
+            workspace: all_threads.and_then(|bytes| bytes.checked_add(scratch)).ok_or_else(too_large)?,
+            aligns: graph.bound().iter().map(|&id| sound::binding_alignment(graph, id)).collect(),
             shared: (placement.bytes, shared),
             scratch: (scratch, per_thread),
             writes: (0..graph.bound().len()).map(|i| graph.writes_bound(i)).collect(),
@@ -236,8 +255,7 @@ impl CpuPlan {
         let check = if self.writes[position] { resolve_mut } else { resolve };
         let (buffer, range) = check(binding, &tensor.name, need)?;
         let address = buffer.at(range.start) as usize;
-        let align = if tensor.desc.dtype.is_packed() { 1 } else { tensor.desc.dtype.block_bytes() };
-        if !address.is_multiple_of(align) {
+        if !address.is_multiple_of(self.aligns[position]) {
             let found = format!("it starts at byte {}", range.start);
             let mend = format!("start it on a multiple of {ALIGN} of an allocated buffer");
             return Err(Error::invalid(format!("binding of '{}'", tensor.name), found, mend));
@@ -259,6 +277,7 @@ impl Plan for CpuPlan {
             let found = format!("{} were given", bindings.len());
             return Err(Error::invalid("bindings", found, format!("give {}, one per bound tensor", self.writes.len())));
         }
+        stream.healthy()?;
         let (buffer, range) = resolve_mut(workspace, "workspace", self.workspace)?;
         let base = buffer.at(range.start) as usize;
         if !base.is_multiple_of(ALIGN) {
@@ -286,6 +305,8 @@ impl Plan for CpuPlan {
             scratch: base + self.scratch.0,
             per_thread: self.scratch.1,
         };
-        self.steps.iter().try_for_each(|step| (step.run)(&exec))
+        let result = self.steps.iter().try_for_each(|step| (step.run)(&exec));
+        stream.failed = result.clone().err();
+        result
     }
 }

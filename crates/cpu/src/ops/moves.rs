@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use qiao_core::{Accept, DType, DTypeKind, NodeView, Op, OpKind, Property, Reason, Row, Rule, TensorDesc};
-use qiao_quant::minifloat::F4E2M1;
+use qiao_quant::minifloat::{BF16, F4E2M1, F8E4M3FNUZ, F8E5M2FNUZ, F16, encode_e8m0};
 use qiao_quant::nibble;
 
 use super::access::{FP8, Operand, fp8};
@@ -50,18 +50,25 @@ impl Move {
                 let to = (dst + byte(self.to.offset(r))) as *mut u8;
                 // SAFETY: the graph checked that both rows lie in their tensors, whose storage is distinct; tasks
                 // write disjoint rows.
-                unsafe {
-                    if self.from.is_dense() && self.to.is_dense() {
-                        std::ptr::copy_nonoverlapping(from, to, byte(len));
-                    } else {
-                        for i in 0..len {
-                            let (a, b) = (from.add(i * self.from.step() * bytes), to.add(i * self.to.step() * bytes));
-                            std::ptr::copy_nonoverlapping(a, b, bytes);
-                        }
-                    }
-                }
+                unsafe { copy_row((from, self.from.step()), (to, self.to.step()), len / elems, bytes) };
             }
         });
+    }
+}
+
+/// Copies `len` elements (or blocks) of `size` bytes, each side with its step in elements.
+///
+/// # Safety
+/// Both rows are live, and nothing else uses the one written.
+unsafe fn copy_row(from: (*const u8, usize), to: (*mut u8, usize), len: usize, size: usize) {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        if len <= 1 || from.1 == 1 && to.1 == 1 {
+            return std::ptr::copy_nonoverlapping(from.0, to.0, len * size);
+        }
+        for i in 0..len {
+            std::ptr::copy_nonoverlapping(from.0.add(i * from.1 * size), to.0.add(i * to.1 * size), size);
+        }
     }
 }
 
@@ -146,6 +153,7 @@ fn cast(node: &NodeView<'_>, _: &Core) -> Prepared {
         return copy_of(x, y);
     }
     let plain = x.dtype.is_activation() && y.dtype.is_activation();
+    let wide = matches!(x.dtype, DType::I64 | DType::U64);
     Prepared::with_scratch(2 * y.len, move |exec| {
         let k = exec.kernels();
         let at = [x.tensor, y.tensor].map(|t| exec.address(t) as usize);
@@ -161,6 +169,9 @@ fn cast(node: &NodeView<'_>, _: &Core) -> Prepared {
                     } else if x.dtype.is_packed() {
                         unpack_row(&x, at[0] as *const u8, r, &mut out[..y.len]);
                         (0..y.len).for_each(|i| put(&y, at[1] as *mut u8, r, i, f64::from(out[i])));
+                    } else if wide {
+                        (0..y.len)
+                            .for_each(|i| put_wide(&y, at[1] as *mut u8, r, i, get_wide(&x, at[0] as *const u8, r, i)));
                     } else {
                         (0..y.len).for_each(|i| put(&y, at[1] as *mut u8, r, i, get(&x, at[0] as *const u8, r, i)));
                     }
@@ -193,7 +204,51 @@ unsafe fn unpack_row(x: &Operand, base: *const u8, r: usize, out: &mut [f32]) {
     }
 }
 
-/// One element of a scalar dtype or fp8 as f64, exactly.
+/// One element of i64 or u64.
+///
+/// # Safety
+/// As [`Operand::read`].
+unsafe fn get_wide(x: &Operand, base: *const u8, r: usize, i: usize) -> i128 {
+    let at = x.offset(r) + i * x.step();
+    // SAFETY: the caller vouches for the row.
+    unsafe {
+        match x.dtype {
+            DType::I64 => i128::from(*base.cast::<i64>().add(at)),
+            _ => i128::from(*base.cast::<u64>().add(at)),
+        }
+    }
+}
+
+/// Rounds an integer of 64 bits once, which may have more bits than f64.
+///
+/// # Safety
+/// As [`Operand::write`].
+unsafe fn put_wide(y: &Operand, base: *mut u8, r: usize, i: usize, value: i128) {
+    let at = y.offset(r) + i * y.step();
+    // SAFETY: as the caller vouches.
+    unsafe {
+        match y.dtype {
+            DType::I64 => *base.cast::<i64>().add(at) = value.clamp(i64::MIN.into(), i64::MAX.into()) as i64,
+            DType::U64 => *base.cast::<u64>().add(at) = value.clamp(0, u64::MAX.into()) as u64,
+            DType::F64 => *base.cast::<f64>().add(at) = value as f64,
+            _ => put(y, base, r, i, to_odd(value)),
+        }
+    }
+}
+
+/// An integer as f64, rounded to odd where it is inexact, so that one more rounding to fewer bits is the right one
+/// (Boldo and Melquiond 2008).
+fn to_odd(value: i128) -> f64 {
+    let near = value as f64;
+    let error = value - near as i128;
+    match (error == 0 || near.to_bits() & 1 == 1, (error > 0) == (near > 0.0)) {
+        (true, _) => near,
+        (_, true) => f64::from_bits(near.to_bits() + 1),
+        _ => f64::from_bits(near.to_bits() - 1),
+    }
+}
+
+/// One element of a scalar dtype or fp8 as f64; 64-bit integers are rounded, all others exact.
 ///
 /// # Safety
 /// As [`Operand::read`].
@@ -213,7 +268,8 @@ unsafe fn get(x: &Operand, base: *const u8, r: usize, i: usize) -> f64 {
             DType::U64 => *base.cast::<u64>().add(at) as f64,
             DType::U32 => f64::from(*base.cast::<u32>().add(at)),
             DType::U16 => f64::from(*base.cast::<u16>().add(at)),
-            DType::U8 | DType::Bool => f64::from(*base.add(at)),
+            DType::U8 => f64::from(*base.add(at)),
+            DType::Bool => f64::from(u8::from(*base.add(at) != 0)),
             dtype => fp8(dtype).decode(u32::from(*base.add(at))),
         }
     }
@@ -231,8 +287,9 @@ unsafe fn put(y: &Operand, base: *mut u8, r: usize, i: usize, value: f64) {
         match y.dtype {
             DType::F64 => *base.cast::<f64>().add(at) = value,
             DType::F32 => *base.cast::<f32>().add(at) = value as f32,
-            DType::F16 => *base.cast::<f16>().add(at) = f16::from_f64(value),
-            DType::BF16 => *base.cast::<bf16>().add(at) = bf16::from_f64(value),
+            // The conversions of f64 in `half` round twice.
+            DType::F16 => *base.cast::<u16>().add(at) = F16.encode(value) as u16,
+            DType::BF16 => *base.cast::<u16>().add(at) = BF16.encode(value) as u16,
             DType::I64 => *base.cast::<i64>().add(at) = whole as i64,
             DType::I32 => *base.cast::<i32>().add(at) = whole as i32,
             DType::I16 => *base.cast::<i16>().add(at) = whole as i16,
@@ -241,10 +298,29 @@ unsafe fn put(y: &Operand, base: *mut u8, r: usize, i: usize, value: f64) {
             DType::U32 => *base.cast::<u32>().add(at) = whole as u32,
             DType::U16 => *base.cast::<u16>().add(at) = whole as u16,
             DType::U8 => *base.add(at) = whole as u8,
-            DType::Bool => *base.add(at) = u8::from(value != 0.0),
+            DType::Bool => *base.add(at) = u8::from(whole >= 1.0),
             dtype => *base.add(at) = fp8(dtype).encode(value) as u8,
         }
     }
+}
+
+/// The bytes of an element that is NaN; of 0 in a dtype that has none.
+fn no_number(dtype: DType) -> [u8; 8] {
+    match dtype {
+        DType::F64 => f64::NAN.to_le_bytes(),
+        DType::F32 => first_bytes(f32::NAN.to_le_bytes()),
+        DType::F16 => first_bytes(f16::NAN.to_le_bytes()),
+        DType::BF16 => first_bytes(bf16::NAN.to_le_bytes()),
+        DType::F8E4M3 | DType::F8E5M2 => first_bytes([fp8(dtype).encode(f64::NAN) as u8]),
+        DType::F8E4M3Fnuz => first_bytes([F8E4M3FNUZ.encode(f64::NAN) as u8]),
+        DType::F8E5M2Fnuz => first_bytes([F8E5M2FNUZ.encode(f64::NAN) as u8]),
+        DType::F8E8M0 => first_bytes([encode_e8m0(f64::NAN)]),
+        _ => [0; 8],
+    }
+}
+
+fn first_bytes<const N: usize>(bytes: [u8; N]) -> [u8; 8] {
+    std::array::from_fn(|i| bytes.get(i).copied().unwrap_or(0))
 }
 
 fn fills(node: &NodeView<'_>) -> Result<Accept, Reason> {
@@ -259,12 +335,17 @@ fn fills(node: &NodeView<'_>) -> Result<Accept, Reason> {
 fn fill(node: &NodeView<'_>, _: &Core) -> Prepared {
     let Op::Fill(attrs) = *node.op() else { unreachable!("the table pairs fill with its kernel") };
     let y = Operand::output(node, 0);
+    let size = y.dtype.block_bytes();
     Prepared::with_scratch(0, move |exec| {
         let to = exec.address(y.tensor) as usize;
         exec.rows(y.rows(), y.len, &|first, last, _| {
             for r in first..last {
-                // SAFETY: tasks write disjoint rows of the result.
-                (0..y.len).for_each(|i| unsafe { put(&y, to as *mut u8, r, i, f64::from(attrs.value)) });
+                let row = (to + y.offset(r) * size) as *mut u8;
+                // SAFETY: tasks write disjoint rows of the result, each of at least one element.
+                unsafe {
+                    put(&y, to as *mut u8, r, 0, f64::from(attrs.value));
+                    (1..y.len).for_each(|i| row.add(i * y.step() * size).copy_from_nonoverlapping(row, size));
+                }
             }
         });
         Ok(())
@@ -289,6 +370,9 @@ fn gather_rows(node: &NodeView<'_>, _: &Core) -> Prepared {
     let [table, ids] = [0, 1].map(|i| Operand::required(node, i));
     let y = Operand::output(node, 0);
     let count = table.shape[0];
+    let same = table.dtype == y.dtype;
+    let size = y.dtype.block_bytes();
+    let missing = no_number(y.dtype);
     Prepared::with_scratch(2 * y.len, move |exec| {
         let k = exec.kernels();
         let at = [&table, &ids, &y].map(|o| exec.address(o.tensor) as usize);
@@ -300,19 +384,20 @@ fn gather_rows(node: &NodeView<'_>, _: &Core) -> Prepared {
                     let (buf, out) = exec.scratch(thread).split_at_mut(y.len);
                     let entry = ids.offset(r / ids.len.max(1)) + r % ids.len.max(1) * ids.step();
                     let id = ids.index(at[1] as *const u8, entry);
+                    let to = (at[2] + y.offset(r) * size) as *mut u8;
                     let Some(id) = usize::try_from(id).ok().filter(|&id| id < count) else {
-                        (0..y.len).for_each(|i| put(&y, at[2] as *mut u8, r, i, f64::NAN));
+                        (0..y.len).for_each(|i| to.add(i * y.step() * size).copy_from(missing.as_ptr(), size));
                         continue;
                     };
-                    if table.dtype.is_block() {
+                    if same {
+                        let from = (at[0] + table.offset(id) * size) as *const u8;
+                        copy_row((from, table.step()), (to, y.step()), y.len, size);
+                    } else if table.dtype.is_block() {
                         unpack_row(&table, at[0] as *const u8, id, &mut out[..y.len]);
                         y.write(k, at[2] as *mut u8, r, 0, &out[..y.len]);
-                    } else if table.dtype.is_activation() && y.dtype.is_activation() {
+                    } else {
                         let row = table.read(k, at[0] as *const u8, id, buf);
                         y.write(k, at[2] as *mut u8, r, 0, row);
-                    } else {
-                        (0..y.len)
-                            .for_each(|i| put(&y, at[2] as *mut u8, r, i, get(&table, at[0] as *const u8, id, i)));
                     }
                 }
             }

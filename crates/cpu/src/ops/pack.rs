@@ -19,13 +19,19 @@ pub(crate) const PANELS_T: u64 = PANELS + 1;
 fn dims(tensor: &TensorDesc, layout: u64) -> Result<(usize, usize)> {
     let panels = matches!(tensor.dtype, DType::F32 | DType::F16 | DType::BF16 | DType::I8);
     match (&tensor.shape[..], layout) {
-        (&[n, k], PANELS) if panels => Ok((n, k)),
-        (&[k, n], PANELS_T) if panels => Ok((n, k)),
+        (&[n, k], PANELS) if panels && fits(n, k) => Ok((n, k)),
+        (&[k, n], PANELS_T) if panels && fits(n, k) => Ok((n, k)),
         _ => {
             let mend = "ask only for the layout that the device named in its support answer";
             Err(Error::invalid(format!("private layout {layout:#x}"), tensor.to_string(), mend))
         }
     }
+}
+
+/// Whether a weight rounded up to whole panels stays far below overflow.
+fn fits(n: usize, k: usize) -> bool {
+    const MOST: usize = 1 << 48;
+    n <= MOST && k <= MOST && n.saturating_mul(k) <= MOST
 }
 
 /// Bytes of a packed weight.
@@ -34,7 +40,6 @@ fn dims(tensor: &TensorDesc, layout: u64) -> Result<(usize, usize)> {
 /// A layout that the CPU does not have, or a tensor that it does not fit.
 pub(crate) fn packed_bytes(tensor: &TensorDesc, layout: u64) -> Result<usize> {
     let (n, k) = dims(tensor, layout)?;
-    // Rounding a shape that fits up to whole panels stays far below overflow.
     Ok(match tensor.dtype {
         DType::F32 => packed_len::<f32>(n, k) * 4,
         DType::F16 => packed_len::<f16>(n, k) * 2,
@@ -60,6 +65,15 @@ pub(crate) fn pack(pool: &Pool, tensor: &TensorDesc, src: &Binding, layout: u64,
     };
     aligned(from, "weight to pack")?;
     aligned(to, "packed weight")?;
+    let (from_end, to_end) = (from + tensor.bytes()?, to + packed_bytes(tensor, layout)?);
+    if from < to_end && to < from_end {
+        return Err(Error::invalid("packed weight", "it overlaps its source", "pack into memory of its own"));
+    }
+    if k == 0 {
+        // SAFETY: the destination was checked to hold all panels.
+        unsafe { std::ptr::write_bytes(to as *mut u8, 0, to_end - to) };
+        return Ok(());
+    }
     let strides = (tensor.strides[0], tensor.strides[1]);
     let (n_stride, k_stride) = if layout == PANELS { strides } else { (strides.1, strides.0) };
     let span = tensor.bytes()? / tensor.dtype.block_bytes();
@@ -94,7 +108,7 @@ impl Shape {
         run: fn(&mut [W], &WeightMatrix<'_, W>, usize),
     ) {
         let Shape { n, k, n_stride, k_stride, span } = self;
-        if n == 0 || k == 0 {
+        if n == 0 {
             return;
         }
         // SAFETY: the source binding was checked to hold the tensor and to be aligned.
