@@ -87,7 +87,7 @@ pub(crate) struct Input {
     /// Talk with the model: every line of standard input is a turn, by the checkpoint's chat template.
     #[arg(long)]
     pub(crate) chat: bool,
-    /// The token ids to continue.
+    /// The token ids to continue. A checkpoint without a tokenizer is given and gives ids alone.
     #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = token_id, allow_negative_numbers = true)]
     pub(crate) token_ids: Option<Vec<u32>>,
 }

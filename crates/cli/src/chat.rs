@@ -11,6 +11,9 @@ use crate::run::collect;
 use crate::terminal::{tell, tell_line};
 
 pub(crate) fn chat(loaded: &Loaded, params: &Params, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    if !loaded.model.has_tokenizer() {
+        anyhow::bail!("the checkpoint has no tokenizer.json: download it, or continue token ids with --token-ids");
+    }
     if !loaded.model.has_chat_template() {
         anyhow::bail!("the checkpoint has no chat template: add chat_template.jinja, or continue a text with --prompt");
     }
@@ -34,7 +37,7 @@ pub(crate) fn chat(loaded: &Loaded, params: &Params, out: &mut dyn Write) -> any
         }
         messages.push(Message::new("user", line.trim()));
         let generation = loaded.model.generate(Prompt::Chat(messages.clone()), params)?;
-        let answer = collect(generation, out)?;
+        let answer = collect(generation, loaded, out)?;
         writeln!(out)?;
         out.flush()?;
         tell_line(&answer.summary(loaded));

@@ -22,14 +22,14 @@ pub(crate) fn run(args: &Run, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let Some(prompt) = prompt else { return chat::chat(&loaded, &params, out) };
     let generation = loaded.model.generate(prompt, &params)?;
     if args.json {
-        let answer = collect(generation, &mut std::io::sink())?;
+        let answer = collect(generation, &loaded, &mut std::io::sink())?;
         writeln!(out, "{}", to_json(&answer, &loaded, args))?;
         return Ok(answer.exit());
     }
     if args.model.is_none() && args.input.prompt.is_none() && args.input.token_ids.is_none() {
         write!(out, "{DEMO_PROMPT}")?;
     }
-    let answer = collect(generation, out)?;
+    let answer = collect(generation, &loaded, out)?;
     writeln!(out)?;
     out.flush()?;
     tell_line(&answer.summary(&loaded));
@@ -78,19 +78,30 @@ pub(crate) struct Answer {
     seed: u64,
 }
 
-/// Runs a generation to its end; its text goes to `out` piece by piece.
-pub(crate) fn collect(mut generation: Generation, out: &mut dyn Write) -> anyhow::Result<Answer> {
+/// Runs a generation to its end; its text goes to `out` piece by piece. A model without a tokenizer has no text: its token ids do,
+/// with commas, as `--token-ids` takes them.
+pub(crate) fn collect(mut generation: Generation, loaded: &Loaded, out: &mut dyn Write) -> anyhow::Result<Answer> {
     let _guard = Guard::new(generation.canceller());
     let (mut text, mut token_ids) = (String::new(), Vec::new());
     for piece in &mut generation {
         let piece = piece?;
-        out.write_all(piece.text.as_bytes())?;
+        match loaded.model.has_tokenizer() {
+            true => out.write_all(piece.text.as_bytes())?,
+            false => write_ids(&piece.token_ids, token_ids.is_empty(), out)?,
+        }
         out.flush()?;
         text.push_str(&piece.text);
         token_ids.extend(piece.token_ids);
     }
     let finish = generation.finish_reason().map_or("unknown", |reason| reason.name());
     Ok(Answer { text, token_ids, stats: generation.stats(), finish, seed: generation.seed() })
+}
+
+fn write_ids(ids: &[u32], first: bool, out: &mut dyn Write) -> std::io::Result<()> {
+    for (i, id) in ids.iter().enumerate() {
+        write!(out, "{}{id}", if first && i == 0 { "" } else { "," })?;
+    }
+    Ok(())
 }
 
 impl Answer {

@@ -129,7 +129,11 @@ fn token_ids_are_continued_as_they_are() {
     let args = ["run", model.to_str().unwrap(), "--token-ids", "1,2,3", "--max-tokens", "4", "--temperature", "0"];
     let found = json(&qiao(&[&args[..], &["--json", "--ignore-eos"]].concat()));
     assert_eq!(found["prompt_tokens"], 3);
-    assert_eq!(found["token_ids"].as_array().unwrap().len(), 4);
+    let ids: Vec<u64> = found["token_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
+    assert_eq!(ids.len(), 4);
+    // Without a tokenizer there is no text to print.
+    let printed = text(&qiao(&[&args[..], &["--ignore-eos"]].concat()).stdout);
+    assert_eq!(printed.trim_end(), ids.iter().map(u64::to_string).collect::<Vec<_>>().join(","));
     fails(&["run", model.to_str().unwrap(), "--token-ids", "1,99999"], 1, &["99999", "vocabulary"]);
 }
 
@@ -145,11 +149,17 @@ fn every_turn_of_a_conversation_is_answered() {
 
 #[test]
 fn a_model_without_a_chat_template_says_so() {
-    let model = fixture("llama3-gqa");
-    let output = talk(&["run", model.to_str().unwrap(), "--chat"], "hello\n");
-    let err = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{err}");
-    assert!(err.starts_with("error: the checkpoint has no chat template") && err.lines().count() == 1, "{err}");
+    let folder = tempfile::tempdir().unwrap();
+    for (name, files) in
+        [("llama3-gqa", &["config.json", "model.safetensors"][..]), ("tokenizer-bytelevel", &["tokenizer.json"][..])]
+    {
+        for file in files {
+            std::fs::copy(fixture(name).join(file), folder.path().join(file)).unwrap();
+        }
+    }
+    fails(&["run", folder.path().to_str().unwrap(), "--chat"], 1, &["the checkpoint has no chat template"]);
+    std::fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
+    fails(&["run", folder.path().to_str().unwrap(), "--chat"], 1, &["the checkpoint has no tokenizer.json"]);
 }
 
 #[test]
