@@ -40,7 +40,8 @@ pub enum Error {
     },
     /// A memory of the device has no room.
     #[error(
-        "out of memory on {device}: asked for {asked} bytes, {free} bytes can be had; use a smaller model, context or batch"
+        "out of memory on {device}: asked for {asked} bytes{}; use a smaller model, context or batch",
+        left(*free)
     )]
     OutOfMemory {
         /// The device's name.
@@ -105,6 +106,11 @@ impl Error {
     pub fn not_present(what: impl Into<String>, why: impl Into<String>) -> Self {
         Error::NotPresent { what: what.into(), why: why.into() }
     }
+}
+
+/// What there is, where it is known.
+fn left(free: u64) -> String {
+    if free == 0 { String::new() } else { format!(", {free} bytes can be had") }
 }
 
 fn list_unsupported(list: &[Unsupported]) -> String {
