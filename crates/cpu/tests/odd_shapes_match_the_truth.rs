@@ -50,6 +50,31 @@ fn products_of_mixed_dtypes_and_any_strides() {
 }
 
 #[test]
+fn numbers_that_are_not_finite_stay_in_their_rows_and_columns() {
+    let mut m = Maker::new(7);
+    let mut trials = Vec::new();
+    for (a, b) in FLOATS.iter().flat_map(|&a| FLOATS.map(|b| (a, b))) {
+        for (rows, n, k) in [(1, 19, 33), (14, 35, 71)] {
+            for constant in [false, true] {
+                let (x, mut w) = (m.special(a, &[rows, k]), m.special(b, &[n, k]));
+                w.0.constant = constant;
+                trials.push(with(with(Trial::new(matmul(true, Epilogue::None)), x), w));
+            }
+        }
+        for op in [Op::Add(NoAttrs {}), Op::Mul(NoAttrs {}), Op::Div(NoAttrs {}), Op::SiluMul(SiluMulAttrs::default())]
+        {
+            trials.push(with(with(Trial::new(op), m.special(a, &[3, 21])), m.special(b, &[3, 21])));
+        }
+        let eps = NormAttrs { eps: 1e-5, ..Default::default() };
+        trials.push(with(with(Trial::new(Op::RmsNorm(eps)), m.special(a, &[5, 21])), m.special(b, &[21])));
+        trials.push(with(with(Trial::new(Op::AddRmsNorm(eps)), m.special(a, &[5, 21])), m.special(b, &[5, 21])));
+        let layer = Op::LayerNorm(LayerNormAttrs { eps: 1e-5 });
+        trials.push(with(with(Trial::new(layer), m.special(a, &[5, 21])), m.special(b, &[21])));
+    }
+    check_all(&trials);
+}
+
+#[test]
 fn gathers_copy_every_bit_whatever_the_ids() {
     let mut m = Maker::new(2);
     let mut trials = Vec::new();

@@ -280,3 +280,35 @@ fn constants_that_are_views_are_run_where_they_lie() {
         assert!(load(&got[2]).iter().zip(load(&want[2])).all(|(a, b)| (a - b).abs() < 1e-4));
     }
 }
+
+struct Page([u8; 64]);
+
+impl HostMemory for Page {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[test]
+fn imported_memory_is_never_written() {
+    let mut g = Graph::new();
+    let x = g.bind("x", desc(DType::F32, &[2]));
+    let y = g.bind("y", desc(DType::F32, &[4]));
+    let part = g.view(y, desc(DType::F32, &[2]), 8).unwrap();
+    g.add_into(Op::Silu(FLAT), &[Some(x)], &[part]).unwrap();
+    for device in devices() {
+        let plan = device.plan(&g).unwrap();
+        let page = Binding::whole(device.import(Arc::new(Page([0; 64])), 0, 64).unwrap());
+        let own = Binding::whole(device.alloc(0, 64).unwrap());
+        let work = Binding::whole(device.alloc(0, plan.info().workspace_bytes.max(64)).unwrap());
+        let mut stream = device.stream().unwrap();
+        let error = plan.execute(&mut *stream, &[own.clone(), page.clone()], &work).unwrap_err().to_string();
+        assert!(error.contains("imported"), "{error}");
+        assert!(plan.execute(&mut *stream, &[own.clone(), own.clone()], &page).is_err());
+        assert!(
+            stream.copy(&page, &own).is_err() && stream.fill(&page, 1).is_err() && stream.upload(&page, &[1]).is_err()
+        );
+        let weight = desc(DType::I8, &[1, 1]).as_constant();
+        assert!(device.prepack(&mut *stream, &weight, &own, PACKED, &page).is_err());
+    }
+}

@@ -39,6 +39,13 @@ impl Maker {
         self.fill(TensorDesc::new(dtype, shape).unwrap())
     }
 
+    /// Contiguous, a NaN and both infinities among the elements.
+    pub(crate) fn special(&mut self, dtype: DType, shape: &[usize]) -> Data {
+        let desc = TensorDesc::new(dtype, shape).unwrap();
+        let data = values(&mut self.rng, Fill::Special, dtype, desc.elements());
+        (desc, to_bytes(dtype, &data))
+    }
+
     /// Every axis with a gap behind each of its elements, the innermost included.
     pub(crate) fn gapped(&mut self, dtype: DType, shape: &[usize]) -> Data {
         let mut strides = vec![2; shape.len()];
