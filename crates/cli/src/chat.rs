@@ -5,9 +5,9 @@ use std::io::{BufRead, IsTerminal, Write};
 use anyhow::Context;
 use qiao::{Message, Params, Prompt};
 
+use crate::answer::collect;
 use crate::exit::Exit;
 use crate::load::Loaded;
-use crate::run::collect;
 use crate::terminal::{tell, tell_line};
 
 pub(crate) fn chat(loaded: &Loaded, params: &Params, out: &mut dyn Write) -> anyhow::Result<Exit> {

@@ -11,6 +11,8 @@ mod args;
 mod interrupt;
 mod load;
 
+mod answer;
+
 mod chat;
 mod compare;
 mod devices;

@@ -9,7 +9,8 @@ use qiao_core::{
 use qiao_kernels_cpu::{Isa, Kernels, detect, kernels};
 
 use crate::memory::{ALIGN, CpuBuffer};
-use crate::ops::{self, Table};
+use crate::ops::exec::Core;
+use crate::ops::{self, CpuPlan};
 use crate::stream::CpuStream;
 use crate::threads::Pool;
 
@@ -64,13 +65,6 @@ impl CpuOptions {
 pub struct CpuDevice {
     info: DeviceInfo,
     core: Arc<Core>,
-}
-
-/// What plans share with their device.
-pub(crate) struct Core {
-    pub(crate) kernels: Kernels,
-    pub(crate) pool: Pool,
-    pub(crate) table: Table,
 }
 
 impl CpuDevice {
@@ -155,7 +149,7 @@ impl Device for CpuDevice {
     }
 
     fn plan(&self, graph: &Graph) -> Result<Arc<dyn Plan>> {
-        Ok(Arc::new(ops::CpuPlan::new(self.core.clone(), &self.info, graph)?))
+        Ok(Arc::new(CpuPlan::new(self.core.clone(), &self.info, graph)?))
     }
 
     fn prepack_bytes(&self, tensor: &TensorDesc, layout: u64) -> Result<usize> {

@@ -1,12 +1,12 @@
 //! Attention and the KV cache at the edge: windows, sinks, numbers that are not finite, indices that lie, empty dims.
 
-mod common;
+mod trials;
 
-use common::{Data, Maker, check_all, devices, execute, with};
 use qiao_core::*;
 use qiao_cpu::CpuDevice;
 use qiao_reference::Trial;
 use qiao_reference::data::to_bytes;
+use trials::{Data, Maker, check_all, devices, execute, with};
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 const NAN: f64 = f64::NAN;

@@ -1,11 +1,11 @@
 //! Shapes, strides, dtypes and data at the edge of what an operator means, on every ISA tier, beside the truth in f64.
 
-mod common;
+mod trials;
 
-use common::{Maker, check_all, devices, with};
 use qiao_core::*;
 use qiao_reference::Trial;
 use qiao_reference::data::to_bytes;
+use trials::{Maker, check_all, devices, with};
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 const INDICES: [DType; 2] = [DType::I32, DType::I64];
@@ -112,7 +112,7 @@ fn gathered_wide_integers_and_nan_keep_their_bits() {
             let ids = g.bind("ids", TensorDesc::new(DType::I32, &[1]).unwrap());
             let y = g.bind("y", TensorDesc::new(dtype, &[1, 1]).unwrap());
             g.add_into(Op::GatherRows(NoAttrs {}), &[Some(table), Some(ids)], &[y]).unwrap();
-            let out = common::run(&device, &g, &[bits.to_le_bytes().to_vec(), vec![0; 4], vec![1; 8]]).unwrap();
+            let out = trials::run(&device, &g, &[bits.to_le_bytes().to_vec(), vec![0; 4], vec![1; 8]]).unwrap();
             assert_eq!(out[2], bits.to_le_bytes(), "{dtype}");
         }
     }

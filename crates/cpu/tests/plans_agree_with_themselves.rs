@@ -1,15 +1,15 @@
 //! Plans: the same bytes whatever the number of threads and whoever else runs, results with strides, and graphs that the
 //! device must refuse.
 
-mod common;
+mod trials;
 
 use std::sync::Arc;
 
-use common::{Maker, devices, execute, run};
 use qiao_core::*;
 use qiao_cpu::{CpuDevice, CpuOptions, Isa};
 use qiao_reference::data::to_bytes;
 use qiao_reference::{ReferenceDevice, Value};
+use trials::{Maker, devices, execute, run};
 
 const FLAT: NoAttrs = NoAttrs {};
 
@@ -22,7 +22,7 @@ fn layer(tokens: usize) -> (Graph, Vec<Vec<u8>>) {
     let mut m = Maker::new(21);
     let (mut g, mut bytes) = (Graph::new(), Vec::new());
     let (d, heads, kv) = (48, 6, 2);
-    let mut bind = |g: &mut Graph, (desc, data): common::Data| {
+    let mut bind = |g: &mut Graph, (desc, data): trials::Data| {
         bytes.push(data);
         g.bind(format!("t{}", bytes.len()), desc)
     };
@@ -110,7 +110,7 @@ fn plans_run_from_several_threads_at_once_without_mixing() {
 }
 
 /// A graph of one node whose results lie as `outputs` say, beside the reference.
-fn beside_the_reference(op: Op, inputs: &[common::Data], outputs: &[TensorDesc]) {
+fn beside_the_reference(op: Op, inputs: &[trials::Data], outputs: &[TensorDesc]) {
     let (mut g, mut bytes) = (Graph::new(), Vec::new());
     let ins: Vec<_> = inputs.iter().map(|(d, b)| (bytes.push(b.clone()), Some(g.bind("x", d.clone()))).1).collect();
     let outs: Vec<_> =

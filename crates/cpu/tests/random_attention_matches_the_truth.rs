@@ -1,11 +1,11 @@
 //! Random attention over packed keys: lengths, groups, head sizes, windows, dtypes, on every tier, beside the truth.
 
-mod common;
+mod trials;
 
-use common::{Maker, devices, with};
 use proptest::prelude::*;
 use qiao_core::*;
 use qiao_reference::Trial;
+use trials::{Maker, devices, with};
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 

@@ -1,11 +1,11 @@
 //! Random products: sizes, dtypes, strides, epilogues, constant or not, on every tier, beside the truth in f64.
 
-mod common;
+mod trials;
 
-use common::{Data, Maker, devices, with};
 use proptest::prelude::*;
 use qiao_core::*;
 use qiao_reference::Trial;
+use trials::{Data, Maker, devices, with};
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 const EPILOGUES: [Epilogue; 4] = [Epilogue::None, Epilogue::Bias, Epilogue::BiasResidual, Epilogue::Gelu];

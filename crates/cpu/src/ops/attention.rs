@@ -11,8 +11,7 @@ use qiao_core::{
 use qiao_kernels_cpu::{Element, Kernels, Rows};
 
 use super::access::{FP8, Operand, fp8, load};
-use super::{Exec, Prepare, Prepared, activations, no_layouts, row};
-use crate::device::Core;
+use super::exec::{Core, Exec, Prepare, Prepared, activations, no_layouts, row};
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
     vec![

@@ -5,8 +5,7 @@ use std::cmp::Ordering;
 use qiao_core::{Accept, DType, NodeView, Op, OpKind, Reason, Row};
 
 use super::access::Operand;
-use super::{Prepare, Prepared, activations, row};
-use crate::device::Core;
+use super::exec::{Core, Prepare, Prepared, activations, row};
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
     vec![

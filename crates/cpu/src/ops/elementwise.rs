@@ -4,8 +4,7 @@ use qiao_core::{NodeView, Op, OpKind, Row};
 use qiao_kernels_cpu::Kernels;
 
 use super::access::Operand;
-use super::{Prepare, Prepared, all_activations, row};
-use crate::device::Core;
+use super::exec::{Core, Prepare, Prepared, all_activations, row};
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
     let unary_ops = [

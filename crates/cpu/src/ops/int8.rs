@@ -4,10 +4,9 @@ use qiao_core::{Accept, DType, NodeView, OpKind, Property, Reason, Row, Rule};
 use qiao_kernels_cpu::{GemmBlock, NR, WeightMatrix, pack_panel_i8, packed_len_i8, panel_len_i8};
 
 use super::access::Operand;
+use super::exec::{Core, Exec, Prepare, Prepared, activations, row};
 use super::pack::PANELS;
 use super::sound::can_be_packed;
-use super::{Exec, Prepare, Prepared, activations, row};
-use crate::device::Core;
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
     vec![

@@ -6,8 +6,7 @@ use qiao_core::{
 };
 
 use super::access::{FP8, Operand, fp8};
-use super::{Exec, Prepare, Prepared, activations, no_layouts, row};
-use crate::device::Core;
+use super::exec::{Core, Exec, Prepare, Prepared, activations, no_layouts, row};
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
     vec![row(OpKind::KvWrite, "kv_write", accepts, kv_write)]

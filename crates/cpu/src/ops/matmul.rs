@@ -10,10 +10,9 @@ use qiao_core::{Accept, DType, Epilogue, MatmulAttrs, NodeView, Op, OpKind, Reas
 use qiao_kernels_cpu::{Element, Gemm, GemmBlock, Kernels, NR, PackA, Weight, WeightMatrix, pack_panel};
 
 use super::access::Operand;
+use super::exec::{Core, Exec, Prepare, Prepared, activations, row};
 use super::pack::{PANELS, PANELS_T, panel};
 use super::sound::can_be_packed;
-use super::{Exec, Prepare, Prepared, activations, row};
-use crate::device::Core;
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
     vec![

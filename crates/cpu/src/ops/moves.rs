@@ -6,8 +6,7 @@ use qiao_quant::minifloat::{BF16, F4E2M1, F8E4M3FNUZ, F8E5M2FNUZ, F16, encode_e8
 use qiao_quant::nibble;
 
 use super::access::{FP8, Operand, fp8};
-use super::{Exec, Prepare, Prepared, activations, no_layouts, row};
-use crate::device::Core;
+use super::exec::{Core, Exec, Prepare, Prepared, activations, no_layouts, row};
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
     vec![

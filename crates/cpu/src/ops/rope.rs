@@ -3,8 +3,7 @@
 use qiao_core::{Accept, DType, NodeView, Op, OpKind, Reason, RopeStyle, Row};
 
 use super::access::Operand;
-use super::{Prepare, Prepared, activations, row};
-use crate::device::Core;
+use super::exec::{Core, Prepare, Prepared, activations, row};
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
     vec![row(OpKind::Rope, "rope", accepts, rope)]

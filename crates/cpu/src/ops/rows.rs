@@ -5,8 +5,7 @@ use qiao_core::{Accept, DType, NodeView, Op, OpKind, Reason, ReduceKind, Row};
 use qiao_kernels_cpu::Kernels;
 
 use super::access::Operand;
-use super::{Exec, Prepare, Prepared, all_activations, row};
-use crate::device::Core;
+use super::exec::{Core, Exec, Prepare, Prepared, all_activations, row};
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
     vec![

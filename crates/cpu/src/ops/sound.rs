@@ -5,7 +5,7 @@ use qiao_core::{
     Accept, Graph, NodeSupport, NodeView, OpKind, Property, Reason, Row, Rule, Storage, Support, TensorDesc, TensorId,
 };
 
-use super::{Prepare, Table};
+use super::exec::{Prepare, Table};
 
 /// The most elements of a tensor, and the largest dim: a small multiple of it in bytes still fits a `usize`.
 const MOST: usize = 1 << 48;

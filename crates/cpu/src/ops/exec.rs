@@ -1,0 +1,150 @@
+//! What a prepared node is, and what it sees while a plan executes.
+
+use qiao_core::{Accept, DType, NodeView, OpKind, OpTable, Reason, Result, Row};
+use qiao_kernels_cpu::Kernels;
+
+use crate::threads::Pool;
+
+/// What plans share with their device.
+pub(crate) struct Core {
+    pub(crate) kernels: Kernels,
+    pub(crate) pool: Pool,
+    pub(crate) table: Table,
+}
+
+/// The CPU's kernels.
+pub(crate) type Table = OpTable<Prepare>;
+
+/// Prepares a node that the row accepted.
+pub(crate) type Prepare = fn(&NodeView<'_>, &Core) -> Prepared;
+
+/// Runs a prepared node.
+type Step = dyn Fn(&Exec<'_>) -> Result<()> + Send + Sync;
+
+/// A node, ready to run.
+pub(crate) struct Prepared {
+    /// Runs the node.
+    pub(crate) run: Box<Step>,
+    /// Bytes of scratch that all threads share.
+    pub(crate) shared: usize,
+    /// Bytes of scratch for each thread.
+    pub(crate) per_thread: usize,
+}
+
+impl Prepared {
+    /// A node that needs this many f32 of scratch a thread.
+    pub(crate) fn with_scratch(floats: usize, run: impl Fn(&Exec<'_>) -> Result<()> + Send + Sync + 'static) -> Self {
+        Prepared { run: Box::new(run), shared: 0, per_thread: floats * 4 }
+    }
+
+    /// A node that has nothing to do.
+    pub(crate) fn nothing() -> Self {
+        Prepared::with_scratch(0, |_| Ok(()))
+    }
+}
+
+/// A row whose kernel keeps activations as they are.
+pub(crate) fn row(
+    op: OpKind,
+    name: &'static str,
+    accepts: fn(&NodeView<'_>) -> Result<Accept, Reason>,
+    launch: Prepare,
+) -> Row<Prepare> {
+    Row { op, name, act_dtype: None, accepts, launch }
+}
+
+/// Accepts f32, f16 and bf16 in the operands that `floats` names; the graph checked the rest.
+pub(crate) fn activations(node: &NodeView<'_>, floats: &[usize]) -> Result<Accept, Reason> {
+    for (i, desc) in node.operands().filter(|(i, _)| floats.contains(i)) {
+        if !desc.dtype.is_activation() {
+            return Err(Reason::dtype(i, desc.dtype, &[DType::F32, DType::F16, DType::BF16]));
+        }
+    }
+    no_layouts(node)
+}
+
+/// Accepts f32, f16 and bf16 in every operand.
+pub(crate) fn all_activations(node: &NodeView<'_>) -> Result<Accept, Reason> {
+    let all: Vec<usize> = node.operands().map(|(i, _)| i).collect();
+    activations(node, &all)
+}
+
+/// Accepts anything that is in no private layout.
+pub(crate) fn no_layouts(node: &NodeView<'_>) -> Result<Accept, Reason> {
+    for (i, desc) in node.operands() {
+        if desc.layout != 0 {
+            let found = format!("{:#x}", desc.layout);
+            return Err(Reason::operand(
+                i,
+                qiao_core::Property::Layout,
+                qiao_core::Rule::Equal,
+                found.as_str(),
+                "strided",
+            ));
+        }
+    }
+    Ok(Accept::Native)
+}
+
+/// What a step sees while a plan executes.
+pub(crate) struct Exec<'a> {
+    /// One address per tensor of the graph.
+    pub(super) addresses: &'a [usize],
+    pub(crate) core: &'a Core,
+    /// Where the scratch of all threads starts, and its size.
+    pub(super) shared: usize,
+    pub(super) shared_bytes: usize,
+    /// Where the scratch of the first thread starts, and the size of each thread's.
+    pub(super) scratch: usize,
+    pub(super) per_thread: usize,
+}
+
+impl Exec<'_> {
+    /// The kernels of the device's tier.
+    pub(crate) fn kernels(&self) -> &Kernels {
+        &self.core.kernels
+    }
+
+    /// The address of a tensor's first element.
+    pub(crate) fn address(&self, tensor: usize) -> *mut u8 {
+        self.addresses[tensor] as *mut u8
+    }
+
+    /// This thread's scratch, as the step asked for it.
+    ///
+    /// # Safety
+    /// `thread` is the thread that the pool gave to the running task, and the slice is dropped before the task ends.
+    #[allow(clippy::mut_from_ref, reason = "each thread has scratch of its own, and the caller vouches for the thread")]
+    pub(crate) unsafe fn scratch(&self, thread: usize) -> &mut [f32] {
+        let start = (self.scratch + thread * self.per_thread) as *mut f32;
+        // SAFETY: the plan laid out `per_thread` bytes for each thread in its workspace, which it checked.
+        unsafe { std::slice::from_raw_parts_mut(start, self.per_thread / 4) }
+    }
+
+    /// The scratch that all threads share, as the step asked for it: its address and its size in bytes.
+    pub(crate) fn shared(&self) -> (*mut u8, usize) {
+        (self.shared as *mut u8, self.shared_bytes)
+    }
+
+    /// Runs tasks on the pool.
+    pub(crate) fn run(&self, tasks: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+        self.core.pool.run(tasks, task);
+    }
+
+    /// Splits `count` rows of `elements` each over the threads: `task(first, last, thread)`. Rows of no elements are
+    /// no work, however many there are.
+    pub(crate) fn rows(&self, count: usize, elements: usize, task: &(dyn Fn(usize, usize, usize) + Sync)) {
+        /// Elements below which a task is not worth handing to another thread.
+        const GRAIN: usize = 4096;
+        if count == 0 || elements == 0 {
+            return;
+        }
+        let grain = GRAIN.div_ceil(elements);
+        let tasks = count.div_ceil(grain).min(4 * self.core.pool.threads());
+        let size = count.div_ceil(tasks);
+        self.run(tasks, &|i, thread| {
+            let first = (i * size).min(count);
+            task(first, (first + size).min(count), thread);
+        });
+    }
+}

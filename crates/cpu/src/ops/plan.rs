@@ -1,0 +1,143 @@
+//! A graph as a plan: every node prepared once, operands resolved to addresses at each execution.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use qiao_core::place::place;
+use qiao_core::{Accept, Binding, DeviceInfo, Error, Graph, Plan, PlanInfo, Result, Storage, Stream, device};
+
+use super::exec::{Core, Exec, Prepared};
+use super::{pack, sound};
+use crate::memory::{ALIGN, resolve, resolve_mut};
+use crate::stream::CpuStream;
+
+/// A graph, ready to run on the CPU.
+pub(crate) struct CpuPlan {
+    core: Arc<Core>,
+    graph: Graph,
+    steps: Vec<Prepared>,
+    /// For each tensor: where its first byte is.
+    places: Vec<At>,
+    writes: Vec<bool>,
+    /// What the address of each bound tensor is a multiple of.
+    aligns: Vec<usize>,
+    shared: (usize, usize),
+    scratch: (usize, usize),
+    workspace: usize,
+}
+
+#[derive(Clone, Copy)]
+enum At {
+    Bound { position: usize, offset: usize },
+    Workspace { offset: usize },
+    Nowhere,
+}
+
+impl CpuPlan {
+    pub(crate) fn new(core: Arc<Core>, info: &DeviceInfo, graph: &Graph) -> Result<Self> {
+        let mut steps = Vec::with_capacity(graph.nodes().len());
+        for node in graph.views() {
+            match sound::find(&core.table, &node) {
+                Ok((_, Accept::Native)) if sound::writes_nothing(&node) => steps.push(Prepared::nothing()),
+                Ok((row, Accept::Native)) => steps.push((row.launch)(&node, &core)),
+                _ => {
+                    let answers = sound::support(&core.table, graph, &core.kernels.isa.to_string());
+                    return Err(device::refuse(info, graph, &answers));
+                }
+            }
+        }
+        let placement = place(graph, ALIGN, 0)?;
+        let places = graph.tensors().iter().enumerate().map(|(i, t)| {
+            let (root, inside) = match t.storage {
+                Storage::View(root, offset) => (root.index(), offset),
+                _ => (i, 0),
+            };
+            match graph.tensors()[root].storage {
+                Storage::Bound(position) => At::Bound { position, offset: inside },
+                _ => placement.offsets[root].map_or(At::Nowhere, |o| At::Workspace { offset: o + inside }),
+            }
+        });
+        let places = places.collect();
+        let most = |f: fn(&Prepared) -> usize| steps.iter().map(f).max().unwrap_or(0).next_multiple_of(ALIGN);
+        let (shared, per_thread) = (most(|s| s.shared), most(|s| s.per_thread));
+        let too_large = || Error::invalid("workspace", "its size overflows", "use a smaller batch or context");
+        let scratch = placement.bytes.checked_add(shared).ok_or_else(too_large)?;
+        let all_threads = per_thread.checked_mul(core.pool.threads());
+        Ok(CpuPlan {
+            workspace: all_threads.and_then(|bytes| bytes.checked_add(scratch)).ok_or_else(too_large)?,
+            aligns: graph.bound().iter().map(|&id| sound::binding_alignment(graph, id)).collect(),
+            shared: (placement.bytes, shared),
+            scratch: (scratch, per_thread),
+            writes: (0..graph.bound().len()).map(|i| graph.writes_bound(i)).collect(),
+            graph: graph.clone(),
+            core,
+            steps,
+            places,
+        })
+    }
+
+    /// The address of each bound tensor's buffer, checked.
+    fn bound_address(&self, position: usize, binding: &Binding) -> Result<usize> {
+        let tensor = self.graph.tensor(self.graph.bound()[position]);
+        let need = match tensor.desc.layout {
+            0 => tensor.desc.bytes()?,
+            layout => pack::packed_bytes(&tensor.desc, layout)?,
+        };
+        let check = if self.writes[position] { resolve_mut } else { resolve };
+        let (buffer, range) = check(binding, &tensor.name, need)?;
+        let address = buffer.at(range.start) as usize;
+        if !address.is_multiple_of(self.aligns[position]) {
+            let found = format!("it starts at byte {}", range.start);
+            let mend = format!("start it on a multiple of {ALIGN} of an allocated buffer");
+            return Err(Error::invalid(format!("binding of '{}'", tensor.name), found, mend));
+        }
+        Ok(address)
+    }
+}
+
+impl Plan for CpuPlan {
+    fn info(&self) -> PlanInfo {
+        PlanInfo { workspace_bytes: self.workspace, workspace_align: ALIGN, resident_bytes: 0 }
+    }
+
+    fn execute(&self, stream: &mut dyn Stream, bindings: &[Binding], workspace: &Binding) -> Result<()> {
+        let stream = (stream as &mut dyn Any)
+            .downcast_mut::<CpuStream>()
+            .ok_or_else(|| Error::invalid("stream", "it belongs to another device", "use a stream of this device"))?;
+        if bindings.len() != self.writes.len() {
+            let found = format!("{} were given", bindings.len());
+            return Err(Error::invalid("bindings", found, format!("give {}, one per bound tensor", self.writes.len())));
+        }
+        stream.healthy()?;
+        let (buffer, range) = resolve_mut(workspace, "workspace", self.workspace)?;
+        let base = buffer.at(range.start) as usize;
+        if !base.is_multiple_of(ALIGN) {
+            return Err(Error::invalid(
+                "workspace",
+                format!("it starts at byte {}", range.start),
+                "align it to 64 bytes",
+            ));
+        }
+        stream.bound.clear();
+        for (i, binding) in bindings.iter().enumerate() {
+            stream.bound.push(self.bound_address(i, binding)?);
+        }
+        stream.addresses.clear();
+        stream.addresses.extend(self.places.iter().map(|at| match *at {
+            At::Bound { position, offset } => stream.bound[position] + offset,
+            At::Workspace { offset } => base + offset,
+            At::Nowhere => 0,
+        }));
+        let exec = Exec {
+            addresses: &stream.addresses,
+            core: &self.core,
+            shared: base + self.shared.0,
+            shared_bytes: self.shared.1,
+            scratch: base + self.scratch.0,
+            per_thread: self.scratch.1,
+        };
+        let result = self.steps.iter().try_for_each(|step| (step.run)(&exec));
+        stream.failed = result.clone().err();
+        result
+    }
+}
