@@ -5,12 +5,11 @@
 //! Pages are walked in place through the block table.
 
 use half::{bf16, f16};
-use qiao_core::{
-    Accept, AttentionAttrs, DType, Dims, KvLayout, NodeView, Op, OpKind, Pages, Property, Reason, Row, Rule, TensorDesc,
-};
+use qiao_core::{Accept, AttentionAttrs, DType, NodeView, Op, OpKind, Reason, Row};
 use qiao_kernels_cpu::{Element, Kernels, Rows};
 
-use super::access::{FP8, Operand, fp8, load};
+use super::access::{Operand, fp8, load};
+use super::cache::{self, Cache};
 use super::exec::{Core, Exec, Prepare, Prepared, activations, no_layouts, row};
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
@@ -38,58 +37,11 @@ fn accepts(node: &NodeView<'_>) -> Result<Accept, Reason> {
     let first_output = node.node.inputs.len();
     // With the sinks left out, their position may be that of the output, or past it.
     activations(node, &[0, sinks, first_output])?;
-    for i in [1, 2] {
-        let cache = node.required(i);
-        let known = cache.dtype.is_activation() || cache.dtype == DType::I8 || FP8.contains(&cache.dtype);
-        if !known {
-            return Err(Reason::operand(i, Property::Dtype, Rule::None, cache.dtype, ""));
-        }
-        if !cache.rows_are_contiguous() {
-            return Err(Reason::strides(i, "contiguous within a head"));
-        }
-    }
+    cache::accepts(node, [1, 2])?;
     no_layouts(node)
 }
 
-/// Keys or values: where each (block, head, token) lies.
-struct Cache {
-    tensor: usize,
-    dtype: DType,
-    /// Strides of block, head and token, in elements.
-    strides: [usize; 3],
-    /// The scales' tensor and strides, where the cache is quantised.
-    scale: Option<(usize, [usize; 3])>,
-    pages: Pages,
-}
-
 impl Cache {
-    fn new(node: &NodeView<'_>, index: usize, scale: usize, layout: KvLayout, paged: bool) -> Self {
-        let desc = node.required(index);
-        let empty = desc.elements() == 0;
-        let order = |s: &Dims| match (paged, layout) {
-            // The strides of an empty tensor promise no memory.
-            _ if empty => [0; 3],
-            (false, _) => [0, s[1], s[0]],
-            (true, KvLayout::BlockHeadToken) => [s[0], s[1], s[2]],
-            (true, KvLayout::BlockTokenHead) => [s[0], s[2], s[1]],
-        };
-        let tensor = |i: usize| node.node.inputs[i].expect("the operand is given").index();
-        let packed =
-            |d: &TensorDesc| Pages { blocks: 1, block_size: d.shape[0], heads: d.shape[1], head_dim: d.shape[2] };
-        Cache {
-            tensor: tensor(index),
-            dtype: desc.dtype,
-            strides: order(&desc.strides),
-            scale: node.input(scale).map(|d| (tensor(scale), order(&d.strides))),
-            pages: if paged { Pages::of(desc, layout).expect("the graph checked the cache") } else { packed(desc) },
-        }
-    }
-
-    /// Elements from the start of the cache to a token.
-    fn at(&self, block: usize, head: usize, token: usize) -> usize {
-        block * self.strides[0] + head * self.strides[1] + token * self.strides[2]
-    }
-
     /// Neighbouring tokens of one head in their stored dtype.
     ///
     /// # Safety
@@ -116,12 +68,9 @@ impl Cache {
             // SAFETY: the caller vouches for the token; the scales have the dims of the cache but the last.
             let (codes, scale) = unsafe {
                 let codes = std::slice::from_raw_parts(exec.address(self.tensor).add(at), dim);
-                let scale = self.scale.map_or(1.0, |(tensor, s)| {
-                    *exec
-                        .address(tensor)
-                        .cast::<f32>()
-                        .add(span.block * s[0] + span.head * s[1] + (span.token + i) * s[2])
-                });
+                let scale = self
+                    .scale_at(span.block, span.head, span.token + i)
+                    .map_or(1.0, |(tensor, at)| *exec.address(tensor).cast::<f32>().add(at));
                 (codes, scale)
             };
             for (o, &code) in out[i * dim..][..dim].iter_mut().zip(codes) {

@@ -1,11 +1,10 @@
 //! Writing the KV cache.
 
 use half::{bf16, f16};
-use qiao_core::{
-    Accept, DType, Error, KvLayout, NodeView, Op, OpKind, Property, Reason, Result as CoreResult, Row, Rule,
-};
+use qiao_core::{Accept, DType, Error, KvLayout, NodeView, Op, OpKind, Reason, Result as CoreResult, Row};
 
-use super::access::{FP8, Operand, fp8};
+use super::access::{Operand, fp8};
+use super::cache::{self, Cache};
 use super::exec::{Core, Exec, Prepare, Prepared, activations, no_layouts, row};
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
@@ -14,44 +13,19 @@ pub(super) fn rows() -> Vec<Row<Prepare>> {
 
 fn accepts(node: &NodeView<'_>) -> Result<Accept, Reason> {
     activations(node, &[0, 1])?;
-    for i in [3, 4] {
-        let cache = node.required(i);
-        let known = cache.dtype.is_activation() || cache.dtype == DType::I8 || FP8.contains(&cache.dtype);
-        if !known {
-            return Err(Reason::operand(i, Property::Dtype, Rule::None, cache.dtype, ""));
-        }
-        if !cache.rows_are_contiguous() {
-            return Err(Reason::strides(i, "contiguous within a head"));
-        }
-    }
+    cache::accepts(node, [3, 4])?;
     no_layouts(node)
 }
 
-/// Rows of k or v, their cache and its scales.
+/// Rows of k or v, and their cache.
 struct Target {
     rows: Operand,
-    cache: usize,
-    dtype: DType,
-    /// Strides of block, head and token.
-    strides: [usize; 3],
-    scale: Option<(usize, [usize; 3])>,
+    cache: Cache,
 }
 
 impl Target {
     fn new(node: &NodeView<'_>, rows: usize, cache: usize, scale: usize, layout: KvLayout) -> Self {
-        let order = |s: &[usize]| match layout {
-            KvLayout::BlockHeadToken => [s[0], s[1], s[2]],
-            KvLayout::BlockTokenHead => [s[0], s[2], s[1]],
-        };
-        let desc = node.required(cache);
-        let tensor = |i: usize| node.node.inputs[i].expect("the operand is given").index();
-        Target {
-            rows: Operand::required(node, rows),
-            cache: tensor(cache),
-            dtype: desc.dtype,
-            strides: order(&desc.strides),
-            scale: node.input(scale).map(|d| (tensor(scale), order(&d.strides))),
-        }
+        Target { rows: Operand::required(node, rows), cache: Cache::new(node, cache, scale, layout, true) }
     }
 
     /// Writes the head of a token.
@@ -61,15 +35,18 @@ impl Target {
     unsafe fn write(&self, exec: &Exec<'_>, t: usize, head: usize, at: (usize, usize), thread: usize) {
         let k = exec.kernels();
         let dim = self.rows.len;
-        let place = |s: &[usize; 3]| at.0 * s[0] + head * s[1] + at.1 * s[2];
-        let to = place(&self.strides);
+        if dim == 0 {
+            return;
+        }
+        let to = self.cache.at(at.0, head, at.1);
+        let scale_at = self.cache.scale_at(at.0, head, at.1);
         // SAFETY: as the caller vouches.
         unsafe {
             let buf = exec.scratch(thread);
             let r = t * self.rows.shape[1] + head;
             let row = self.rows.read(k, exec.address(self.rows.tensor), r, buf);
-            let out = exec.address(self.cache);
-            match self.dtype {
+            let out = exec.address(self.cache.tensor);
+            match self.cache.dtype {
                 DType::F32 => out.cast::<f32>().add(to).copy_from_nonoverlapping(row.as_ptr(), dim),
                 DType::F16 => (k.f32_to_f16.run)(std::slice::from_raw_parts_mut(out.cast::<f16>().add(to), dim), row),
                 DType::BF16 => {
@@ -78,13 +55,13 @@ impl Target {
                 DType::I8 => {
                     let codes = std::slice::from_raw_parts_mut(out.cast::<i8>().add(to), dim);
                     let scale = (k.quantize_row_i8.run)(codes, row);
-                    let (tensor, s) = self.scale.as_ref().expect("the graph checked that an i8 cache has scales");
-                    *exec.address(*tensor).cast::<f32>().add(place(s)) = scale;
+                    let (tensor, to) = scale_at.expect("the graph checked that an i8 cache has scales");
+                    *exec.address(tensor).cast::<f32>().add(to) = scale;
                 }
                 dtype => {
-                    let scale = self.scale.map(|(tensor, s)| {
+                    let scale = scale_at.map(|(tensor, to)| {
                         let scale = fp8_scale(row);
-                        *exec.address(tensor).cast::<f32>().add(place(&s)) = scale;
+                        *exec.address(tensor).cast::<f32>().add(to) = scale;
                         f64::from(scale)
                     });
                     for (i, &v) in row.iter().enumerate() {
@@ -111,8 +88,8 @@ fn kv_write(node: &NodeView<'_>, _: &Core) -> Prepared {
     let Op::KvWrite(attrs) = *node.op() else { unreachable!("the table pairs kv_write with its kernel") };
     let layout = attrs.kv_layout;
     let targets = [Target::new(node, 0, 3, 5, layout), Target::new(node, 1, 4, 6, layout)];
+    let pages = targets[0].cache.pages;
     let slots = Operand::required(node, 2);
-    let pages = qiao_core::Pages::of(node.required(3), layout).expect("the graph checked the cache");
     let tokens = slots.len;
     let capacity = pages.blocks.saturating_mul(pages.block_size);
     let longest = targets[0].rows.len.max(targets[1].rows.len);

@@ -9,6 +9,8 @@ mod access;
 pub(crate) mod pack;
 pub(crate) mod sound;
 
+mod cache;
+
 mod attention;
 mod choose;
 mod elementwise;
