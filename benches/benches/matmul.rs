@@ -1,4 +1,5 @@
-//! Matrix products of a 0.5B model's shapes: Qiao on the CPU beside candle, and beside a plain read of the same bytes.
+//! Matrix products of a 0.5B model's shapes: Qiao on the CPU beside candle, and beside a plain read of as many
+//! bytes on one thread.
 //!
 //!     cargo bench -p qiao-benches --bench matmul
 //!
@@ -90,7 +91,7 @@ fn products(c: &mut Criterion) {
                 b.iter(|| a.matmul(&w).expect("candle multiplies"))
             });
             let data = vec![1u64; n * k / 2];
-            group.bench_function(BenchmarkId::new("read of the f32 weights", &at), |b| {
+            group.bench_function(BenchmarkId::new("one thread reads the f32 weights", &at), |b| {
                 b.iter(|| data.iter().fold(0u64, |sum, v| sum.wrapping_add(*v)));
             });
         }
