@@ -221,6 +221,12 @@ impl Graph {
 pub trait HostMemory: Send + Sync {
     /// The bytes. The same bytes at the same address on every call.
     fn bytes(&self) -> &[u8];
+
+    /// Hears that the borrower has read what it needs of a range for now, so that its pages may leave memory until they
+    /// are read again. Default: nothing.
+    fn cold(&self, range: std::ops::Range<usize>) {
+        let _ = range;
+    }
 }
 
 /// A chip, opened. Three methods are required; a device with no more runs the device part of the conformance suite.

@@ -18,8 +18,10 @@ enum Owner {
     /// Pages of the system, this many bytes from the start.
     #[cfg(target_os = "linux")]
     Mapped(usize),
+    /// The caller's memory, from this byte on.
     Imported {
-        _memory: Arc<dyn HostMemory>,
+        memory: Arc<dyn HostMemory>,
+        offset: usize,
     },
 }
 
@@ -82,12 +84,19 @@ impl CpuBuffer {
             Error::invalid("import of host memory", found, "stay within the memory")
         })?;
         let start = NonNull::from(range).cast::<u8>();
-        Ok(CpuBuffer { start, bytes, owner: Owner::Imported { _memory: memory } })
+        Ok(CpuBuffer { start, bytes, owner: Owner::Imported { memory, offset } })
     }
 
     /// Whether commands may write to it.
     pub(crate) fn is_writable(&self) -> bool {
         !matches!(self.owner, Owner::Imported { .. })
+    }
+
+    /// Tells the owner of borrowed memory that these bytes are not needed for now.
+    pub(crate) fn cold(&self, range: Range<usize>) {
+        if let Owner::Imported { memory, offset } = &self.owner {
+            memory.cold(offset + range.start..offset + range.end);
+        }
     }
 
     /// The address of a byte; `offset` is at most [`CpuBuffer::bytes`].

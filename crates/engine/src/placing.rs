@@ -26,6 +26,10 @@ impl HostMemory for MappedFile {
     fn bytes(&self) -> &[u8] {
         MappedFile::bytes(self)
     }
+
+    fn cold(&self, range: std::ops::Range<usize>) {
+        self.release(range);
+    }
 }
 
 /// Whether a stored tensor's elements mean what they say, without scales that stand elsewhere.

@@ -98,7 +98,7 @@ fn groups_with_and_without_zeros_multiply_on_the_cpu() {
     let mut rng = Rng::new(42);
     for dtype in [DType::I4, DType::U4, DType::I8, DType::U8] {
         for (group_size, zeros) in [(32, false), (128, true), (0, false)] {
-            let groups = if group_size == 0 { 1 } else { K / group_size };
+            let groups = K.checked_div(group_size).unwrap_or(1);
             let op = Op::MatmulQuant(MatmulQuantAttrs { group_size: group_size as u32, ..Default::default() });
             let mut operands = vec![floats(&mut rng, &[M, K]), codes(&mut rng, dtype, &[N, K])];
             operands.push(floats(&mut rng, &[N, groups]));

@@ -4,7 +4,9 @@ use std::any::Any;
 use std::sync::Arc;
 
 use qiao_core::place::place;
-use qiao_core::{Accept, Binding, DeviceInfo, Error, Graph, Plan, PlanInfo, Result, Storage, Stream, device};
+use qiao_core::{
+    Accept, Binding, DeviceInfo, Error, Graph, NodeView, OpKind, Plan, PlanInfo, Result, Storage, Stream, device,
+};
 
 use super::exec::{Core, Exec, Prepared};
 use super::{pack, sound};
@@ -16,6 +18,8 @@ pub(crate) struct CpuPlan {
     core: Arc<Core>,
     graph: Graph,
     steps: Vec<Prepared>,
+    /// For each step: the bound table of which it read some rows here and there.
+    cold: Vec<Option<usize>>,
     /// For each tensor: where its first byte is.
     places: Vec<At>,
     writes: Vec<bool>,
@@ -72,6 +76,7 @@ impl CpuPlan {
             graph: graph.clone(),
             core,
             steps,
+            cold: graph.views().map(|node| gathered_table(&node)).collect(),
             places,
         })
     }
@@ -92,6 +97,20 @@ impl CpuPlan {
             return Err(Error::invalid(format!("binding of '{}'", tensor.name), found, mend));
         }
         Ok(address)
+    }
+}
+
+/// The bound table that a node gathers many rows of: reading them brings in many more pages of a mapped file than the
+/// rows fill.
+fn gathered_table(node: &NodeView<'_>) -> Option<usize> {
+    /// Rows that are not worth a call to the system.
+    const FEW: usize = 16;
+    if node.kind() != OpKind::GatherRows || node.required(1).elements() <= FEW {
+        return None;
+    }
+    match node.graph.tensor(node.node.inputs[0]?).storage {
+        Storage::Bound(position) => Some(position),
+        _ => None,
     }
 }
 
@@ -136,7 +155,14 @@ impl Plan for CpuPlan {
             scratch: base + self.scratch.0,
             per_thread: self.scratch.1,
         };
-        let result = self.steps.iter().try_for_each(|step| (step.run)(&exec));
+        let result = self.steps.iter().zip(&self.cold).try_for_each(|(step, cold)| {
+            (step.run)(&exec)?;
+            if let Some(position) = *cold {
+                let (table, range) = resolve(&bindings[position], "gathered table", 0)?;
+                table.cold(range);
+            }
+            Ok(())
+        });
         stream.failed = result.clone().err();
         result
     }
