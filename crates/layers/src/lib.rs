@@ -6,8 +6,13 @@
 //! - [`Validate`], [`Record`] and [`Profile`] are `Device → Device`. They compose in any order, and whoever holds a
 //!   device can't tell that it is wrapped: streams, buffers and plans of a wrapper go back to that wrapper.
 //!
-//! Modules, from ground to roof: `steps`, `account`, `lower`, `validate`, `record`, `profile`.
+//! - [`Summary`] and [`Peaks`] are the figures that every measurement and forecast speaks in.
+//!
+//! Modules, from ground to roof: `summary`, `peaks`, `steps`, `account`, `lower`, `validate`, `record`, `profile`.
 #![forbid(unsafe_code)]
+
+pub mod peaks;
+pub mod summary;
 
 mod steps;
 
@@ -22,6 +27,8 @@ pub mod profile;
 
 pub use account::{Account, Entry, Piece, Way};
 pub use lower::{Lowered, Pack, Policy, lower};
+pub use peaks::{Peaks, Provenance};
 pub use profile::{Profile, Times, Usage};
 pub use record::{Call, Entry as LogEntry, Record};
+pub use summary::Summary;
 pub use validate::Validate;

@@ -1,0 +1,2 @@
+//! Cases, device contract, profiles, measurement and reports.
+#![forbid(unsafe_code)]
