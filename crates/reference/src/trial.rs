@@ -17,6 +17,8 @@ pub struct Trial {
     inputs: Vec<Option<(TensorDesc, Vec<u8>)>>,
     dtype: Option<DType>,
     shape: Option<Vec<usize>>,
+    strides: Option<Vec<usize>>,
+    in_place: Option<(usize, usize)>,
 }
 
 /// What the truth says about a trial.
@@ -31,20 +33,31 @@ pub struct Golden {
 }
 
 /// A graph of one node with everything bound.
-struct Built {
-    graph: Graph,
-    /// The bytes of every bound tensor, in binding order.
-    bytes: Vec<Vec<u8>>,
-    outputs: Vec<TensorId>,
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The graph.
+    pub graph: Graph,
+    /// What every bound tensor holds before the node runs, in binding order; [`POISON`] in outputs.
+    pub bytes: Vec<Vec<u8>>,
+    /// The outputs of the node.
+    pub outputs: Vec<TensorId>,
+}
+
+impl Built {
+    /// The positions of the outputs among the bound tensors.
+    pub fn written(&self) -> Vec<usize> {
+        let position = |id: &TensorId| self.graph.bound().iter().position(|b| b == id).expect("outputs are bound");
+        self.outputs.iter().map(position).collect()
+    }
 }
 
 /// What outputs hold before they are written.
-const POISON: u8 = 0xa5;
+pub const POISON: u8 = 0xa5;
 
 impl Trial {
     /// An operator without operands yet.
     pub fn new(op: Op) -> Self {
-        Trial { op, inputs: Vec::new(), dtype: None, shape: None }
+        Trial { op, inputs: Vec::new(), dtype: None, shape: None, strides: None, in_place: None }
     }
 
     /// Adds the next operand, described and as bytes.
@@ -80,7 +93,53 @@ impl Trial {
         self
     }
 
-    fn build(&self) -> Result<Built> {
+    /// Gives the first output these strides, in elements.
+    pub fn output_strides(mut self, strides: &[usize]) -> Self {
+        self.strides = Some(strides.to_vec());
+        self
+    }
+
+    /// Writes an output in place of an operand, where the operator allows that.
+    pub fn in_place(mut self, output: usize, input: usize) -> Self {
+        self.in_place = Some((output, input));
+        self
+    }
+
+    /// The operator.
+    pub fn op(&self) -> Op {
+        self.op
+    }
+
+    /// The operands, described and as bytes; `None` where one is left out.
+    pub fn operands(&self) -> &[Option<(TensorDesc, Vec<u8>)>] {
+        &self.inputs
+    }
+
+    /// The same trial with the constant operands of another one.
+    pub fn with_constants_of(mut self, other: &Trial) -> Self {
+        for (mine, theirs) in self.inputs.iter_mut().zip(&other.inputs) {
+            if let (Some((desc, bytes)), Some((same, constant))) = (mine, theirs)
+                && desc == same
+                && desc.constant
+            {
+                bytes.clone_from(constant);
+            }
+        }
+        self
+    }
+
+    fn output_desc(&self, index: usize, desc: TensorDesc) -> Result<TensorDesc> {
+        match &self.strides {
+            Some(strides) if index == 0 => TensorDesc::strided(desc.dtype, &desc.shape, strides),
+            _ => Ok(desc),
+        }
+    }
+
+    /// The graph of one node, every tensor bound: inputs first, then outputs.
+    ///
+    /// # Errors
+    /// Operands that the operator refuses.
+    pub fn build(&self) -> Result<Built> {
         let mut graph = Graph::new();
         let mut bytes = Vec::new();
         let mut bind = |graph: &mut Graph, desc: &TensorDesc, data: Vec<u8>| {
@@ -91,7 +150,7 @@ impl Trial {
             self.inputs.iter().map(|i| i.as_ref().map(|(desc, data)| bind(&mut graph, desc, data.clone()))).collect();
         let mut outputs = Vec::new();
         if let Some(shape) = &self.shape {
-            let desc = TensorDesc::new(self.dtype.unwrap_or(DType::F32), shape)?;
+            let desc = self.output_desc(0, TensorDesc::new(self.dtype.unwrap_or(DType::F32), shape)?)?;
             let poison = vec![POISON; desc.bytes()?];
             outputs.push(bind(&mut graph, &desc, poison));
         } else {
@@ -100,13 +159,16 @@ impl Trial {
                 Some(dtype) => sketch.add_as(self.op, &inputs, dtype)?,
                 None => sketch.add(self.op, &inputs)?,
             };
-            for id in sketched {
-                if inputs.contains(&Some(id)) {
+            for (i, id) in sketched.into_iter().enumerate() {
+                let operand = self.in_place.filter(|&(output, _)| output == i).and_then(|(_, input)| inputs[input]);
+                if let Some(operand) = operand {
+                    outputs.push(operand);
+                } else if inputs.contains(&Some(id)) {
                     outputs.push(id);
                 } else {
-                    let desc = sketch.desc(id);
+                    let desc = self.output_desc(i, sketch.desc(id).clone())?;
                     let poison = vec![POISON; desc.bytes()?];
-                    outputs.push(bind(&mut graph, desc, poison));
+                    outputs.push(bind(&mut graph, &desc, poison));
                 }
             }
         }
