@@ -98,6 +98,18 @@ impl ModelConfig {
         ModelConfig::from_object(&json::read_object(&path)?)
     }
 
+    /// Reads a `config.json`, or the one in a checkpoint directory.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::from_dir`].
+    pub fn from_path(path: impl AsRef<Path>) -> Result<ModelConfig> {
+        let path = path.as_ref();
+        match path.is_file() {
+            true => ModelConfig::from_object(&json::read_object(path)?),
+            false => ModelConfig::from_dir(path),
+        }
+    }
+
     /// Parses the text of a `config.json`; `path` is for error texts only.
     ///
     /// # Errors

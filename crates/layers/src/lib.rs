@@ -26,7 +26,7 @@ pub mod record;
 pub mod profile;
 
 pub use account::{Account, Entry, Piece, Way};
-pub use lower::{Lowered, Pack, Policy, lower};
+pub use lower::{Lowered, Pack, Policy, Refusal, Survey, lower, survey};
 pub use peaks::{Peaks, Provenance};
 pub use profile::{Profile, Times, Usage};
 pub use record::{Call, Entry as LogEntry, Record};

@@ -74,6 +74,9 @@ pub fn lower(device: &Arc<dyn Device>, graph: Graph, policy: Policy) -> Result<L
     let Policy {} = policy;
     let mut draft = Draft::new(&**device, graph);
     let answers = draft.settle()?;
+    if answers.iter().any(|a| matches!(a.answer, Support::No(_))) {
+        return Err(draft.refused(&answers));
+    }
     let packs = draft.packs()?;
     let account = draft.account(&answers);
     let graph = draft.graph;
@@ -88,6 +91,55 @@ pub fn lower(device: &Arc<dyn Device>, graph: Graph, policy: Policy) -> Result<L
     };
     let needs = bound_bytes(&graph, &packs)?;
     Ok(Lowered { graph, packs, account, needs, info, body })
+}
+
+/// What a device would make of a graph, asked without planning anything: [`lower()`] for whoever wants to hear of every
+/// node that the device refuses, not only that there are such.
+pub struct Survey {
+    /// The graph as the device would run it, with what it refuses left in.
+    pub graph: Graph,
+    /// For each node of `graph`, the node of the graph that was given for which it stands.
+    pub origin: Vec<usize>,
+    /// The device's answer for each node of `graph`: native, or refused.
+    pub answers: Vec<NodeSupport>,
+    /// For each node that was given, how it would run, or why it would not.
+    pub ways: Vec<Result<Way, Refusal>>,
+    /// The constants that would be packed.
+    pub packs: Vec<Pack>,
+}
+
+/// Why a node does not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The device's reason for the node as it was given.
+    pub reason: Reason,
+    /// Where the node is composite: those of its smaller operators that the device refuses too, with its reason for each.
+    pub pieces: Vec<(&'static str, Reason)>,
+}
+
+/// Asks a device about every node of a graph as [`lower()`] does, and plans nothing.
+///
+/// # Errors
+/// [`Error::Invalid`] where nodes want one constant in different layouts; [`Error::Internal`] where the device
+/// contradicts itself.
+pub fn survey(device: &dyn Device, graph: Graph) -> Result<Survey> {
+    let mut draft = Draft::new(device, graph);
+    let answers = draft.settle()?;
+    let packs = draft.packs()?;
+    let mut ways: Vec<_> = draft.account(&answers).entries.into_iter().map(|e| Ok(e.way)).collect();
+    for ((node, &origin), answer) in draft.graph.views().zip(&draft.origin).zip(&answers) {
+        let Support::No(why) = &answer.answer else { continue };
+        let reason = draft.reasons[origin].clone().unwrap_or_else(|| why.clone());
+        if ways[origin].is_ok() {
+            ways[origin] = Err(Refusal { reason, pieces: Vec::new() });
+        }
+        let composite =
+            draft.origin.iter().filter(|&&o| o == origin).count() > 1 || node.kind().name() != draft.given[origin];
+        if let (Err(refusal), true) = (&mut ways[origin], composite) {
+            refusal.pieces.push((node.kind().name(), why.clone()));
+        }
+    }
+    Ok(Survey { graph: draft.graph, origin: draft.origin, answers, ways, packs })
 }
 
 fn bound_bytes(graph: &Graph, packs: &[Pack]) -> Result<Vec<usize>> {
@@ -156,7 +208,8 @@ impl<'a> Draft<'a> {
         &self.device.info().name
     }
 
-    /// Rewrites the graph until the device runs every node; gives its last answers.
+    /// Rewrites the graph until the device runs every node, or until nothing more can be rewritten; gives its last answers,
+    /// none of which asks for a layout.
     fn settle(&mut self) -> Result<Vec<NodeSupport>> {
         for _ in 0..ROUNDS {
             let answers = self.device.support(&self.graph);
@@ -172,7 +225,7 @@ impl<'a> Draft<'a> {
                 return Ok(answers);
             }
             if !self.decompose(&answers)? {
-                return Err(self.refused(&answers));
+                return Ok(answers);
             }
         }
         let why = format!("its answers do not settle in {ROUNDS} rounds");

@@ -162,6 +162,26 @@ fn every_refusal_is_listed_with_its_own_reason() {
 }
 
 #[test]
+fn a_survey_tells_what_runs_beside_what_does_not() {
+    let mut g = Graph::new();
+    let x = g.bind("x", desc(&[2, 4]));
+    let w = g.bind("w", desc(&[4, 4]).as_constant());
+    g.op1(matmul(Epilogue::None), &[x, w]).unwrap();
+    g.op1(Op::Softmax(SoftmaxAttrs::default()), &[x]).unwrap();
+    g.op1(Op::SiluMul(SiluMulAttrs::default()), &[x, x]).unwrap();
+    let found = survey(&Toy::new().without(&[OpKind::Silu]), g.clone()).unwrap();
+    let none = Reason::operator;
+    let Ok(Way::Native { kernel }) = &found.ways[0] else { panic!("{:?}", found.ways[0]) };
+    assert_eq!(kernel, "matmul_f32.toy");
+    assert_eq!(found.ways[1], Err(Refusal { reason: none(), pieces: vec![] }));
+    assert_eq!(found.ways[2], Err(Refusal { reason: none(), pieces: vec![("silu", none())] }));
+    assert_eq!(found.origin, [0, 1, 2, 2], "silu and mul stand for silu_mul");
+    assert_eq!(found.packs.iter().map(|p| (p.bound, p.layout)).collect::<Vec<_>>(), [(1, TRANSPOSED)]);
+    let found = survey(&Toy::new(), g).unwrap();
+    assert!(matches!(&found.ways[2], Ok(Way::Decomposed { into, .. }) if into.len() == 2), "{:?}", found.ways[2]);
+}
+
+#[test]
 fn a_device_without_kernels_refuses_every_node() {
     let device: Arc<dyn Device> = Arc::new(noop::NoopDevice::default());
     let error = lower(&device, feed_forward(1, 2, 3), Policy::DEVICE_ONLY).err().unwrap();

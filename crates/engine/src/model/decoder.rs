@@ -131,19 +131,33 @@ impl DecoderSpec {
         format!("{}.weight", if self.tied { self.names.embed } else { self.names.lm_head })
     }
 
-    /// The graph of a step.
+    /// The graph of a step of one sequence.
     ///
     /// # Errors
     /// Sizes that no tensor can have; a step that asks for logits of more tokens than it has, or for hidden states without all
     /// logits.
     pub fn graph(&self, step: Step, cache: CacheShape, precision: Precision<'_>) -> Result<ModelGraph> {
+        self.graph_of(1, step, cache, precision)
+    }
+
+    /// The graph of a step of several sequences over one pool of pages, `cache.blocks` in all and `cache.table` each.
+    ///
+    /// # Errors
+    /// As [`DecoderSpec::graph`]; no sequences, or more than tokens.
+    pub fn graph_of(
+        &self,
+        sequences: usize,
+        step: Step,
+        cache: CacheShape,
+        precision: Precision<'_>,
+    ) -> Result<ModelGraph> {
         let whole = step.rows == step.tokens;
-        if step.tokens == 0 || step.rows > step.tokens || step.keep_hidden && !whole {
-            let found = format!("{step:?}");
-            let mend = "give at least one token, and logits for at most as many; hidden states need all logits";
+        if sequences == 0 || step.tokens < sequences || step.rows > step.tokens || step.keep_hidden && !whole {
+            let found = format!("{step:?} of {sequences} sequence(s)");
+            let mend = "give at least one token of each, and logits for at most as many; hidden states need all logits";
             return Err(qiao_core::Error::invalid("step", found, mend).into());
         }
-        let mut b = Builder::new(self, step, cache, precision)?;
+        let mut b = Builder::new(self, sequences, step, cache, precision)?;
         let mut stream = b.embed()?;
         for layer in 0..self.layers {
             stream = match b.attention(layer, stream)? {
@@ -177,7 +191,13 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(spec: &'a DecoderSpec, step: Step, cache: CacheShape, precision: Precision<'a>) -> Result<Self> {
+    fn new(
+        spec: &'a DecoderSpec,
+        sequences: usize,
+        step: Step,
+        cache: CacheShape,
+        precision: Precision<'a>,
+    ) -> Result<Self> {
         let mut g = Graph::new();
         let i32s = |shape: &[usize]| TensorDesc::new(DType::I32, shape);
         let table = TensorDesc::new(DType::F32, &[cache.capacity(), spec.rotary_dim / 2])?;
@@ -190,9 +210,9 @@ impl<'a> Builder<'a> {
             ids: bind("ids", i32s(&[t])?),
             positions: bind("positions", i32s(&[t])?),
             slots: bind("slots", i32s(&[t])?),
-            cu_q: if t > 1 { Some(bind("cu_q", i32s(&[2])?)) } else { None },
-            kv_len: bind("kv_len", i32s(&[1])?),
-            block_table: bind("block_table", i32s(&[1, cache.table])?),
+            cu_q: if t > sequences { Some(bind("cu_q", i32s(&[sequences + 1])?)) } else { None },
+            kv_len: bind("kv_len", i32s(&[sequences])?),
+            block_table: bind("block_table", i32s(&[sequences, cache.table])?),
             select: match step.rows {
                 rows if rows > 0 && rows < t => Some(bind("select", i32s(&[rows])?)),
                 _ => None,

@@ -13,10 +13,12 @@ use crate::error::{EngineError, Result};
 mod decoder;
 mod llama;
 mod mistral;
+mod places;
 mod qwen2;
 mod qwen3;
 
 pub use decoder::{DecoderSpec, Names};
+pub use places::Place;
 
 /// The families that exist, one line each.
 pub const FAMILIES: &[Family] = &[llama::FAMILY, mistral::FAMILY, qwen2::FAMILY, qwen3::FAMILY];
@@ -53,7 +55,7 @@ impl Family {
 /// What one execution of a graph does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Step {
-    /// New tokens, all of one sequence. 1 is a decode step.
+    /// New tokens, of all sequences together. One per sequence is a decode step.
     pub tokens: usize,
     /// How many of them want logits: none, all in their order, or as many as `select` names.
     pub rows: usize,
@@ -134,7 +136,7 @@ pub struct Constant {
     pub usage: Use,
 }
 
-/// Positions, among the graph's bound tensors, of what changes from step to step.
+/// Positions, among the graph's bound tensors, of what changes from step to step: T tokens of S sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inputs {
     /// Token ids, i32 `[T]`.
@@ -143,11 +145,11 @@ pub struct Inputs {
     pub positions: usize,
     /// Cache slots that the tokens go to, i32 `[T]`.
     pub slots: usize,
-    /// Where each sequence's queries begin, i32 `[2]`: 0 and T. Only where T > 1.
+    /// Where each sequence's queries begin, and T at the end, i32 `[S + 1]`. Only where T > S.
     pub cu_q: Option<usize>,
-    /// Tokens in the cache after this step, i32 `[1]`.
+    /// Tokens of each sequence in the cache after this step, i32 `[S]`.
     pub kv_len: usize,
-    /// The sequence's pages, i32 `[1, table]`.
+    /// Each sequence's pages, i32 `[S, table]`.
     pub block_table: usize,
     /// Tokens that want logits, i32 `[R]`. Only where 0 < R < T.
     pub select: Option<usize>,

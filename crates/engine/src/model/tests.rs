@@ -136,3 +136,46 @@ fn the_cache_takes_the_layout_and_block_size_of_the_device() {
     let shape = CacheShape::contiguous(&[token_head, head_token], DType::F16, 100);
     assert_eq!((shape.dims(2, 8), shape.table), ([1, 2, 100, 8], 1));
 }
+
+#[test]
+fn every_node_has_its_place() {
+    let config = config(json!({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}));
+    let spec = (Family::of(&config, Path::new("config.json")).unwrap().spec)(&config).unwrap();
+    let g = build(&config, DECODE, DType::F32);
+    let places = g.places(&spec);
+    let told: Vec<String> = g
+        .graph
+        .nodes()
+        .iter()
+        .zip(&places)
+        .map(|(n, p)| format!("{} {} {}", n.op.kind(), p.layer.map_or("-".into(), |l| l.to_string()), p.part))
+        .collect();
+    assert_eq!(told[0], "gather_rows - model.embed_tokens");
+    assert_eq!(told[1], "rms_norm 0 input_layernorm");
+    assert_eq!(told[2], "matmul 0 self_attn.k_proj", "the matrix, not its bias");
+    assert_eq!(told[3], "rope 0 self_attn.k_proj");
+    assert!(told.contains(&"kv_write 2 ".to_string()) && told.contains(&"attention_decode 1 ".to_string()), "{told:?}");
+    assert!(
+        told.contains(&"add_rms_norm 1 input_layernorm".to_string()),
+        "the norm that a layer starts with is its own"
+    );
+    assert_eq!(told[told.len() - 2..], ["add_rms_norm - model.norm", "matmul - lm_head"]);
+}
+
+#[test]
+fn several_sequences_share_one_graph() {
+    let config = config(json!({}));
+    let spec = (Family::of(&config, Path::new("config.json")).unwrap().spec)(&config).unwrap();
+    let cache = CacheShape { blocks: 12, table: 4, ..CacheShape::contiguous(&[], DType::F32, 16) };
+    let precision = Precision { compute: DType::F32, weight: &|_| DType::F32 };
+    let step = |tokens| Step { tokens, rows: 3, keep_hidden: false };
+    let g = spec.graph_of(3, step(3), cache, precision).unwrap();
+    let shape = |g: &ModelGraph, at: usize| g.graph.desc(g.graph.bound()[at]).shape.to_vec();
+    assert_eq!((shape(&g, g.inputs.kv_len), shape(&g, g.inputs.block_table)), (vec![3], vec![3, 4]));
+    assert_eq!((count(&g, OpKind::AttentionDecode), g.inputs.cu_q), (3, None));
+    let g = spec.graph_of(3, step(9), cache, precision).unwrap();
+    assert_eq!(shape(&g, g.inputs.cu_q.unwrap()), [4]);
+    assert_eq!(count(&g, OpKind::AttentionPrefill), 3);
+    assert!(spec.graph_of(4, step(3), cache, precision).is_err());
+    assert!(spec.graph_of(0, step(3), cache, precision).is_err());
+}
