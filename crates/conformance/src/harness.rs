@@ -1,0 +1,413 @@
+//! One operator on a device, held to everything at once.
+//!
+//! Every operand lies between guard bytes in a buffer of its own; outputs and workspace are poisoned. The plan runs three
+//! times: with one set of bindings, with another set that is shifted by the device's alignment and holds other data, and
+//! with the first again. After each run every byte that is not an element of an output must be as it was.
+
+use std::sync::Arc;
+
+use qiao_core::{Binding, Device, Error, Graph, Plan, Result, Stream, Support, TensorDesc, decompose::decompose};
+use qiao_layers::{Lowered, Policy, Way, lower};
+use qiao_reference::trial::{Built, Golden};
+use qiao_reference::value::Walk;
+use qiao_reference::{ReferenceDevice, Trial, Value};
+
+use crate::subject::Subject;
+use crate::verdict::{Check, Failure, Measured, Outcome};
+
+/// Bytes before and after every operand.
+const GUARD: usize = 64;
+
+/// Work of a node above which its truth is asked for one set of data only.
+const CHEAP: u64 = 4_000_000;
+
+/// What a case came to, how it ran, and what was measured.
+pub(crate) struct Found {
+    pub(crate) outcome: Outcome,
+    pub(crate) way: String,
+    pub(crate) measured: Vec<Measured>,
+}
+
+type Checked<T = ()> = std::result::Result<T, Failure>;
+
+fn broken(check: Check) -> impl Fn(Error) -> Failure {
+    move |error| match error {
+        Error::Timeout { .. } => Failure::new(Check::Timeout, error.to_string()),
+        _ => Failure::new(check, error.to_string()),
+    }
+}
+
+/// Runs a trial; `other` is the same point with other data, `key` names both.
+pub(crate) fn run(subject: &Subject, key: &str, trial: &Trial, other: &Trial) -> Found {
+    let mut found = Found { outcome: Outcome::Passed, way: String::new(), measured: Vec::new() };
+    match attempt(subject, key, trial, other, &mut found) {
+        Ok(None) => {}
+        Ok(Some(reason)) => found.outcome = Outcome::Unsupported(reason),
+        Err(failure) => found.outcome = Outcome::Failed(failure),
+    }
+    found
+}
+
+/// The reason where the device does not run the trial.
+fn attempt(subject: &Subject, key: &str, trial: &Trial, other: &Trial, found: &mut Found) -> Checked<Option<String>> {
+    let device = &subject.device;
+    let built = trial.build().map_err(|e| Failure::new(Check::Support, format!("the case is not valid: {e}")))?;
+    let answer = ask(&**device, &built.graph)?;
+    let lowered = match lower(device, built.graph.clone(), Policy::DEVICE_ONLY) {
+        Ok(lowered) => lowered,
+        Err(Error::Unsupported { list, .. }) if answer != Support::Native => {
+            let reasons: Vec<_> = list.iter().map(|u| u.reason.to_string()).collect();
+            if matches!(answer, Support::No(_)) && device.plan(&built.graph).is_ok() {
+                let why = format!("support refuses the node ({}), yet plan accepts it", reasons.join("; "));
+                return Err(Failure::new(Check::Support, why));
+            }
+            return Ok(Some(reasons.join("; ")));
+        }
+        Err(e) => return Err(Failure::new(Check::Support, format!("support accepts the node, yet: {e}"))),
+    };
+    found.way = way(&lowered);
+    let act = device.support(&lowered.graph).iter().find_map(|s| s.act_dtype);
+    let truth = |key: &str, trial: &Trial, built: &Built| -> Checked<Arc<Golden>> {
+        let golden = subject.golden(key, trial, act).map_err(broken(Check::Support))?;
+        match lowered.account.entries.first().map(|e| &e.way) {
+            Some(Way::Decomposed { into, .. }) => {
+                let names: Vec<_> = into.iter().map(|p| p.op).collect();
+                widened(&golden, built, &names).map(Arc::new).map_err(broken(Check::Support))
+            }
+            _ => Ok(golden),
+        }
+    };
+    let golden = truth(key, trial, &built)?;
+
+    let mut bench = Bench { subject, lowered: &lowered, stream: device.stream().map_err(broken(Check::Execute))? };
+    let mut first = bench.set(&built, Dressing { shift: 0, poison: 0xff, guard: 0xff })?;
+    let outputs = bench.execute(&mut first, &built)?;
+    found.measured = compare(&golden, &outputs, &built, 0xff)?;
+
+    let cheap = built.graph.cost().flops <= CHEAP;
+    let second = other.build().ok().filter(|o| cheap && o.graph == built.graph);
+    let (again, golden) = match &second {
+        Some(second) => (second, truth(&format!("{key}#2"), other, second)?),
+        None => (&built, golden),
+    };
+    let mut shifted = bench.set(again, Dressing { shift: 1, poison: 0xa5, guard: 0x5c })?;
+    let rebound = bench.execute(&mut shifted, again)?;
+    let rebind = |f: Failure| match f.check {
+        Check::Limit | Check::Special => {
+            Failure::new(Check::Rebind, format!("right at first, wrong with other bindings and data: {}", f.why))
+        }
+        _ => f,
+    };
+    keep_worst(&mut found.measured, compare(&golden, &rebound, again, 0xa5).map_err(rebind)?);
+
+    bench.redress(&mut first)?;
+    let repeated = bench.execute(&mut first, &built)?;
+    if device.info().caps.deterministic && !same(&repeated, &outputs) {
+        return Err(Failure::new(Check::Repeat, "the same plan on the same bytes gave other bytes"));
+    }
+    let golden = truth(key, trial, &built)?;
+    compare(&golden, &repeated, &built, 0xff).map_err(rebind)?;
+    Ok(None)
+}
+
+/// The device's answer for the one node, which must be the same each time.
+fn ask(device: &dyn Device, graph: &Graph) -> Checked<Support> {
+    let answers = device.support(graph);
+    if answers.len() != 1 {
+        return Err(Failure::new(Check::Support, format!("{} answers for one node", answers.len())));
+    }
+    if device.support(graph) != answers {
+        return Err(Failure::new(Check::Support, "asked twice, it answers differently"));
+    }
+    Ok(answers.into_iter().next().expect("there is one").answer)
+}
+
+fn way(lowered: &Lowered) -> String {
+    match lowered.account.entries.first().map(|e| &e.way) {
+        Some(Way::Native { kernel }) => format!("native {kernel}").trim_end().into(),
+        Some(Way::Decomposed { into, .. }) => {
+            let pieces: Vec<_> = into.iter().map(|p| p.op).collect();
+            format!("decomposed: {}", pieces.join(" + "))
+        }
+        None => String::new(),
+    }
+}
+
+/// The truth with limits that allow what a decomposition rounds in between, as the reference computes its pieces.
+fn widened(golden: &Golden, built: &Built, names: &[&str]) -> Result<Golden> {
+    let mut graph = built.graph.clone();
+    // Pieces that the device does not name are composite themselves.
+    for _ in 0..4 {
+        let mut next = graph.without_nodes();
+        let mut changed = false;
+        for node in graph.nodes() {
+            let composite = !names.contains(&node.op.kind().name()) || graph.nodes().len() == 1;
+            if composite && decompose(&node.op, &mut next, &node.inputs, &node.outputs)? {
+                changed = true;
+            } else {
+                next.add_into(node.op, &node.inputs, &node.outputs)?;
+            }
+        }
+        graph = next;
+        if !changed {
+            break;
+        }
+    }
+    let device = ReferenceDevice::default();
+    let mut stream = device.stream()?;
+    let bindings =
+        built.bytes.iter().map(|b| device.alloc(0, b.len()).map(Binding::whole)).collect::<Result<Vec<_>>>()?;
+    for (binding, bytes) in bindings.iter().zip(&built.bytes) {
+        stream.upload(binding, bytes)?;
+    }
+    let plan = device.plan(&graph)?;
+    let workspace = Binding::whole(device.alloc(0, plan.info().workspace_bytes)?);
+    plan.execute(&mut *stream, &bindings, &workspace)?;
+    let mut golden = golden.clone();
+    for (output, position) in built.written().into_iter().enumerate() {
+        let mut bytes = vec![0; built.bytes[position].len()];
+        stream.download(&mut bytes, &bindings[position])?;
+        let pieces = Value::load(built.graph.desc(built.outputs[output]), &bytes)?;
+        for ((limit, piece), whole) in
+            golden.limits[output].iter_mut().zip(&pieces.data).zip(&golden.outputs[output].data)
+        {
+            let between = (piece - whole).abs();
+            *limit += if between.is_finite() { 2.0 * between } else { 0.0 };
+        }
+    }
+    Ok(golden)
+}
+
+/// How a set of operands lies in memory.
+#[derive(Clone, Copy)]
+struct Dressing {
+    /// Steps of the device's alignment by which every operand is shifted.
+    shift: usize,
+    /// What outputs and workspace hold.
+    poison: u8,
+    /// What lies around operands.
+    guard: u8,
+}
+
+/// One operand in a buffer of its own.
+struct Place {
+    binding: Binding,
+    /// What the whole buffer must hold, elements of outputs apart.
+    image: Vec<u8>,
+}
+
+/// Bindings for one execution.
+struct Set {
+    places: Vec<Place>,
+    /// Where a constant is held in a private layout, by position.
+    packed: Vec<(usize, Place)>,
+    workspace: Place,
+}
+
+/// A device, a lowered node, and the stream on which it runs.
+struct Bench<'a> {
+    subject: &'a Subject,
+    lowered: &'a Lowered,
+    stream: Box<dyn Stream>,
+}
+
+impl Bench<'_> {
+    fn place(&mut self, bytes: &[u8], align: usize, dress: Dressing) -> Checked<Place> {
+        let info = self.subject.device.info();
+        let align = align.max(info.tensor_align).max(8);
+        let front = GUARD.next_multiple_of(align) + dress.shift * align;
+        let size = front + bytes.len() + info.tensor_tail_pad + GUARD;
+        let mut image = vec![dress.guard; size];
+        image[front..front + bytes.len()].copy_from_slice(bytes);
+        let buffer = self.subject.device.alloc(0, size).map_err(broken(Check::Execute))?;
+        let place = Place { binding: Binding::part(&buffer, front, bytes.len()), image };
+        self.load(&place)?;
+        Ok(place)
+    }
+
+    fn load(&mut self, place: &Place) -> Checked {
+        let whole = Binding { offset: 0, bytes: place.image.len(), ..place.binding.clone() };
+        self.stream.upload(&whole, &place.image).map_err(broken(Check::Execute))
+    }
+
+    fn read(&mut self, place: &Place) -> Checked<Vec<u8>> {
+        let mut bytes = vec![0; place.image.len()];
+        let whole = Binding { offset: 0, bytes: place.image.len(), ..place.binding.clone() };
+        self.stream.download(&mut bytes, &whole).map_err(broken(Check::Execute))?;
+        Ok(bytes)
+    }
+
+    fn set(&mut self, built: &Built, dress: Dressing) -> Checked<Set> {
+        let node = &built.graph.nodes()[0];
+        let fresh = |position: usize| {
+            let id = built.graph.bound()[position];
+            built.outputs.contains(&id) && !node.inputs.contains(&Some(id))
+        };
+        let mut places = Vec::with_capacity(built.bytes.len());
+        for (position, bytes) in built.bytes.iter().enumerate() {
+            let poisoned = vec![dress.poison; bytes.len()];
+            places.push(self.place(if fresh(position) { &poisoned } else { bytes }, 1, dress)?);
+        }
+        let mut packed = Vec::new();
+        for pack in &self.lowered.packs {
+            let mut target = self.place(&vec![dress.poison; pack.bytes], 1, dress)?;
+            let (device, source) = (&self.subject.device, &places[pack.bound]);
+            device
+                .prepack(&mut *self.stream, &pack.tensor, &source.binding, pack.layout, &target.binding)
+                .map_err(broken(Check::Execute))?;
+            let after = self.read(&target)?;
+            guards_hold(&target, &after, &format!("packed operand {}", pack.bound))?;
+            target.image = after;
+            packed.push((pack.bound, target));
+        }
+        let info = self.lowered.info();
+        let workspace = self.place(&vec![dress.poison; info.workspace_bytes], info.workspace_align, dress)?;
+        Ok(Set { places, packed, workspace })
+    }
+
+    /// Puts everything that may have changed back as it was.
+    fn redress(&mut self, set: &mut Set) -> Checked {
+        for place in &set.places {
+            self.load(place)?;
+        }
+        self.load(&set.workspace)
+    }
+
+    /// Executes, and reads every output; every other byte must be as it was.
+    fn execute(&mut self, set: &mut Set, built: &Built) -> Checked<Vec<(Value, Vec<u8>)>> {
+        let mut bindings: Vec<Binding> = set.places.iter().map(|p| p.binding.clone()).collect();
+        for (position, place) in &set.packed {
+            bindings[*position] = place.binding.clone();
+        }
+        self.lowered.execute(&mut *self.stream, &bindings, &set.workspace.binding).map_err(broken(Check::Execute))?;
+        self.stream.sync(self.subject.timeout).map_err(broken(Check::Execute))?;
+        let written = built.written();
+        let mut outputs = vec![None; written.len()];
+        for (position, place) in set.places.iter().enumerate() {
+            let after = self.read(place)?;
+            let what = format!("operand {position}");
+            guards_hold(place, &after, &what)?;
+            let range = place.binding.offset..place.binding.offset + place.binding.bytes;
+            match written.iter().position(|w| *w == position) {
+                Some(output) => {
+                    let desc = built.graph.desc(built.outputs[output]);
+                    gaps_hold(desc, &place.image[range.clone()], &after[range.clone()], &what)?;
+                    let value = Value::load(desc, &after[range.clone()]).map_err(broken(Check::Execute))?;
+                    outputs[output] = Some((value, after[range].to_vec()));
+                }
+                None if after[range.clone()] != place.image[range.clone()] => {
+                    let at = first_difference(&after[range.clone()], &place.image[range]);
+                    return Err(Failure::new(Check::Inputs, format!("{what} was changed at byte {at}")));
+                }
+                None => {}
+            }
+        }
+        for (position, place) in &set.packed {
+            if self.read(place)? != place.image {
+                return Err(Failure::new(Check::Inputs, format!("packed operand {position} was changed")));
+            }
+        }
+        let after = self.read(&set.workspace)?;
+        guards_hold(&set.workspace, &after, "the workspace")?;
+        Ok(outputs.into_iter().map(|o| o.expect("every output is bound")).collect())
+    }
+}
+
+fn first_difference(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).position(|(a, b)| a != b).unwrap_or(0)
+}
+
+/// The bytes before and after an operand are as they were. Behind it, the padding that a device asks for is its own.
+fn guards_hold(place: &Place, after: &[u8], what: &str) -> Checked {
+    let (start, end) = (place.binding.offset, place.binding.offset + place.binding.bytes);
+    if after[..start] != place.image[..start] {
+        let at = start - first_difference(&after[..start], &place.image[..start]);
+        return Err(Failure::new(Check::Guards, format!("{what}: written {at} bytes before its start")));
+    }
+    let tail = after.len() - GUARD;
+    let behind = end.max(tail);
+    if after[behind..] != place.image[behind..] {
+        let at = behind - end + first_difference(&after[behind..], &place.image[behind..]);
+        return Err(Failure::new(Check::Guards, format!("{what}: written {at} bytes behind its end")));
+    }
+    Ok(())
+}
+
+/// The bytes of a strided output that belong to no element are as they were.
+fn gaps_hold(desc: &TensorDesc, before: &[u8], after: &[u8], what: &str) -> Checked {
+    if desc.is_contiguous() || desc.dtype.is_packed() {
+        return Ok(());
+    }
+    let size = desc.dtype.block_bytes();
+    let mut element = vec![false; before.len()];
+    for at in Walk::new(&desc.shape, &desc.strides) {
+        element[at * size..(at + 1) * size].fill(true);
+    }
+    match (0..before.len()).find(|&i| !element[i] && before[i] != after[i]) {
+        Some(at) => Err(Failure::new(Check::Guards, format!("{what}: written between its elements, at byte {at}"))),
+        None => Ok(()),
+    }
+}
+
+fn same(a: &[(Value, Vec<u8>)], b: &[(Value, Vec<u8>)]) -> bool {
+    a.iter().zip(b).all(|((_, a), (_, b))| a == b)
+}
+
+/// Compares outputs with the truth.
+fn compare(golden: &Golden, outputs: &[(Value, Vec<u8>)], built: &Built, poison: u8) -> Checked<Vec<Measured>> {
+    let values: Vec<Value> = outputs.iter().map(|(value, _)| value.clone()).collect();
+    let mut measured = Vec::with_capacity(values.len());
+    let mut failure = None;
+    for (i, c) in golden.compare(&values).iter().enumerate() {
+        let (got, want, limits) = (&values[i].data, &golden.outputs[i].data, &golden.limits[i]);
+        let m = Measured::of(i, c, got, want, limits);
+        if !c.passes() && failure.is_none() {
+            let check = match c.worst {
+                Some(at) if is_poison(built.graph.desc(built.outputs[i]), &outputs[i].1, at, poison) => {
+                    Check::Unwritten
+                }
+                _ if c.special_mismatches > 0 => Check::Special,
+                _ => Check::Limit,
+            };
+            let at = c.worst.map_or(String::new(), |at| position(&values[i].shape, at));
+            let limit = m.limit.map_or("none".into(), |l| format!("{l:.3e}"));
+            let why = format!(
+                "output {i}: {} of {} elements; worst at {at}: {} instead of {}, limit {limit}",
+                c.failures, c.elements, m.got, m.want
+            );
+            failure = Some(Failure::new(check, why));
+        }
+        measured.push(m);
+    }
+    failure.map_or(Ok(measured), Err)
+}
+
+/// `[row, column]` of an element, from its position in row-major order.
+fn position(shape: &[usize], mut at: usize) -> String {
+    let mut index = vec![0; shape.len()];
+    for (i, &dim) in shape.iter().enumerate().rev() {
+        index[i] = at % dim.max(1);
+        at /= dim.max(1);
+    }
+    format!("{index:?}")
+}
+
+/// Whether an element still holds the poison.
+fn is_poison(desc: &TensorDesc, bytes: &[u8], element: usize, poison: u8) -> bool {
+    if desc.dtype.is_packed() {
+        return false;
+    }
+    let size = desc.dtype.block_bytes();
+    let at = Walk::new(&desc.shape, &desc.strides).nth(element).unwrap_or(0) * size;
+    bytes[at..at + size].iter().all(|b| *b == poison)
+}
+
+/// Keeps, for each output, the measurement with the larger margin.
+fn keep_worst(kept: &mut [Measured], other: Vec<Measured>) {
+    for (kept, other) in kept.iter_mut().zip(other) {
+        let margin = |m: &Measured| m.margin.unwrap_or(f64::INFINITY);
+        if margin(&other) > margin(kept) {
+            *kept = other;
+        }
+    }
+}
