@@ -101,6 +101,14 @@ impl Case {
         }
     }
 
+    /// Valid cases next to this one that are smaller, the boldest step first.
+    pub fn smaller(&self) -> Vec<Case> {
+        let Case::Op { family, dtype, point, depth } = self else { return Vec::new() };
+        let valid = |p: &Point| family.trial(*dtype, p, 0).is_ok_and(|t| t.build().is_ok());
+        let case = |point| Case::Op { family, dtype: *dtype, point, depth: *depth };
+        point.smaller().into_iter().filter(valid).map(case).collect()
+    }
+
     /// Runs it. A backend that panics fails the case and no more.
     pub fn run(&self, subject: &Subject, seed: u64) -> Record {
         let (id, start) = (self.id(), Instant::now());

@@ -7,7 +7,7 @@
 //! - The truth is that of `qiao_reference`, in f64; every record keeps error, limit and margin.
 //!
 //! Modules, from ground to roof: `sets`, `point`, `verdict`, `make`, `family` with `ops`, `subject`, `contract`, `harness`,
-//! `case`.
+//! `case`; `glob`, `platform`, `save`; `expect`, `profile`, `replay`, `shrink`, `worker`; `select`, `journal`, `run`.
 #![forbid(unsafe_code)]
 
 mod sets;
@@ -28,7 +28,30 @@ mod harness;
 
 pub mod case;
 
+pub mod glob;
+pub mod platform;
+pub mod save;
+
+pub mod expect;
+pub mod profile;
+pub mod replay;
+pub mod shrink;
+pub mod worker;
+
+pub mod select;
+
+mod journal;
+
+pub mod run;
+
 pub use case::Case;
+pub use expect::Expectations;
 pub use family::{Depth, Family};
+pub use glob::Glob;
+pub use platform::{DeviceFacts, Platform};
+pub use profile::{Held, Profile};
+pub use replay::Replay;
+pub use run::{Executor, Progress, Run, run};
+pub use select::Selection;
 pub use subject::Subject;
 pub use verdict::{Check, Failure, Measured, Outcome, Record, Status};

@@ -140,8 +140,8 @@ pub struct Measured {
     pub limit: Option<f64>,
     /// error/limit of the worst element: above 1 is a failure. No number where it is beyond all.
     pub margin: Option<f64>,
-    /// The smallest r that would have passed as `|error| ≤ r·max(|golden|, rms of golden)`.
-    pub smallest_tolerance: f64,
+    /// The smallest r that would have passed as `|error| ≤ r·max(|golden|, rms of golden)`. No number where none would have.
+    pub smallest_tolerance: Option<f64>,
     /// Σ error² / Σ golden². For triage.
     pub nmse: Option<f64>,
     /// The cosine between result and golden. For triage.
@@ -167,11 +167,11 @@ impl Measured {
         Measured {
             output,
             elements: c.elements,
-            max_abs: c.max_abs,
-            max_ulp: if c.max_ulp.is_finite() { c.max_ulp } else { f64::MAX },
+            max_abs: c.max_abs.min(f64::MAX),
+            max_ulp: c.max_ulp.min(f64::MAX),
             limit,
             margin: finite(c.margin),
-            smallest_tolerance: c.smallest_tolerance,
+            smallest_tolerance: finite(c.smallest_tolerance),
             nmse: finite(c.nmse),
             cosine: finite(c.cosine),
             flushed: c.flushed,

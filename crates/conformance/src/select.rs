@@ -1,0 +1,45 @@
+//! A selection of cases, and how they are judged.
+
+use std::path::PathBuf;
+
+use crate::case::Case;
+use crate::expect::Expectations;
+use crate::glob::Glob;
+use crate::profile::Profile;
+
+/// What is run, and how it is judged.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// The profile.
+    pub profile: Profile,
+    /// Only cases whose path matches one of these; all where there is none.
+    pub filter: Vec<Glob>,
+    /// Data follow from this and a case's path.
+    pub seed: u64,
+    /// Expected failures.
+    pub expectations: Expectations,
+    /// Where replay files of failures go; nowhere without it.
+    pub replays: Option<PathBuf>,
+    /// Where records are kept as they come, so that a run that was cut off goes on; nowhere without it.
+    pub journal: Option<PathBuf>,
+}
+
+impl Selection {
+    /// A profile with nothing else asked for.
+    pub fn new(profile: Profile) -> Selection {
+        Selection {
+            profile,
+            filter: Vec::new(),
+            seed: 1,
+            expectations: Expectations::default(),
+            replays: None,
+            journal: None,
+        }
+    }
+
+    /// The cases, in order.
+    pub fn cases(&self) -> Vec<Case> {
+        let wanted = |c: &Case| self.filter.is_empty() || self.filter.iter().any(|g| g.matches(&c.id()));
+        self.profile.cases().into_iter().filter(wanted).collect()
+    }
+}
