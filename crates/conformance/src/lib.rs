@@ -7,7 +7,8 @@
 //! - The truth is that of `qiao_reference`, in f64; every record keeps error, limit and margin.
 //!
 //! Modules, from ground to roof: `sets`, `point`, `verdict`, `make`, `family` with `ops`, `subject`, `contract`, `harness`,
-//! `case`; `glob`, `platform`, `save`; `expect`, `profile`, `replay`, `shrink`, `worker`; `select`, `journal`, `run`.
+//! `case`; `glob`, `platform`, `save`; `expect`, `profile`, `replay`, `shrink`, `worker`; `select`, `journal`, `run`; `measure`;
+//! `report`.
 #![forbid(unsafe_code)]
 
 mod sets;
@@ -43,6 +44,10 @@ pub mod select;
 mod journal;
 
 pub mod run;
+
+pub mod measure;
+
+pub mod report;
 
 pub use case::Case;
 pub use expect::Expectations;

@@ -1,0 +1,1 @@
+//! The adaptation report: one set of facts, written in several forms.
