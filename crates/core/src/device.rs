@@ -4,6 +4,11 @@
 //! commands in order; its first failure is kept and every later command on it answers [`Error::Poisoned`]. Work on
 //! different streams is ordered by events alone, and so are two commands on different streams that touch the same
 //! bytes.
+//!
+//! A call whose arguments are refused is no failure: it answers [`Error::Invalid`] or another error, does nothing, and
+//! leaves stream and device as they were. Everything may be dropped in any order, with work pending: streams, buffers,
+//! events and plans stay usable after the device handle that made them is dropped, and dropping a stream does not
+//! cancel what it was given.
 
 use std::any::Any;
 use std::fmt;
@@ -58,7 +63,7 @@ pub struct MemoryInfo {
     pub free_bytes: u64,
     /// Bytes of the largest single allocation; 0 = not known.
     pub max_alloc: u64,
-    /// Every allocation starts on a multiple of this.
+    /// Every allocation starts on a multiple of this, which is a multiple of [`DeviceInfo::tensor_align`].
     pub base_align: usize,
     /// Declared peak in bytes per second; 0 = not declared.
     pub peak_bytes_per_s: f64,
@@ -104,7 +109,7 @@ pub struct Caps {
 /// What a device is, as it declares itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DeviceInfo {
-    /// Its name, for people, e.g. the chip's marketing name.
+    /// Its name, for people, e.g. the chip's marketing name; never empty.
     pub name: String,
     /// Its maker.
     pub vendor: String,
@@ -112,26 +117,26 @@ pub struct DeviceInfo {
     pub arch: String,
     /// The driver's version.
     pub driver: String,
-    /// Its memories; the first is where tensors go.
+    /// Its memories, at least one; the first is where tensors go.
     pub memories: Vec<MemoryInfo>,
-    /// Its dtypes.
+    /// Its dtypes, each once.
     pub dtypes: Vec<DtypeInfo>,
-    /// Its KV cache layouts, the preferred one first.
+    /// Its KV cache layouts, each once, the preferred one first.
     pub kv: Vec<KvInfo>,
     /// What it can do.
     pub caps: Caps,
     /// Every tensor inside a buffer starts on a multiple of this power of two.
     pub tensor_align: usize,
-    /// Bytes that must be allocated after every tensor.
+    /// Bytes that must be allocated after every tensor; at most 1 MiB.
     pub tensor_tail_pad: usize,
-    /// Where the declared peaks come from.
+    /// Where the declared peaks come from; not empty where one is declared.
     pub peak_source: String,
 }
 
 /// Memory of a device: an opaque handle, addressed as handle + offset + bytes. Released when the last reference and
 /// all queued work that uses it are gone.
 pub trait Buffer: Any + Send + Sync {
-    /// Its size in bytes.
+    /// Its size in bytes: at least what was asked for, and always the same.
     fn bytes(&self) -> usize;
 }
 
@@ -234,10 +239,11 @@ pub trait Device: Send + Sync {
     /// What it is. Required.
     fn info(&self) -> &DeviceInfo;
 
-    /// Allocates from the memory at this position of [`DeviceInfo::memories`]. Required.
+    /// Allocates from the memory at this position of [`DeviceInfo::memories`]; what it holds is not defined. 0 bytes are
+    /// an allocation like any other. Required.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; the device stays usable.
+    /// [`Error::OutOfMemory`]; the device stays usable. [`Error::Invalid`] for a position that is not there.
     fn alloc(&self, memory: usize, bytes: usize) -> Result<Arc<dyn Buffer>>;
 
     /// A new stream. Required.
@@ -314,24 +320,30 @@ pub fn refuse(info: &DeviceInfo, graph: &Graph, answers: &[NodeSupport]) -> Erro
 }
 
 /// A queue of commands that run in order. The first failure is kept: later commands answer [`Error::Poisoned`].
+///
+/// Ranges may start at any byte and hold any number of bytes, 0 included.
 pub trait Stream: Any + Send {
-    /// Copies host bytes into a buffer. Returns when `src` may be reused.
+    /// Copies host bytes to the start of `dst`, which holds at least as many. Returns when `src` may be reused.
     ///
     /// # Errors
     /// A range outside the buffer, or the stream's first failure.
     fn upload(&mut self, dst: &Binding, src: &[u8]) -> Result<()>;
 
-    /// Fills `dst` from a buffer, after all earlier commands. Returns when it is filled.
+    /// Fills `dst` from the start of `src`, which holds at least as many bytes, after all earlier commands. Returns when
+    /// it is filled.
     ///
     /// # Errors
     /// As [`Stream::upload`].
     fn download(&mut self, dst: &mut [u8], src: &Binding) -> Result<()>;
 
-    /// Copies between buffers. Default: through the host.
+    /// Copies all of `src` to the start of `dst`, which holds at least as many bytes. Ranges that overlap are copied as if
+    /// through the host, or refused. Default: through the host.
     ///
     /// # Errors
     /// As [`Stream::upload`].
     fn copy(&mut self, dst: &Binding, src: &Binding) -> Result<()> {
+        src.check("copy source", 0)?;
+        dst.check("copy destination", src.bytes)?;
         let mut bytes = vec![0; src.bytes];
         self.download(&mut bytes, src)?;
         self.upload(dst, &bytes)
@@ -342,19 +354,21 @@ pub trait Stream: Any + Send {
     /// # Errors
     /// As [`Stream::upload`].
     fn fill(&mut self, dst: &Binding, byte: u8) -> Result<()> {
+        dst.check("fill", 0)?;
         self.upload(dst, &vec![byte; dst.bytes])
     }
 
-    /// Waits until every earlier command is done.
+    /// Waits until every earlier command is done, at most this long; no time at all only asks.
     ///
     /// # Errors
     /// The stream's first failure; [`Error::Timeout`], after which the stream is still usable.
     fn sync(&mut self, timeout: Duration) -> Result<()>;
 
-    /// Marks this point of the stream in an event. Default: waits for the stream, then marks.
+    /// Marks this point of the stream in an event, in place of what it marked before. Default: waits for the stream, then
+    /// marks.
     ///
     /// # Errors
-    /// The event is of another backend; the stream's first failure.
+    /// The event is of another backend; the stream's first failure, with which the event is marked, too.
     fn record(&mut self, event: &dyn Event) -> Result<()> {
         let result = self.sync(Duration::MAX);
         match (event as &dyn Any).downcast_ref::<HostEvent>() {
@@ -366,7 +380,8 @@ pub trait Stream: Any + Send {
         result
     }
 
-    /// Makes later commands wait for an event; one that was never recorded is no wait. Default: waits on the host.
+    /// Makes later commands wait for the point that an event marks now: recording it again does not move the wait, and
+    /// one that was never recorded is no wait. The event may be dropped at once. Default: waits on the host.
     ///
     /// # Errors
     /// The event's own error.

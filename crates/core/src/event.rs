@@ -8,13 +8,13 @@ use crate::error::{Error, Result};
 
 /// A point in a stream.
 pub trait Event: Any + Send + Sync {
-    /// Waits until the point is reached; an event never recorded is reached already.
+    /// Waits until the point is reached, at most this long; an event never recorded is reached already.
     ///
     /// # Errors
-    /// The failure that the stream met before the point; [`Error::Timeout`].
+    /// The failure that the stream met before the point; [`Error::Timeout`], after which it can be waited for again.
     fn sync(&self, timeout: Duration) -> Result<()>;
 
-    /// Whether the point is reached.
+    /// Whether the point is reached: if so, what was done before it is seen by every later command of any stream.
     ///
     /// # Errors
     /// The failure that the stream met before the point.

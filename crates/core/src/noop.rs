@@ -59,7 +59,10 @@ impl Device for NoopDevice {
         &self.info
     }
 
-    fn alloc(&self, _: usize, bytes: usize) -> Result<Arc<dyn Buffer>> {
+    fn alloc(&self, memory: usize, bytes: usize) -> Result<Arc<dyn Buffer>> {
+        if memory != 0 {
+            return Err(Error::invalid("memory", format!("position {memory}"), "noop has memory 0 only"));
+        }
         Ok(Arc::new(HostBuffer::new(&self.info.name, bytes)?))
     }
 
@@ -104,6 +107,17 @@ mod tests {
         assert!(stream.upload(&Binding::part(&buffer, usize::MAX, 8), &[0; 8]).is_err());
         assert!(stream.upload(&Binding::part(&buffer, 0, 4), &[0; 8]).is_err());
         assert!(matches!(device.alloc(0, usize::MAX), Err(Error::OutOfMemory { .. })));
+        assert!(matches!(device.alloc(1, 8), Err(Error::Invalid { .. })));
+    }
+
+    #[test]
+    fn a_range_that_claims_too_much_is_refused_before_anything_is_allocated_for_it() {
+        let device = NoopBackend.open(0).unwrap();
+        let mut stream = device.stream().unwrap();
+        let buffer = device.alloc(0, 8).unwrap();
+        let claims = Binding::part(&buffer, 0, 1 << 60);
+        assert!(matches!(stream.copy(&Binding::whole(buffer.clone()), &claims), Err(Error::Invalid { .. })));
+        assert!(matches!(stream.fill(&claims, 1), Err(Error::Invalid { .. })));
     }
 
     #[test]
