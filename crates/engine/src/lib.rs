@@ -1,7 +1,7 @@
 //! From a checkpoint to tokens, over any device.
 //!
 //! Modules, from ground to roof: `error`, `json`, `weights`, `rope`, `config`, `tokenizer`, `detokenize`, `stop`, `chat`,
-//! `generation`, `sampler`, `model`, `checkpoint`, `cache`, `placing`, `prepared`, `rotary`, `runner`, `session`, `compare`,
+//! `generation`, `sampler`, `model`, `checkpoint`, `cache`, `placing`, `prepared`, `rotary`, `runner`, `forecast`, `session`, `compare`,
 //! `text`, `generate`.
 #![deny(unsafe_code)]
 
@@ -36,6 +36,7 @@ mod rotary;
 
 pub mod runner;
 
+pub mod forecast;
 pub mod session;
 
 pub mod compare;

@@ -120,7 +120,7 @@ impl LoadedModel {
         spec.tied |= !weights.contains(&head) && weights.contains(&embed);
         let mut model = LoadedModel {
             compute: compute_dtype(weights.tensor(&embed)?.dtype, &config, options.dtype)?,
-            context: context(&config, options.context)?,
+            context: checked_context(&config, options.context)?,
             rope: RopeTables::new(&config.rope, config.head_dim, config.max_position_embeddings),
             dtypes: HashMap::new(),
             weights: PlacedWeights::default(),
@@ -255,7 +255,11 @@ impl LoadedModel {
     }
 }
 
-fn compute_dtype(stored: DType, config: &ModelConfig, asked: Option<DType>) -> Result<DType> {
+/// The dtype of activations: as asked, else that of the stored weights.
+///
+/// # Errors
+/// One that no model computes in.
+pub(crate) fn compute_dtype(stored: DType, config: &ModelConfig, asked: Option<DType>) -> Result<DType> {
     match asked {
         Some(dtype) if !dtype.is_activation() => Err(EngineError::Parameter {
             name: "compute dtype",
@@ -269,7 +273,11 @@ fn compute_dtype(stored: DType, config: &ModelConfig, asked: Option<DType>) -> R
     }
 }
 
-fn context(config: &ModelConfig, asked: Option<usize>) -> Result<usize> {
+/// The longest sequence: as asked, else [`DEFAULT_CONTEXT`] or what the model allows.
+///
+/// # Errors
+/// More than the model allows, or none.
+pub(crate) fn checked_context(config: &ModelConfig, asked: Option<usize>) -> Result<usize> {
     let limit = longest_context(config);
     match asked {
         Some(asked) if asked == 0 || asked > limit => Err(EngineError::ContextTooLong { asked, limit }),

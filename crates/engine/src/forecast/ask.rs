@@ -1,0 +1,136 @@
+//! The graphs of a model, and what a device says to them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use qiao_core::{DType, Device, Error, Graph, NodeSupport, NodeView, Plan, TensorDesc};
+use qiao_layers::{Pack, Peaks, Policy, Survey, lower, survey};
+
+use super::limits::{By, Least};
+use super::steps::Shape;
+use super::work::{Tokens, Work, product_dtype, work};
+use crate::error::Result;
+use crate::model::{CacheShape, Constant, DecoderSpec, ModelGraph, Place, Precision, Step, Use};
+
+/// The private layouts of packed weights, by name and use.
+pub(super) type Layouts = HashMap<(String, Use), u64>;
+
+/// What graphs are made of.
+pub(super) struct Planner<'a> {
+    pub(super) device: &'a Arc<dyn Device>,
+    pub(super) spec: &'a DecoderSpec,
+    pub(super) cache: CacheShape,
+    pub(super) stored: DType,
+    pub(super) compute: DType,
+}
+
+/// A graph, and what the device says to it.
+pub(super) struct Asked {
+    /// The graph as it was given.
+    pub(super) g: ModelGraph,
+    pub(super) places: Vec<Place>,
+    pub(super) survey: Survey,
+}
+
+impl Planner<'_> {
+    fn graph(&self, shape: Shape) -> Result<ModelGraph> {
+        let rows = if shape.last { shape.sequences } else { 0 };
+        let step = Step { tokens: shape.sequences * shape.tokens, rows, keep_hidden: false };
+        let precision = Precision { compute: self.compute, weight: &|_| self.stored };
+        self.spec.graph_of(shape.sequences, step, self.cache, precision)
+    }
+
+    /// Asks the device about a step, with the constants in the layouts that an earlier one had them packed into.
+    pub(super) fn ask(&self, shape: Shape, packed: Option<&Layouts>) -> Result<Asked> {
+        let mut g = self.graph(shape)?;
+        for c in &g.constants {
+            if let Some(&layout) = packed.and_then(|p| p.get(&(c.name.clone(), c.usage))) {
+                let id = g.graph.bound()[c.bound];
+                g.graph.set_layout(id, layout)?;
+            }
+        }
+        let survey = survey(&**self.device, g.graph.clone())?;
+        if let (Some(pack), true) = (survey.packs.first(), packed.is_some()) {
+            let name = &g.graph.tensor(g.graph.bound()[pack.bound]).name;
+            let what = format!("private layout {:#x} of '{name}' for {} tokens", pack.layout, shape.tokens);
+            let why = format!("{} wanted none, or another, for one token", self.device.info().name);
+            return Err(Error::internal(what, why).into());
+        }
+        Ok(Asked { places: g.places(self.spec), g, survey })
+    }
+
+    /// Workspace and what the plan keeps, in bytes.
+    pub(super) fn workspace(&self, asked: &Asked) -> Result<u64, String> {
+        let refused = asked.survey.ways.iter().filter(|way| way.is_err()).count();
+        if refused > 0 {
+            return Err(format!("{refused} of {} operators are not supported", asked.survey.ways.len()));
+        }
+        let plan = lower(self.device, asked.g.graph.clone(), Policy::DEVICE_ONLY).map_err(|e| e.to_string())?;
+        let info = plan.info();
+        Ok((info.workspace_bytes as u64).saturating_add(info.resident_bytes as u64))
+    }
+
+    /// Bytes of keys and values.
+    pub(super) fn cache_bytes(&self) -> Result<u64> {
+        let dims = self.cache.dims(self.spec.kv_heads, self.spec.head_dim);
+        let one = TensorDesc::new(self.cache.dtype, &dims)?.bytes()? as u64;
+        Ok(one.saturating_mul(2 * self.spec.layers as u64))
+    }
+}
+
+impl Asked {
+    pub(super) fn given(&self) -> &Graph {
+        &self.g.graph
+    }
+
+    pub(super) fn pack(&self, bound: usize) -> Option<&Pack> {
+        self.survey.packs.iter().find(|pack| pack.bound == bound)
+    }
+
+    pub(super) fn packed(&self) -> Layouts {
+        let of = |c: &Constant| Some(((c.name.clone(), c.usage), self.pack(c.bound)?.layout));
+        self.g.constants.iter().filter_map(of).collect()
+    }
+
+    /// Elements of all weights; one that is used in two ways counts once.
+    pub(super) fn parameters(&self) -> u64 {
+        let graph = self.given();
+        let elements = self.g.constants.iter().map(|c| (&c.name, graph.desc(graph.bound()[c.bound]).elements() as u64));
+        elements.collect::<HashMap<_, _>>().values().sum()
+    }
+
+    /// The work and the least time of every node that was given, at this many held tokens; and the products among the work.
+    pub(super) fn works(&self, tokens: Tokens, peaks: &Peaks) -> Vec<NodeWork> {
+        let nothing = Least { seconds: Some(0.0), by: By::Memory };
+        let empty = NodeWork { work: Work::default(), least: nothing, products: Vec::new() };
+        let mut all = vec![empty; self.survey.ways.len()];
+        let mut add = |at: usize, node: NodeView<'_>, answer| {
+            let work = work(&node, tokens);
+            let product = product_dtype(&node, answer);
+            let least = Least::of_node(peaks, &work, product);
+            let sum = &mut all[at];
+            sum.least = if sum.work == Work::default() { least } else { sum.least.then(least) };
+            sum.work = sum.work + work;
+            sum.products.extend(product.map(|dtype| (dtype, work.flops)));
+        };
+        let s = &self.survey;
+        for ((node, &origin), answer) in s.graph.views().zip(&s.origin).zip(&s.answers) {
+            if s.ways[origin].is_ok() {
+                add(origin, node, answer);
+            }
+        }
+        let none = NodeSupport::native("");
+        for node in self.given().views().filter(|node| s.ways[node.index].is_err()) {
+            add(node.index, node, &none);
+        }
+        all
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct NodeWork {
+    pub(super) work: Work,
+    pub(super) least: Least,
+    /// Operations of products, by the dtype in which they multiply.
+    pub(super) products: Vec<(DType, u64)>,
+}
