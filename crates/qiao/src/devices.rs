@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use qiao_core::{Backend, Registry};
+use qiao_core::{Backend, Device, Error, Registry, Result};
+use qiao_cpu::{CpuDevice, CpuOptions};
 
 /// Every backend that was compiled in, the preferred first: `cpu`, `reference`. Whether its chip is on this machine is known
 /// when it is asked for its devices.
@@ -15,9 +16,38 @@ pub fn registry() -> Registry {
     registry
 }
 
+/// Opens a device of [`registry`] by name; with a number of threads where its backend takes one, as `cpu` does.
+///
+/// # Errors
+/// A name that is not there; threads for a device that takes no number of them, or more than it can have; the backend's own.
+pub fn open(name: &str, threads: Option<usize>) -> Result<Arc<dyn Device>> {
+    match (threads, name) {
+        (None, _) => registry().open(name),
+        (threads, "cpu" | "cpu:0") => {
+            Ok(Arc::new(CpuDevice::with(&CpuOptions { threads, ..CpuOptions::from_env()? })?))
+        }
+        (Some(threads), _) => {
+            registry().open(name)?;
+            let found = format!("{threads} threads for '{name}'");
+            Err(Error::invalid("device", found, "leave the threads out: only 'cpu' takes a number of them"))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_processor_takes_a_number_of_threads() {
+        assert!(open("cpu:0", Some(2)).unwrap().info().driver.contains("2 threads"));
+        for (name, threads, words) in
+            [("reference", 2, "only 'cpu' takes"), ("npu", 2, "no backend 'npu'"), ("cpu", 0, "1 to 1024")]
+        {
+            let message = open(name, Some(threads)).err().unwrap().to_string();
+            assert!(message.contains(words), "{message}");
+        }
+    }
 
     #[test]
     fn the_backends_of_this_build_are_listed_by_name() {

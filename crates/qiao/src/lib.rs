@@ -23,6 +23,7 @@
 //! - [`Params`] are sampling parameters; what is not set is as the checkpoint's `generation_config.json` has it.
 //! - [`registry`] lists the backends of this build; a device of another backend is given with [`ModelOptions::on`].
 //! - [`compare()`] judges a model on a device against golden logits.
+//! - [`bench`] measures a model on a device: latency, throughput, memory, energy, and whether they last.
 //!
 //! Everything blocks the thread that calls it, and may be called from any.
 #![forbid(unsafe_code)]
@@ -36,7 +37,9 @@ mod params;
 
 mod model;
 
-pub use devices::registry;
+pub mod bench;
+
+pub use devices::{open, registry};
 pub use error::{Error, Result};
 pub use model::{Generation, Model, ModelOptions, compare};
 pub use params::Params;

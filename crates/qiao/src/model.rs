@@ -1,15 +1,17 @@
 //! A model on a device, and what it generates.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use qiao_core::{DType, Device};
+use qiao_core::{DType, Device, Graph};
 use qiao_engine::checkpoint::Checkpoint;
 use qiao_engine::compare::{self, Comparison, Golden, Limits};
 use qiao_engine::config::ModelConfig;
 use qiao_engine::detokenize::decode;
 use qiao_engine::generate;
-use qiao_engine::runner::LoadOptions;
+use qiao_engine::model::{CacheShape, Precision, Step};
+use qiao_engine::runner::{LoadOptions, LoadedModel};
 use qiao_engine::text::TextModel;
 use qiao_layers::Account;
 
@@ -85,7 +87,11 @@ impl ModelOptions {
             (None, name) => registry().open(name.as_deref().unwrap_or("cpu"))?,
         };
         let mut tell = self.progress.unwrap_or_else(|| Box::new(|_| {}));
-        Ok(Model { text: Arc::new(TextModel::load(device, checkpoint, self.load, &mut *tell)?) })
+        let weights = &checkpoint.weights;
+        let stored =
+            weights.names().filter_map(|name| Some((name.to_string(), weights.tensor(name).ok()?.dtype))).collect();
+        let text = TextModel::load(device, checkpoint, self.load, &mut *tell)?;
+        Ok(Model { text: Arc::new(text), stored: Arc::new(stored) })
     }
 }
 
@@ -94,6 +100,8 @@ impl ModelOptions {
 #[derive(Clone)]
 pub struct Model {
     text: Arc<TextModel>,
+    /// The dtypes that weights are stored in.
+    stored: Arc<HashMap<String, DType>>,
 }
 
 impl Model {
@@ -173,6 +181,21 @@ impl Model {
     /// Whether conversations can be given.
     pub fn has_chat_template(&self) -> bool {
         self.text.has_chat_template()
+    }
+
+    /// The model on its device, without tokenizer.
+    pub(crate) fn loaded(&self) -> &Arc<LoadedModel> {
+        self.text.model()
+    }
+
+    /// The graph of a step, as it was before it was lowered onto the device.
+    ///
+    /// # Errors
+    /// Sizes that no tensor can have.
+    pub(crate) fn graph(&self, step: Step, cache: CacheShape) -> Result<Graph> {
+        let compute = self.compute_dtype();
+        let weight = |name: &str| self.stored.get(name).copied().unwrap_or(compute);
+        Ok(self.loaded().spec().graph(step, cache, Precision { compute, weight: &weight })?.graph)
     }
 
     /// What became of every operator of a decode step on the device.

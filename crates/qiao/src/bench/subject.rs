@@ -1,0 +1,106 @@
+//! The model that is measured, on its device.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use qiao_core::TensorDesc;
+use qiao_engine::EngineError;
+use qiao_engine::model::CacheShape;
+use qiao_engine::session::Session;
+
+use super::meter::Metered;
+use super::settings::{Options, Point};
+use crate::{Error, Model, ModelOptions, Progress, Result, devices};
+
+/// A model on its device, and what is known of how it came there.
+pub struct Subject {
+    pub(crate) model: Model,
+    pub(crate) metered: Option<Arc<Metered>>,
+    /// What the device was asked for as.
+    pub(crate) device: String,
+    /// The number of threads that was asked for.
+    pub(crate) threads: Option<usize>,
+    /// From opening the checkpoint to a model that is ready.
+    pub(crate) load: Option<Duration>,
+    /// What the model is called in reports.
+    pub(crate) name: String,
+}
+
+impl Subject {
+    /// A model that was loaded elsewhere: its load time and the device's memory are not known. `name` and `device` stand in
+    /// reports only.
+    pub fn of(model: &Model, name: impl Into<String>, device: impl Into<String>) -> Subject {
+        let (name, device) = (name.into(), device.into());
+        Subject { model: model.clone(), metered: None, device, threads: None, load: None, name }
+    }
+
+    /// Opens the device and loads the model, for sequences as long as the longest of the points.
+    ///
+    /// # Errors
+    /// As [`ModelOptions::load`]; threads that the device can't have; a point beyond the model's context.
+    pub fn load(
+        options: &Options,
+        threads: Option<usize>,
+        points: &[Point],
+        tell: impl FnMut(Progress) + Send + 'static,
+    ) -> Result<Subject> {
+        let metered = Metered::new(devices::open(&options.device, threads)?);
+        let longest = points.iter().max_by_key(|point| point.context());
+        let start = Instant::now();
+        let mut loading = ModelOptions::new().on(metered.clone()).dtype(options.dtype).on_progress(tell);
+        if let Some(longest) = longest {
+            loading = loading.context(longest.context());
+        }
+        let loaded = match &options.model {
+            Some(path) => loading.load(path),
+            None => loading.demo(),
+        };
+        let model = loaded.map_err(|error| match (error, longest) {
+            (Error::Model(EngineError::ContextTooLong { limit, .. }), Some(point)) => {
+                point.fits(limit).err().unwrap_or(EngineError::ContextTooLong { asked: 0, limit }.into())
+            }
+            (error, _) => error,
+        })?;
+        let name = match &options.model {
+            Some(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            None => "demo".into(),
+        };
+        let device = options.device.clone();
+        Ok(Subject { model, metered: Some(metered), device, threads, load: Some(start.elapsed()), name })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Bytes of a session's keys and values, all layers.
+    pub(crate) fn cache_bytes(&self, session: &Session) -> Result<u64> {
+        // A cache's capacity is a multiple of its block, so the same pages come of it again.
+        self.bytes_for(session.capacity())
+    }
+
+    /// Bytes of keys and values for this many tokens, all layers.
+    fn bytes_for(&self, tokens: usize) -> Result<u64> {
+        let spec = self.model.loaded().spec();
+        let shape = CacheShape::contiguous(&self.model.device().info().kv, self.model.compute_dtype(), tokens);
+        let desc = TensorDesc::new(shape.dtype, &shape.dims(spec.kv_heads, spec.head_dim))?;
+        Ok((2 * spec.layers as u64).saturating_mul(desc.bytes()? as u64))
+    }
+
+    /// Refuses a point that the model or the device can't hold.
+    ///
+    /// # Errors
+    /// A sequence beyond the context; keys and values beyond what the device had free when it was opened, where it says so.
+    pub(crate) fn admits(&self, point: &Point) -> Result<()> {
+        point.fits(self.model.context())?;
+        let asked = self.bytes_for(point.context())?.saturating_mul(point.batch as u64);
+        let info = self.model.device().info();
+        match info.memories.first().map_or(0, |memory| memory.free_bytes) {
+            free if free > 0 && asked > free => {
+                Err(qiao_core::Error::OutOfMemory { device: info.name.clone(), asked, free }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
