@@ -162,11 +162,11 @@ impl Memory {
             Ok(n) => bytes(*n),
             Err(why) => format!("not known: {why}"),
         };
-        let known = |n: u64| if n > 0 { bytes(n) } else { "not known".into() };
-        let fits = match self.fits() {
-            Some(true) => "fits",
-            Some(false) => "DOES NOT FIT",
-            None => "may fit",
+        let free = if self.free > 0 { format!(", {} free", bytes(self.free)) } else { String::new() };
+        let device = match self.fits() {
+            Some(true) => format!("{}{free}: fits", bytes(self.total)),
+            Some(false) => format!("{}{free}: DOES NOT FIT", bytes(self.total)),
+            None => "its size is not known".into(),
         };
         let rows = [
             ("weights", placed),
@@ -174,7 +174,7 @@ impl Memory {
             ("inputs and logits", bytes(self.inputs)),
             ("workspace", workspace),
             ("needed", bytes(self.needed())),
-            ("device", format!("{}, {} free: {fits}", known(self.total), known(self.free))),
+            ("device", device),
         ];
         rows.iter().try_for_each(|(name, value)| writeln!(f, "  {name:17}  {value}"))
     }

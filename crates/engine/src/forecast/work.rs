@@ -7,7 +7,7 @@
 use std::iter::Sum;
 use std::ops::Add;
 
-use qiao_core::{AttentionAttrs, DType, NodeSupport, NodeView, Op, OpKind, Pages, TensorDesc};
+use qiao_core::{AttentionAttrs, DType, NodeSupport, NodeView, Op, OpKind, Pages, RopeAttrs, TensorDesc};
 
 /// Operations, and bytes by what they belong to. A multiplication and an addition are two operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub(super) struct Tokens {
 pub(super) fn work(node: &NodeView<'_>, tokens: Tokens) -> Work {
     match node.op() {
         Op::AttentionPrefill(attrs) | Op::AttentionDecode(attrs) => attention(node, attrs, tokens),
-        Op::Rope(_) => rope(node),
+        Op::Rope(attrs) => rope(node, attrs),
         Op::KvWrite(_) => {
             let cost = node.cost();
             Work { flops: cost.flops, cache: cost.written, activations: cost.read, weights: 0 }
@@ -111,12 +111,15 @@ fn plain(node: &NodeView<'_>) -> Work {
     Work { flops: cost.flops, weights, cache: 0, activations: all - weights }
 }
 
-fn rope(node: &NodeView<'_>) -> Work {
+/// Two products and a sum for each rotated element.
+fn rope(node: &NodeView<'_>, attrs: &RopeAttrs) -> Work {
     let (x, positions) = (node.required(0), node.required(1));
+    let rotated = if attrs.rotary_dim == 0 { x.shape.last_dim() } else { attrs.rotary_dim as usize };
     let tables: u64 =
         [2, 3].map(|i| rows(node.required(i), positions.elements().min(node.required(i).shape[0]))).iter().sum();
     let moved = [bytes(x), bytes(node.output(0)), bytes(positions), tables];
-    Work { flops: node.cost().flops, activations: moved.iter().fold(0, |n, &b| n.saturating_add(b)), ..Work::default() }
+    let flops = product(&[3, x.shape[0], x.shape[1], rotated]);
+    Work { flops, activations: moved.iter().fold(0, |n, &b| n.saturating_add(b)), ..Work::default() }
 }
 
 /// `Σ min(j, window)` for j from 1 to n: the keys that the first n queries of a sequence meet.
@@ -147,7 +150,7 @@ fn attention(node: &NodeView<'_>, attrs: &AttentionAttrs, tokens: Tokens) -> Wor
 
 #[cfg(test)]
 mod tests {
-    use qiao_core::{Graph, KvLayout, NoAttrs, RopeAttrs, TensorId};
+    use qiao_core::{Graph, KvLayout, NoAttrs, TensorId};
 
     use super::*;
 
@@ -192,6 +195,7 @@ mod tests {
         let op = Op::Rope(RopeAttrs { rotary_dim: 8, ..Default::default() });
         g.op1(op, &[x, p, cos, sin]).unwrap();
         let w = work(&g.node(0), Tokens { sequences: 2, past: 900 });
+        assert_eq!(w.flops, 3 * 2 * 3 * 8);
         assert_eq!(w.bytes(), 2 * 2 * 3 * 8 * 4 + 2 * 4 + 2 * 2 * 4 * 4);
     }
 
