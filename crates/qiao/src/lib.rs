@@ -23,6 +23,7 @@
 //! - [`Params`] are sampling parameters; what is not set is as the checkpoint's `generation_config.json` has it.
 //! - [`registry`] lists the backends of this build; a device of another backend is given with [`ModelOptions::on`].
 //! - [`compare()`] judges a model on a device against golden logits.
+//! - [`forecast()`] tells from `config.json` alone what a device would make of a model.
 //! - [`bench`] measures a model on a device: latency, throughput, memory, energy, and whether they last.
 //!
 //! Everything blocks the thread that calls it, and may be called from any.
@@ -33,6 +34,7 @@ mod error;
 mod devices;
 
 mod demo;
+mod forecast;
 mod params;
 
 mod model;
@@ -41,6 +43,7 @@ pub mod bench;
 
 pub use devices::{open, registry};
 pub use error::{Error, Result};
+pub use forecast::{forecast, forecast_demo};
 pub use model::{Generation, Model, ModelOptions, compare};
 pub use params::Params;
 
@@ -50,7 +53,8 @@ pub use qiao_core::{DType, Device, Registry};
 pub use qiao_engine::EngineError;
 pub use qiao_engine::chat::Message;
 pub use qiao_engine::compare::{Comparison, LayerComparison, Limits};
+pub use qiao_engine::forecast::{Forecast, ForecastOptions, read_peaks};
 pub use qiao_engine::generate::{Canceller, FinishReason, Piece, Stats};
 pub use qiao_engine::placing::Progress;
 pub use qiao_engine::text::Prompt;
-pub use qiao_layers::{Account, Way};
+pub use qiao_layers::{Account, Peaks, Provenance, Way};

@@ -1,0 +1,36 @@
+//! `qiao plan`: what a device would make of a model, from its `config.json`.
+
+use std::io::Write;
+
+use qiao::ForecastOptions;
+use qiao::core::DType;
+use serde_json::Value;
+
+use crate::args::Plan;
+use crate::exit::Exit;
+use crate::load::present;
+
+pub(crate) fn plan(args: &Plan, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    present(&args.device)?;
+    let peaks = args.peaks.as_ref().map(qiao::read_peaks).transpose()?;
+    let options = ForecastOptions {
+        batch: args.batch as usize,
+        context: args.context.map(|n| n as usize),
+        prompt: args.prompt.map(|n| n as usize),
+        dtype: args.dtype.map(DType::from),
+        peaks,
+    };
+    let device = qiao::registry().open(&args.device)?;
+    let found = match &args.model {
+        Some(path) => qiao::forecast(path, &device, &options)?,
+        None => qiao::forecast_demo(&device, &options)?,
+    };
+    if args.json {
+        let mut object = found.to_json();
+        object["device_name"] = Value::from(args.device.clone());
+        writeln!(out, "{object}")?;
+    } else {
+        writeln!(out, "{found}")?;
+    }
+    Ok(Exit::Ok)
+}
