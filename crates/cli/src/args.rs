@@ -6,13 +6,19 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit::TABLE;
 
+mod bench;
+
+pub(crate) use bench::{Bench, BenchModel};
+
 const EXAMPLES: &str = "\
 Examples:
   qiao run                                       the embedded demo model continues a Tang poem
   qiao run ./Qwen2.5-0.5B --prompt 'Once upon'   a checkpoint directory from Hugging Face
   qiao run ./Qwen2.5-0.5B-Instruct --chat        a conversation, one line a turn
   qiao devices                                   what this machine has
-  qiao compare ./model --golden golden.safetensors";
+  qiao compare ./model --golden golden.safetensors
+  qiao bench model ./Qwen2.5-0.5B --prompt 128,512   how fast it is, and whether that lasts
+  qiao plan ./config.json --device cpu           what a device would make of a model, without its weights";
 
 /// Runs language models on whatever chip is present.
 #[derive(Parser)]
@@ -32,6 +38,16 @@ pub(crate) enum Command {
     /// Compare a checkpoint on a device with golden logits.
     #[command(after_help = TABLE)]
     Compare(Compare),
+    /// Measure what a device makes of a model.
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Hold a device to the conformance suite.
+    #[command(after_help = TABLE)]
+    Check(Check),
+    /// Forecast a model on a device from its config.json alone: which operators run, what they cost, the time that the device's
+    /// limits leave, and the memory.
+    #[command(after_help = PLAN_HELP)]
+    Plan(Plan),
 }
 
 #[derive(Args)]
@@ -143,6 +159,128 @@ pub(crate) struct Compare {
     /// without a limit has none under 'limits'.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What `qiao plan --help` adds.
+const PLAN_HELP: &str = "\
+Neither weights nor a tokenizer are read, and nothing runs on the device: it is asked what it supports, and makes a plan.
+
+Times are the least that the limits allow, never a measurement. Without --peaks the limits are those that the device
+declares; where it declares none, no time is told. --peaks FILE is JSON such as
+  {\"bytes_per_s\": 2.0e11, \"ops_per_s\": {\"f32\": 1.2e12, \"bf16\": 2.4e12}, \"source\": \"data sheet, page 3\"}
+with \"measured\": true where the figures were measured. What is left out is not known.
+
+Examples:
+  qiao plan                                               the embedded demo model
+  qiao plan ./Qwen2.5-0.5B --batch 8 --context 32768      eight sequences at a full context
+  qiao plan ./config.json --device cpu --peaks cpu.json --json";
+
+#[derive(Args)]
+pub(crate) struct Plan {
+    /// A config.json, or the directory that holds it. Without it, the embedded demo model.
+    pub(crate) model: Option<PathBuf>,
+    /// The device, as 'qiao devices' names it.
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    pub(crate) device: String,
+    /// Sequences that are decoded, and prompts that are read, together.
+    #[arg(long, value_name = "B", default_value_t = 1)]
+    pub(crate) batch: u32,
+    /// Tokens that each sequence holds when its next one is decoded, that one counted; without it, 4096 or what the model was
+    /// made for, whichever is less.
+    #[arg(long, value_name = "N")]
+    pub(crate) context: Option<u32>,
+    /// Tokens of each prompt; without it, 512 or the context, whichever is less.
+    #[arg(long, value_name = "N")]
+    pub(crate) prompt: Option<u32>,
+    /// The compute dtype: that of activations and cache; without it, that of the weights. Where config.json does not name the
+    /// dtype of the weights, it is theirs as well.
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<Dtype>,
+    /// The device's limits, as JSON; without it, those that the device declares.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) peaks: Option<PathBuf>,
+    /// Write one JSON object to standard output instead of the tables. A figure that is not known is null there.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Args)]
+pub(crate) struct Check {
+    /// The device, as 'qiao devices' names it.
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    pub(crate) device: String,
+    /// What the device is held to.
+    #[arg(long, value_enum, default_value_t = Profile::LlmServing)]
+    pub(crate) profile: Profile,
+    /// Only cases whose path matches, such as 'op/rms_norm/*' or 'device/*'; may be given several times.
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) filter: Vec<String>,
+    /// Data follow from the seed and the path of a case.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Write everything as one JSON object into this file; '-' is standard output.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Failures that are expected, one 'glob = reason' a line. One that passes fails the run.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) expectations: Option<PathBuf>,
+    /// Where the replay files of failures go.
+    #[arg(long, value_name = "DIR", default_value = "qiao-replays")]
+    pub(crate) replays: PathBuf,
+    /// Run the one case of a replay file; on the device that the file names, unless --device is given.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["filter", "list", "expectations", "journal"])]
+    pub(crate) replay: Option<PathBuf>,
+    /// Keep records in this file while the run goes on; the same command goes on where it stopped.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) journal: Option<PathBuf>,
+    /// List the paths of the cases and run none.
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Seconds after which a case that does not answer is a failed one.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, value_parser = positive)]
+    pub(crate) timeout: f64,
+    /// Run cases in this process: quicker to debug, but a crash of the backend ends the run.
+    #[arg(long)]
+    pub(crate) in_process: bool,
+    /// Answer requests for cases on standard input.
+    #[arg(long, hide = true)]
+    pub(crate) worker: bool,
+}
+
+impl Check {
+    /// Whether the command line names a device. The default does not count.
+    pub(crate) fn device_given(&self) -> bool {
+        std::env::args().any(|a| a == "--device" || a.starts_with("--device="))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    /// Plain cases of what a language model needs.
+    Smoke,
+    /// What a language model needs to produce a token.
+    LlmCore,
+    /// What serving needs on top.
+    LlmServing,
+    /// Everything, large shapes included.
+    Full,
+}
+
+impl From<Profile> for qiao_conformance::Profile {
+    fn from(profile: Profile) -> Self {
+        match profile {
+            Profile::Smoke => qiao_conformance::Profile::Smoke,
+            Profile::LlmCore => qiao_conformance::Profile::LlmCore,
+            Profile::LlmServing => qiao_conformance::Profile::LlmServing,
+            Profile::Full => qiao_conformance::Profile::Full,
+        }
+    }
+}
+
+/// A number of seconds above 0, at most a day.
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|s| *s > 0.0 && *s <= 86_400.0);
+    number.ok_or_else(|| "give a number of seconds above 0".into())
 }
 
 /// A token id; blanks around it, as after a comma, do no harm.

@@ -50,7 +50,7 @@ pub(crate) fn load(path: Option<&Path>, on: &Where) -> anyhow::Result<Loaded> {
 
 /// Refuses a device that no backend of this program has on this machine. A backend that fails for another reason, such as a
 /// wrong environment variable, says so itself.
-fn present(name: &str) -> anyhow::Result<()> {
+pub(crate) fn present(name: &str) -> anyhow::Result<()> {
     let absent = |why: String| Err(NotPresent { name: name.into(), why }.into());
     let (backend, ordinal) = name.split_once(':').unwrap_or((name, "0"));
     let listings = qiao::registry().list();

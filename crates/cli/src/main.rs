@@ -13,9 +13,12 @@ mod load;
 
 mod answer;
 
+mod bench_model;
 mod chat;
+mod check;
 mod compare;
 mod devices;
+mod plan;
 mod run;
 
 use std::io::{ErrorKind, Write};
@@ -23,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Command, CommandLine};
+use crate::args::{Bench, Command, CommandLine};
 use crate::exit::Exit;
 use crate::terminal::{Output, tell_line};
 
@@ -35,6 +38,9 @@ fn main() -> ExitCode {
             Command::Devices(args) => devices::devices(args, out),
             Command::Run(args) => run::run(args, out),
             Command::Compare(args) => compare::compare(args, out),
+            Command::Bench(Bench::Model(args)) => bench_model::model(args, out),
+            Command::Check(args) => check::check(args, out),
+            Command::Plan(args) => plan::plan(args, out),
         }
     });
     match result {

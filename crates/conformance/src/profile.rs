@@ -147,7 +147,10 @@ pub fn held(profile: Profile, records: &[Record]) -> Vec<Held> {
                 Some(troubles) if troubles.is_empty() => {}
                 Some(troubles) => gaps.push(gap(&activation, troubles)),
                 None if found.values().any(Vec::is_empty) => {}
-                None => gaps.extend(found.iter().next().map(|(dtype, troubles)| gap(dtype, troubles))),
+                None => gaps.push(match found.iter().next() {
+                    Some((dtype, troubles)) => gap(dtype, troubles),
+                    None => gap(&activation, &["the suite has no plain case for it".into()]),
+                }),
             }
         }
         for (case, id) in &plain {
