@@ -7,7 +7,7 @@
 //! - The truth is that of `qiao_reference`, in f64; every record keeps error, limit and margin.
 //!
 //! Modules, from ground to roof: `sets`, `point`, `verdict`, `make`, `family` with `ops`, `subject`, `contract`, `harness`,
-//! `case`; `glob`, `platform`, `save`; `expect`, `profile`, `replay`, `shrink`, `worker`; `select`, `journal`, `run`; `measure`;
+//! `case`; `glob`, `platform`, `save`; `expect`, `profile`, `replay`, `shrink`, `worker`; `select`, `journal`, `run`, `suite`; `measure`;
 //! `report`.
 #![forbid(unsafe_code)]
 
@@ -45,6 +45,8 @@ mod journal;
 
 pub mod run;
 
+pub mod suite;
+
 pub mod measure;
 
 pub mod report;
@@ -59,4 +61,7 @@ pub use replay::Replay;
 pub use run::{Executor, Progress, Run, run};
 pub use select::Selection;
 pub use subject::Subject;
+
+/// The words that cases and devices are written in.
+pub use qiao_core as core;
 pub use verdict::{Check, Failure, Measured, Outcome, Record, Status};
