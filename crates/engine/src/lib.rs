@@ -2,7 +2,7 @@
 //!
 //! Modules, from ground to roof: `error`, `json`, `weights`, `rope`, `config`, `tokenizer`, `detokenize`, `stop`, `chat`,
 //! `generation`, `sampler`, `model`, `checkpoint`, `cache`, `placing`, `prepared`, `rotary`, `runner`, `forecast`, `session`, `compare`,
-//! `text`, `generate`.
+//! `divergence`, `text`, `generate`.
 #![deny(unsafe_code)]
 
 pub mod error;
@@ -40,6 +40,8 @@ pub mod forecast;
 pub mod session;
 
 pub mod compare;
+
+pub mod divergence;
 
 pub mod text;
 

@@ -97,7 +97,21 @@ impl Prepared {
     /// # Errors
     /// A bound tensor that nobody gives.
     pub(crate) fn bindings(&self, weights: &PlacedWeights, own: &SessionBuffers<'_>) -> Result<Vec<Binding>> {
-        let mut all: Vec<Option<Binding>> = vec![None; self.plan.graph.bound().len()];
+        self.bindings_with(weights, own, &[])
+    }
+
+    /// As [`Prepared::bindings`], where the last tensors of the plan are these.
+    pub(crate) fn bindings_with(
+        &self,
+        weights: &PlacedWeights,
+        own: &SessionBuffers<'_>,
+        last: &[Binding],
+    ) -> Result<Vec<Binding>> {
+        let count = self.plan.graph.bound().len();
+        let mut all: Vec<Option<Binding>> = vec![None; count];
+        for (place, binding) in all[count.saturating_sub(last.len())..].iter_mut().zip(last) {
+            *place = Some(binding.clone());
+        }
         for c in &self.g.constants {
             all[c.bound] = weights.binding(c);
         }

@@ -215,8 +215,7 @@ impl LoadedModel {
         if let Some(found) = plans.find(key) {
             return Ok(found);
         }
-        let mut g = self.graph(key)?;
-        self.weights.set_layouts(&mut g.graph, &g.constants)?;
+        let mut g = self.packed_graph(key)?;
         let plan = lower(&self.device, take(&mut g.graph), Policy::DEVICE_ONLY)?;
         if let Some(pack) = plan.packs.first() {
             let name = &plan.graph.tensor(plan.graph.bound()[pack.bound]).name;
@@ -231,6 +230,18 @@ impl LoadedModel {
 
     pub(crate) fn bindings(&self, plan: &Prepared, own: &crate::prepared::SessionBuffers<'_>) -> Result<Vec<Binding>> {
         plan.bindings(&self.weights, own)
+    }
+
+    /// The graph of a step, with its weights in the layouts that they were placed in.
+    pub(crate) fn packed_graph(&self, key: Key) -> Result<ModelGraph> {
+        let mut g = self.graph(key)?;
+        self.weights.set_layouts(&mut g.graph, &g.constants)?;
+        Ok(g)
+    }
+
+    /// The weights on the device.
+    pub(crate) fn weights(&self) -> &PlacedWeights {
+        &self.weights
     }
 
     fn graph(&self, (step, cache): Key) -> Result<ModelGraph> {

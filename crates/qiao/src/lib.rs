@@ -23,6 +23,7 @@
 //! - [`Params`] are sampling parameters; what is not set is as the checkpoint's `generation_config.json` has it.
 //! - [`registry`] lists the backends of this build; a device of another backend is given with [`ModelOptions::on`].
 //! - [`compare()`] judges a model on a device against golden logits.
+//! - [`LockStep`] runs a model on two devices and names the first operator at which they part.
 //! - [`forecast()`] tells from `config.json` alone what a device would make of a model.
 //! - [`bench`] measures a model on a device: latency, throughput, memory, energy, and whether they last.
 //!
@@ -35,6 +36,7 @@ mod devices;
 
 mod demo;
 mod forecast;
+mod lockstep;
 mod params;
 
 mod model;
@@ -44,6 +46,7 @@ pub mod bench;
 pub use devices::{open, registry};
 pub use error::{Error, Result};
 pub use forecast::{forecast, forecast_demo};
+pub use lockstep::LockStep;
 pub use model::{Generation, Model, ModelOptions, compare};
 pub use params::Params;
 
@@ -53,6 +56,7 @@ pub use qiao_core::{DType, Device, Registry};
 pub use qiao_engine::EngineError;
 pub use qiao_engine::chat::Message;
 pub use qiao_engine::compare::{Comparison, LayerComparison, Limits};
+pub use qiao_engine::divergence::Divergence;
 pub use qiao_engine::forecast::{Forecast, ForecastOptions, read_peaks};
 pub use qiao_engine::generate::{Canceller, FinishReason, Piece, Stats};
 pub use qiao_engine::placing::Progress;

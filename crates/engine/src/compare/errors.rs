@@ -51,7 +51,7 @@ impl RowErrors {
 }
 
 /// `Σ p·(ln p − ln q)` of the softmax p of `golden` and q of `row`, in f64; never below 0.
-fn divergence(golden: &[f32], row: &[f32]) -> f64 {
+pub(crate) fn divergence(golden: &[f32], row: &[f32]) -> f64 {
     let (p0, q0) = (log_normaliser(golden), log_normaliser(row));
     let terms = golden.iter().zip(row).map(|(&g, &x)| {
         let (log_p, log_q) = (f64::from(g) - p0, f64::from(x) - q0);

@@ -19,6 +19,7 @@ mod errors;
 mod golden;
 
 pub use errors::RowErrors;
+pub(crate) use errors::divergence;
 pub use golden::Golden;
 
 /// Logits that are compared at once, in elements: a bound of the memory that it takes.

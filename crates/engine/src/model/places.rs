@@ -11,8 +11,8 @@ use super::{DecoderSpec, ModelGraph, Use};
 pub struct Place {
     /// The decoder layer, from 0; `None` before the first layer and after the last.
     pub layer: Option<usize>,
-    /// The weight that the node reads, as the checkpoint names it within its layer, e.g. `mlp.down_proj`; for a rotation the
-    /// projection whose result it rotates. Empty where there is none.
+    /// The weight that the node reads, as the checkpoint names it within its layer, e.g. `mlp.down_proj`; for a rotation that
+    /// of the node whose result it rotates. Empty where there is none.
     pub part: String,
 }
 
