@@ -1,0 +1,196 @@
+//! What is made and dropped thousands of times leaves nothing behind.
+//!
+//! A leak shows as growth in every single round: of the process's resident memory, its threads, its open files, and what
+//! is taken of the device's memory. One round without growth, of up to fifteen, clears a device; whatever else the process
+//! does meanwhile would have to grow as steadily.
+
+use std::time::{Duration, Instant};
+
+use super::probe::Probe;
+use super::scene::{Found, Scene};
+use super::{Broken, Clause, Held};
+use crate::family::Depth;
+use crate::subject::Subject;
+
+pub(crate) const CLAUSES: &[Clause] = &[
+    Clause { id: "device/leaks/buffers_are_given_back", depth: Depth::Standard, run: buffers },
+    Clause { id: "device/leaks/streams_are_given_back", depth: Depth::Standard, run: streams },
+    Clause { id: "device/leaks/events_are_given_back", depth: Depth::Standard, run: events },
+    Clause { id: "device/leaks/commands_are_given_back", depth: Depth::Standard, run: commands },
+    Clause { id: "device/leaks/plans_are_given_back", depth: Depth::Standard, run: plans },
+    Clause { id: "device/leaks/devices_are_given_back", depth: Depth::Standard, run: devices },
+];
+
+/// Rounds that must all grow for a leak, and how often they are tried.
+const ROUNDS: usize = 5;
+const TRIES: usize = 3;
+
+/// What one round may leave behind, of each kind, before it counts as growth.
+#[derive(Clone, Copy)]
+struct Least {
+    bytes: u64,
+    things: u64,
+}
+
+/// What the process and the device hold now.
+#[derive(Clone, Copy, Debug, Default)]
+struct Figures {
+    resident: u64,
+    threads: u64,
+    files: u64,
+    device: u64,
+}
+
+/// The figures of this process, as Linux tells them; `None` elsewhere.
+fn process() -> Option<(u64, u64, u64)> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let field = |key: &str| {
+        let line = status.lines().find(|l| l.starts_with(key))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    let files = std::fs::read_dir("/proc/self/fd").ok()?.count() as u64;
+    Some((field("VmRSS:")? << 10, field("Threads:")?, files))
+}
+
+/// Bytes taken of device memory that is not the host's, where the device says what is free; 0 where it does not.
+fn device_bytes(subject: &Subject) -> u64 {
+    let local = |m: &&qiao_core::MemoryInfo| !m.kind.host_visible && m.free_bytes > 0 && m.total_bytes > 0;
+    let known = subject.device.info().memories.iter().any(|m| local(&m));
+    let Some(device) = known.then(|| (subject.open)().ok()).flatten() else { return 0 };
+    device.info().memories.iter().filter(local).map(|m| m.total_bytes - m.free_bytes.min(m.total_bytes)).sum()
+}
+
+fn now(subject: &Subject) -> Found<Figures> {
+    let (resident, threads, files) =
+        process().ok_or_else(|| Broken::unsupported("this system does not tell what a process holds"))?;
+    Ok(Figures { resident, threads, files, device: device_bytes(subject) })
+}
+
+/// Runs a round again and again; it tells how many times it did its work.
+fn steady(subject: &Subject, what: &str, each: Least, mut round: impl FnMut() -> Found<u64>) -> Held {
+    let mut first = true;
+    let mut found = String::new();
+    for _ in 0..TRIES {
+        let mut grown = [true; 4];
+        let mut total = [0u64; 4];
+        let mut cycles = 0;
+        // The first rounds fill what is kept for later.
+        for _ in 0..if first { 3 } else { 1 } {
+            round()?;
+        }
+        first = false;
+        let mut before = now(subject)?;
+        for _ in 0..ROUNDS {
+            let times = round()?;
+            cycles += times;
+            let after = now(subject)?;
+            let pairs = [
+                (before.resident, after.resident, each.bytes),
+                (before.threads, after.threads, each.things),
+                (before.files, after.files, each.things),
+                (before.device, after.device, each.bytes),
+            ];
+            for (i, (b, a, least)) in pairs.into_iter().enumerate() {
+                let growth = a.saturating_sub(b);
+                // Half of what a leak of every single one would leave.
+                grown[i] &= growth > 0 && 2 * growth >= least * times;
+                total[i] += growth;
+            }
+            before = after;
+        }
+        let names = ["bytes of resident memory", "threads", "open files", "bytes of device memory"];
+        match grown.iter().position(|g| *g) {
+            None => return Ok(()),
+            Some(i) => found = format!("{cycles} {what} left {} {} behind, round by round", total[i], names[i]),
+        }
+    }
+    Err(Broken::contract(found))
+}
+
+/// How long one round may take: a slow device does fewer of what is counted.
+fn within(subject: &Subject, most: u64, mut cycle: impl FnMut() -> Held) -> Found<u64> {
+    let limit = (subject.timeout / 60).min(Duration::from_millis(500));
+    let start = Instant::now();
+    let mut times = 0;
+    while times < most && (times < 4 || start.elapsed() < limit) {
+        cycle()?;
+        times += 1;
+    }
+    Ok(times)
+}
+
+fn buffers(subject: &Subject) -> Held {
+    const BYTES: usize = 64 << 10;
+    let mut scene = Scene::new(subject)?;
+    steady(subject, "buffers of 64 KiB", Least { bytes: BYTES as u64, things: 1 }, || {
+        within(subject, 400, || {
+            let buffer = scene.alloc(BYTES)?;
+            scene.stream.fill(&buffer, 1)?;
+            scene.done()
+        })
+    })
+}
+
+fn streams(subject: &Subject) -> Held {
+    let scene = Scene::new(subject)?;
+    let buffer = scene.alloc(64)?;
+    steady(subject, "streams", Least { bytes: 256, things: 1 }, || {
+        within(subject, 400, || {
+            let mut stream = scene.device.stream()?;
+            stream.fill(&buffer, 1)?;
+            Ok(stream.sync(scene.timeout)?)
+        })
+    })
+}
+
+fn events(subject: &Subject) -> Held {
+    let mut scene = Scene::new(subject)?;
+    let mut other = scene.device.stream()?;
+    steady(subject, "events", Least { bytes: 48, things: 1 }, || {
+        within(subject, 4000, || {
+            let event = scene.device.event()?;
+            scene.stream.record(&*event)?;
+            other.wait(&*event)?;
+            event.sync(scene.timeout)?;
+            Ok(other.sync(scene.timeout)?)
+        })
+    })
+}
+
+fn commands(subject: &Subject) -> Held {
+    let mut scene = Scene::new(subject)?;
+    let (a, b) = (scene.alloc(256)?, scene.alloc(256)?);
+    steady(subject, "commands", Least { bytes: 32, things: 1 }, || {
+        let times = within(subject, 4000, || {
+            scene.stream.copy(&a, &b)?;
+            Ok(scene.stream.fill(&b, 1)?)
+        })?;
+        scene.done()?;
+        Ok(2 * times)
+    })
+}
+
+fn plans(subject: &Subject) -> Held {
+    let (probe, mut scene) = Probe::with_scene(subject)?;
+    let (bound, data) = (probe.room(&*scene.device)?, probe.data(1)?);
+    probe.load(&mut *scene.stream, &bound, &data)?;
+    let device = scene.device.clone();
+    steady(subject, "plans", Least { bytes: 512, things: 1 }, || {
+        within(subject, 200, || {
+            let plan = device.plan(&probe.what.graph)?;
+            plan.execute(&mut *scene.stream, &bound.bindings, &bound.workspace)?;
+            scene.done()
+        })
+    })
+}
+
+fn devices(subject: &Subject) -> Held {
+    steady(subject, "openings of the device", Least { bytes: 1024, things: 1 }, || {
+        within(subject, 100, || {
+            let mut scene = Scene::reopened(subject)?;
+            let buffer = scene.alloc(4096)?;
+            scene.stream.fill(&buffer, 1)?;
+            scene.done()
+        })
+    })
+}
