@@ -1,1 +1,28 @@
 //! The adaptation report: one set of facts, written in several forms.
+//!
+//! - [`Report`] holds facts alone; the [`Verdict`] is worked out from them whenever it is shown.
+//! - A [`Form`] is a pure function of a report: JSON, JUnit XML, Markdown, the support matrix as CSV, one HTML page.
+//!
+//! Modules, from ground to roof: `suite`, `facts`, `levels`, `digest`, `show`, `words`; the forms `json`, `junit`, `csv`.
+
+pub mod suite;
+
+pub mod facts;
+
+pub mod levels;
+
+pub mod digest;
+
+pub mod show;
+
+pub mod words;
+
+pub mod csv;
+pub mod json;
+pub mod junit;
+
+pub use facts::{AccountLine, Greedy, Mode, ModelPoint, ModelRun, Path, Report, Step, StepOutcome};
+pub use json::ReadError;
+pub use levels::{Level, LevelVerdict, Missing, MissingKind, Standing, Verdict};
+pub use suite::Suite;
+pub use words::Language;
