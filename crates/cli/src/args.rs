@@ -35,8 +35,8 @@ pub(crate) enum Command {
     /// Generate text from a checkpoint, or from the embedded demo model.
     #[command(after_help = TABLE)]
     Run(Run),
-    /// Compare a checkpoint on a device with golden logits.
-    #[command(after_help = TABLE)]
+    /// Compare a checkpoint on a device with golden logits, or with another device, operator by operator.
+    #[command(after_help = format!("{COMPARE_HELP}\n\n{TABLE}"))]
     Compare(Compare),
     /// Measure what a device makes of a model.
     #[command(subcommand)]
@@ -148,11 +148,12 @@ pub(crate) struct Sampling {
 
 #[derive(Args)]
 pub(crate) struct Compare {
-    /// The checkpoint directory.
-    pub(crate) model: PathBuf,
-    /// A safetensors file with input_ids [T], logits [T, V] and, where given, greedy_ids [N] and layers.<i>.output.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) golden: PathBuf,
+    /// A checkpoint directory. Without it, the embedded demo model.
+    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) with: Trusted,
+    #[command(flatten)]
+    pub(crate) fed: Fed,
     #[command(flatten)]
     pub(crate) on: Where,
     /// Write one JSON object to standard output instead of the table. An error beyond all numbers is null there, and a figure
@@ -160,6 +161,46 @@ pub(crate) struct Compare {
     #[arg(long)]
     pub(crate) json: bool,
 }
+
+/// What is trusted.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Trusted {
+    /// A safetensors file with input_ids [T], logits [T, V] and, where given, greedy_ids [N] and layers.<i>.output.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) golden: Option<PathBuf>,
+    /// Another device, as 'qiao devices' names it. Both run the same tokens in lock step, and every operator's results are
+    /// compared. 'reference' is the truth, and slow.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) against: Option<String>,
+}
+
+/// What two devices in lock step are fed.
+#[derive(Args)]
+pub(crate) struct Fed {
+    /// With --against: the text that both devices read.
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["golden", "token_ids"])]
+    pub(crate) prompt: Option<String>,
+    /// With --against: the token ids that both devices read.
+    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = token_id, allow_negative_numbers = true, conflicts_with = "golden")]
+    pub(crate) token_ids: Option<Vec<u32>>,
+    /// With --against: tokens after the prompt, each the trusted device's most likely one.
+    #[arg(long, value_name = "N", default_value_t = 8, conflicts_with = "golden")]
+    pub(crate) tokens: u32,
+}
+
+/// What `qiao compare --help` adds.
+const COMPARE_HELP: &str = "\
+--golden FILE judges the logits of a device by those of another implementation; tools/golden.py writes such files.
+
+--against NAME finds the operator at fault. Each operator of the device runs by itself on the trusted device's operands, within
+the tolerances of the conformance suite, and as a part of the whole, where errors add up. Named are the first operator, layer
+and token where the two part, and what becomes of the logits: KL divergence, most likely token, largest difference.
+
+Examples:
+  qiao compare ./model --golden golden.safetensors
+  qiao compare --against reference                                       the embedded demo model, on the CPU
+  qiao compare ./model --device cpu --against reference --token-ids 1,2,3 --tokens 4 --dtype f32";
 
 /// What `qiao plan --help` adds.
 const PLAN_HELP: &str = "\

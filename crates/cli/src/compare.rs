@@ -1,18 +1,28 @@
-//! `qiao compare`: a checkpoint on a device against golden logits.
+//! `qiao compare`: a checkpoint on a device against golden logits, or against another device.
 
 use std::io::Write;
+use std::path::Path;
 
 use qiao::Comparison;
 use serde_json::{Value, json};
 
 use crate::args::Compare;
-use crate::exit::Exit;
+use crate::exit::{Exit, Usage};
 use crate::load::load;
+use crate::lockstep::lockstep;
 use crate::terminal::tell_line;
 
 pub(crate) fn compare(args: &Compare, out: &mut dyn Write) -> anyhow::Result<Exit> {
-    let loaded = load(Some(&args.model), &args.on)?;
-    let found = qiao::compare(&loaded.model, &args.golden, None)?;
+    match (&args.with.golden, &args.with.against) {
+        (Some(golden), _) => with_golden(args, golden, out),
+        (None, Some(against)) => lockstep(args, against, out),
+        (None, None) => Err(Usage("nothing to compare with: give --golden FILE or --against NAME".into()).into()),
+    }
+}
+
+fn with_golden(args: &Compare, golden: &Path, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let loaded = load(args.model.as_deref(), &args.on)?;
+    let found = qiao::compare(&loaded.model, golden, None)?;
     if args.json {
         let mut object = serde_json::to_value(&found)?;
         object["device"] = Value::from(args.on.device.clone());

@@ -18,10 +18,11 @@ pub(crate) enum Exit {
 pub(crate) const TABLE: &str = "\
 Exit codes:
   0    done
-  1    the run failed: a bad checkpoint, a bad prompt, a failing device
+  1    the run failed: a bad checkpoint, a bad prompt, a failing device;
+       compare --against: the devices part
   2    the command line is wrong
   3    the device is not present on this machine
-  4    compare: a figure is past its limit
+  4    compare --golden: a figure is past its limit
   130  interrupted by Ctrl-C; what was generated until then is printed";
 
 impl From<Exit> for ExitCode {

@@ -10,6 +10,9 @@ use qiao::{Model, ModelOptions};
 use crate::args::{Dtype, Where};
 use crate::exit::NotPresent;
 
+/// What the demo model continues when nothing else is asked for.
+pub(crate) const DEMO_PROMPT: &str = "床前明月光";
+
 /// A model and how long it took to load.
 pub(crate) struct Loaded {
     pub(crate) model: Model,

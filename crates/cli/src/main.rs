@@ -16,6 +16,8 @@ mod answer;
 mod bench_model;
 mod chat;
 mod check;
+mod lockstep;
+
 mod compare;
 mod devices;
 mod plan;

@@ -8,11 +8,8 @@ use crate::answer::{collect, to_json};
 use crate::args::{Input, Run, Sampling};
 use crate::chat;
 use crate::exit::{Exit, Usage};
-use crate::load::load;
+use crate::load::{DEMO_PROMPT, load};
 use crate::terminal::tell_line;
-
-/// What the demo model continues when nothing else is asked for.
-const DEMO_PROMPT: &str = "床前明月光";
 
 pub(crate) fn run(args: &Run, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let prompt = prompt(args)?;
