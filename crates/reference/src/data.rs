@@ -8,12 +8,14 @@ use crate::round;
 #[derive(Clone, Debug)]
 pub struct Rng {
     state: u64,
+    /// The second number of the last pair of normal ones.
+    spare: Option<f64>,
 }
 
 impl Rng {
     /// The generator of a seed.
     pub fn new(seed: u64) -> Self {
-        Rng { state: seed }
+        Rng { state: seed, spare: None }
     }
 
     /// 64 random bits.
@@ -36,8 +38,13 @@ impl Rng {
 
     /// Standard normal, by Box and Muller.
     pub fn normal(&mut self) -> f64 {
+        if let Some(spare) = self.spare.take() {
+            return spare;
+        }
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
-        radius * (2.0 * std::f64::consts::PI * self.uniform()).cos()
+        let (sin, cos) = (2.0 * std::f64::consts::PI * self.uniform()).sin_cos();
+        self.spare = Some(radius * sin);
+        radius * cos
     }
 
     /// A permutation of 0..n.

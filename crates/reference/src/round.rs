@@ -53,7 +53,7 @@ pub fn decode(dtype: DType, bytes: &[u8]) -> f64 {
 /// # Panics
 /// `out` is shorter than the element, or the dtype is packed.
 pub fn encode(dtype: DType, x: f64, out: &mut [u8]) {
-    let whole = x.round_ties_even();
+    let whole = || x.round_ties_even();
     let mut put = |bytes: &[u8]| out[..bytes.len()].copy_from_slice(bytes);
     match dtype {
         DType::F64 => put(&x.to_le_bytes()),
@@ -62,15 +62,15 @@ pub fn encode(dtype: DType, x: f64, out: &mut [u8]) {
             put(&(format(dtype).expect("a small float has its format").encode(x) as u16).to_le_bytes());
         }
         DType::F8E8M0 => put(&[minifloat::encode_e8m0(x)]),
-        DType::I64 => put(&(whole as i64).to_le_bytes()),
-        DType::I32 => put(&(whole as i32).to_le_bytes()),
-        DType::I16 => put(&(whole as i16).to_le_bytes()),
-        DType::I8 => put(&(whole as i8).to_le_bytes()),
-        DType::U64 => put(&(whole as u64).to_le_bytes()),
-        DType::U32 => put(&(whole as u32).to_le_bytes()),
-        DType::U16 => put(&(whole as u16).to_le_bytes()),
-        DType::U8 => put(&[whole as u8]),
-        DType::Bool => put(&[(whole >= 1.0) as u8]),
+        DType::I64 => put(&(whole() as i64).to_le_bytes()),
+        DType::I32 => put(&(whole() as i32).to_le_bytes()),
+        DType::I16 => put(&(whole() as i16).to_le_bytes()),
+        DType::I8 => put(&(whole() as i8).to_le_bytes()),
+        DType::U64 => put(&(whole() as u64).to_le_bytes()),
+        DType::U32 => put(&(whole() as u32).to_le_bytes()),
+        DType::U16 => put(&(whole() as u16).to_le_bytes()),
+        DType::U8 => put(&[whole() as u8]),
+        DType::Bool => put(&[(whole() >= 1.0) as u8]),
         _ => put(&[format(dtype).expect("packed dtypes are written by blocks").encode(x) as u8]),
     }
 }

@@ -10,18 +10,16 @@
 use std::collections::HashMap;
 
 use qiao_core::{
-    AttentionAttrs, DType, Epilogue, LayerNormAttrs, MatmulAttrs, NodeView, NormAttrs, Op, OpKind, Precision,
-    ReduceAttrs, ReduceKind, Result, RopeAttrs, RopeStyle, SoftmaxAttrs,
+    AttentionAttrs, DType, Epilogue, KvWriteAttrs, LayerNormAttrs, MatmulAttrs, NodeView, NormAttrs, Op, OpKind,
+    Precision, ReduceAttrs, ReduceKind, Result, RopeAttrs, RopeStyle, SoftmaxAttrs,
 };
 
 use crate::args::Args;
 use crate::class::Class;
-use crate::ops::{
-    self, Batch, Factors, Scores, along, before_epilogue, choices, epilogue, gate_and_up, largest_code, silu_of,
-};
+use crate::ops::{self, Batch, Factors, Scores, along, before_epilogue, choices, epilogue, gate_and_up, silu_of};
 use crate::round::{min_normal, ulp, unit};
 use crate::truth::class;
-use crate::value::{Output, Walk};
+use crate::value::{Output, Patch, Walk};
 
 /// The unit roundoff of an f32 accumulator.
 const U: f64 = 5.960_464_477_539_063e-8;
@@ -58,8 +56,8 @@ pub fn limits(
         Op::Softmax(a) => vec![softmax(a, x, y(0))?],
         Op::Reduce(a) => vec![reduce(a, x, y(0))?],
         Op::ScaledMatmul(_) => vec![scaled_matmul(x, y(0))?],
-        Op::QuantizeDynamic(_) => vec![vec![1.0; y(0).len()], steps(DType::F32, y(1))],
-        Op::KvWrite(_) => kv_write(x, truth),
+        Op::QuantizeDynamic(_) => vec![codes(x)?, steps(DType::F32, y(1))],
+        Op::KvWrite(a) => kv_write(a, x)?,
         Op::Sample(_) => vec![sample(x)?],
         op => {
             let kind = op.kind();
@@ -283,18 +281,20 @@ fn scaled_matmul(x: &Args<'_>, y: &[f64]) -> Result<Vec<f64>> {
     Ok(y.iter().enumerate().map(|(i, &y)| 4.0 * U * (finite(y) + 2.0 * bias(i)) + last(dtype, y)).collect())
 }
 
-/// Copies are exact; quantised codes may be one step off, their scales one unit in the last place.
-fn kv_write(x: &Args<'_>, truth: &[Output]) -> Vec<Vec<f64>> {
-    let quantised = truth.len() > 2;
-    let of = |(i, output): (usize, &Output)| {
-        let Output::Patch(patch) = output else { return Vec::new() };
+/// Codes of rows quantised to i8, as [`ops::code_limits`] has them.
+fn codes(x: &Args<'_>) -> Result<Vec<f64>> {
+    Ok(x.value(0)?.rows().flat_map(|row| ops::code_limits(row, DType::I8)).collect())
+}
+
+/// Copies are exact, codes as [`ops::code_limits`] has them, scales within one unit in the last place.
+fn kv_write(attrs: &KvWriteAttrs, x: &Args<'_>) -> Result<Vec<Vec<f64>>> {
+    let limits = ops::kv_limits(attrs, x)?;
+    let of = |(i, patch): (usize, &Patch)| {
         let desc = x.out(i);
-        let exact = !quantised && largest_code(desc.dtype) > 0.0 || desc.dtype.is_activation() && i < 2;
-        let step = |&(at, y): &(usize, f64)| (at, if exact { 0.0 } else { ulp(desc.dtype, y) });
-        let steps: HashMap<usize, f64> = patch.iter().map(step).collect();
+        let steps: HashMap<usize, f64> = patch.iter().copied().collect();
         Walk::new(&desc.shape, &desc.strides).map(|at| steps.get(&at).copied().unwrap_or(0.0)).collect()
     };
-    truth.iter().enumerate().map(of).collect()
+    Ok(limits.iter().enumerate().map(of).collect())
 }
 
 /// Zero, and no limit where u or a filter lies closer to another decision than f32 can tell.

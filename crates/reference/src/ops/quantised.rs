@@ -20,6 +20,27 @@ pub(crate) fn quantised_row(row: &[f64], dtype: DType) -> (f64, Vec<f64>) {
     (scale, row.iter().map(|x| round::round(dtype, x / scale)).collect())
 }
 
+/// How far the codes of a row may be from [`quantised_row`]'s: where a scale one unit in the last place off, its
+/// reciprocal and a product, each rounded to f32, end at another code. Codes half way between two are exact where every
+/// way to the scale is: a power of two, with the largest code taken. Numbers below the smallest normal f32 may be
+/// flushed.
+pub(crate) fn code_limits(row: &[f64], dtype: DType) -> Vec<f64> {
+    let most = row.iter().map(|x| x.abs()).fold(0.0, larger);
+    let (scale, codes) = quantised_row(row, dtype);
+    if scale == 0.0 || !scale.is_finite() {
+        return vec![0.0; row.len()];
+    }
+    let unit = round::unit(DType::F32);
+    let exact = scale.log2().fract() == 0.0 && most == scale * largest_code(dtype);
+    let stray = if exact { 0.0 } else { round::ulp(DType::F32, scale) / scale + 3.0 * unit };
+    let limit = |(x, code): (&f64, &f64)| {
+        let at = |factor: f64| (round::round(dtype, x / scale * factor) - code).abs();
+        let flushed = if most < round::min_normal(DType::F32) { code.abs() } else { 0.0 };
+        at(1.0 + stray).max(at(1.0 - stray)).max(flushed)
+    };
+    row.iter().zip(&codes).map(limit).collect()
+}
+
 pub(crate) fn quantize_dynamic(_: &NoAttrs, x: &Args<'_>) -> Outputs {
     let x = x.value(0)?;
     let rows: usize = if x.row_len() == 0 { x.shape[..x.shape.len() - 1].iter().product() } else { 0 };
@@ -101,5 +122,30 @@ pub(crate) fn largest_code(dtype: DType) -> f64 {
         DType::I8 => 127.0,
         DType::F8E4M3 | DType::F8E5M2 => 448.0,
         _ => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_may_be_off_only_where_f32_cannot_tell() {
+        // The scale is 1/4: halves are exact in any arithmetic, and go to even.
+        let exact = [31.75, 0.125, -0.375, 3.0];
+        assert_eq!(quantised_row(&exact, DType::I8), (0.25, vec![127.0, 0.0, -2.0, 12.0]));
+        assert_eq!(code_limits(&exact, DType::I8), [0.0; 4]);
+        // The scale is 10/127, rounded: 2.5 steps lie within its error of a tie, 2.4 steps do not.
+        let scale = round::round(DType::F32, 10.0 / 127.0);
+        assert_eq!(code_limits(&[10.0, 2.5 * scale, 2.4 * scale], DType::I8), [0.0, 1.0, 0.0]);
+        assert_eq!(code_limits(&[0.0, 0.0], DType::F8E4M3), [0.0, 0.0]);
+        assert_eq!(code_limits(&[f64::NAN, 1.0], DType::I8), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn rows_of_subnormals_may_be_flushed() {
+        let row = [1e-40, -5e-41];
+        let limits = code_limits(&row, DType::I8);
+        assert!(quantised_row(&row, DType::I8).1.iter().zip(limits).all(|(code, limit)| limit >= code.abs()));
     }
 }
