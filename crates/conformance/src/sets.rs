@@ -22,6 +22,25 @@ pub(crate) const SETS: &[(&str, &str)] = &[
     ("finite", "normal,wide,cancelling,subnormal,zero"),
     // Every way in which operands lie in memory.
     ("layouts", "plain,gapped,strided,transposed,repeated"),
+    // Columns of LM heads: Llama-3, Qwen2.5 and Qwen3, Qwen3.5.
+    ("vocabularies", "128256,151936,248320"),
+    // K of the products of Qwen2.5-0.5B, Llama-3.2-1B, Qwen3-4B, Llama-3-8B.
+    ("model_inputs", "896,2048,2560,4096,4864,8192,9728,14336"),
+    // N of the same.
+    ("model_outputs", "128,512,896,1024,2048,2560,4096,4864,8192,9728,14336"),
+    // Every block format, and those of 256 elements.
+    ("block_formats", "q4_0,q4_1,q5_0,q5_1,q8_0,q2_k,q3_k,q4_k,q5_k,q6_k,iq4_nl,iq4_xs,mxfp4"),
+    ("block_formats_256", "q2_k,q3_k,q4_k,q5_k,q6_k,iq4_xs"),
+    // Every dtype of codes whose scales lie beside them.
+    ("code_formats", "i4,u4,i8,u8,f8_e4m3,f8_e5m2,f4_e2m1"),
+    // The dtypes that a cast may ask for.
+    ("scalars", "f32,f16,bf16,f64,f8_e4m3,f8_e5m2,f8_e4m3fnuz,f8_e5m2fnuz,i64,i32,i16,i8,u64,u32,u16,u8,bool"),
+    // Values that round, overflow, saturate or are none.
+    ("fill_values", "1,0,-0,0.1,-2.5,2.5,300,-300,65520,1e20,-1e20,1e-7,1e-40,NaN,inf,-inf"),
+    // What element by element operators are given.
+    ("elementwise_fills", "normal,wide,cancelling,subnormal,special,zero,positive,negative,notable"),
+    // What the rows of which one chooses hold.
+    ("choice_values", "normal,wide,negative,few,equal,zeros,last,spread,twin,lanes,nan,infinite,lowest"),
 ];
 
 /// The values of a set.
