@@ -205,6 +205,7 @@ impl Graph {
                         "add its producer first",
                     ));
                 }
+                tensor.desc.check()?;
                 descs.push(Some(&tensor.desc));
             } else {
                 descs.push(None);
@@ -258,6 +259,7 @@ impl Graph {
             .get(id.index())
             .ok_or_else(|| Error::invalid(what(), format!("no tensor {}", id.0), "use ids of this graph"))?;
         let (found, root) = (&tensor.desc, self.root(id).0);
+        found.check()?;
         let dtype = spec.dtype.allows(found.dtype);
         if spec.shape.is_some_and(|s| s != found.shape) || !dtype || found.constant || found.layout != 0 {
             let want = spec.shape.map_or("any shape".to_string(), |s| s.to_string());
@@ -531,6 +533,20 @@ mod tests {
         let op = Op::KvWrite(KvWriteAttrs { kv_layout: KvLayout::BlockHeadToken });
         let out = g.add(op, &[k, k, slots, kc, vc].map(Some)).unwrap();
         assert_eq!(out, [kc, vc]);
+    }
+
+    #[test]
+    fn a_description_that_was_changed_by_hand_is_checked() {
+        let mut g = Graph::new();
+        let good = g.bind("good", desc(&[2, 4]));
+        let mut bad = [desc(&[2, 4]), desc(&[2, 4])];
+        bad[0].strides = crate::Dims::new(&[1]).unwrap();
+        bad[1].strides = crate::Dims::new(&[usize::MAX, 1]).unwrap();
+        for desc in bad {
+            let x = g.bind("x", desc);
+            assert!(g.op1(Op::Silu(NoAttrs {}), &[x]).is_err());
+            assert!(g.add_into(Op::Silu(NoAttrs {}), &[Some(good)], &[x]).is_err());
+        }
     }
 
     #[test]

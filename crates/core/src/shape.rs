@@ -139,15 +139,23 @@ impl TensorDesc {
     pub fn strided(dtype: DType, shape: &[usize], strides: &[usize]) -> Result<Self> {
         let desc =
             TensorDesc { dtype, shape: Dims::new(shape)?, strides: Dims::new(strides)?, layout: 0, constant: false };
-        if desc.shape.len() != desc.strides.len() {
+        desc.check()?;
+        Ok(desc)
+    }
+
+    /// Whether the fields, which anyone may write, stand for a tensor: as many strides as dims, and a size that fits.
+    ///
+    /// # Errors
+    /// As [`TensorDesc::strided`].
+    pub fn check(&self) -> Result<()> {
+        if self.shape.len() != self.strides.len() {
             return Err(Error::invalid(
                 "tensor strides",
-                format!("{} strides for shape {:?}", strides.len(), shape),
+                format!("{} strides for shape {:?}", self.strides.len(), self.shape),
                 "give one stride per dim",
             ));
         }
-        desc.bytes()?;
-        Ok(desc)
+        self.bytes().map(|_| ())
     }
 
     /// The same tensor marked as constant.
