@@ -11,6 +11,7 @@ use super::rounds::{Done, Rounds};
 use super::settings::{Point, Settings};
 use super::slo::Judge;
 use super::subject::Subject;
+use super::text::digits;
 use super::timing::{Collector, decode_rate};
 use super::trend::{Series, Trend};
 use super::verify::Witness;
@@ -239,10 +240,10 @@ const MIB: f64 = (1 << 20) as f64;
 fn verdict(what: &str, trend: Option<&Trend>, share: f64) -> String {
     let Some(trend) = trend else { return format!("{what}: not available") };
     let figures = || {
-        let (slope, stderr) = (trend.slope_per_hour.unwrap_or(0.0), trend.stderr_per_hour.unwrap_or(0.0));
+        let [slope, stderr] = [trend.slope_per_hour, trend.stderr_per_hour].map(|figure| digits(figure.unwrap_or(0.0)));
+        let [first, last] = [trend.first_tenth, trend.last_tenth].map(digits);
         let unit = trend.unit;
-        let tenths = format!("first tenth {:.4} {unit}, last tenth {:.4} {unit}", trend.first_tenth, trend.last_tenth);
-        format!("{slope:+.4} ± {stderr:.4} {unit} per hour; {tenths}")
+        format!("{slope} ± {stderr} {unit} per hour; first tenth {first} {unit}, last tenth {last} {unit}")
     };
     match trend.moves(share) {
         None => format!("{what}: too short a run to tell, {} windows of values", trend.windows),
@@ -271,11 +272,8 @@ mod tests {
     #[test]
     fn a_verdict_says_whether_and_how_far_a_figure_moves() {
         let grows = verdict("resident memory", trend(|x| 100.0 + x / 36.0, 360).as_ref(), GROWTH);
-        assert!(
-            grows.starts_with("resident memory: rises by 9.5 % over the run, +100.0000 ± 0.0000 MiB per hour"),
-            "{grows}"
-        );
-        assert!(grows.contains("first tenth 100.4") && grows.contains("last tenth 109."), "{grows}");
+        assert!(grows.starts_with("resident memory: rises by 9.5 % over the run, 100.0 ± 0 MiB per hour"), "{grows}");
+        assert!(grows.contains("first tenth 100.5 MiB") && grows.contains("last tenth 109."), "{grows}");
         let falls = verdict("decode rate", trend(|x| 100.0 - x / 36.0, 360).as_ref(), DRIFT);
         assert!(falls.starts_with("decode rate: falls by 10.5 %"), "{falls}");
         let steady = verdict("decode rate", trend(|x| 100.0 + (x % 2.0), 360).as_ref(), DRIFT);

@@ -19,8 +19,8 @@
 //!   with its source. Its `Display` is a table for people.
 //! - A soak ([`Settings::soak`]) runs one point's requests back to back and looks for drift and growing memory.
 //!
-//! Modules, from ground to roof: `figures`, `timing`, `slo`, `trend`, `verify`, `memory`, `energy`, `platform`, `meter`,
-//! `work`, `settings`, `subject`, `rounds`, `report`, `measure`, `text`.
+//! Modules, from ground to roof: `figures`, `timing`, `slo`, `trend`, `verify`, `energy`, `memory`, `platform`, `meter`,
+//! `work`, `settings`, `subject`, `rounds`, `report`, `text`, `measure`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,8 +52,9 @@ mod rounds;
 
 mod report;
 
-mod measure;
 mod text;
+
+mod measure;
 
 pub use energy::Energy;
 pub use memory::ProcessPeak;

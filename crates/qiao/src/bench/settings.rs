@@ -142,7 +142,7 @@ pub struct Settings {
     pub slos: Vec<Slo>,
     /// What the device can do at most; `None` = what it declares.
     pub peaks: Option<Peaks>,
-    /// Instead of a sweep, how long requests of its one point run back to back.
+    /// Instead of a sweep, how long rounds of its one point run back to back, after one round of warm-up at least.
     pub soak: Option<Duration>,
 }
 

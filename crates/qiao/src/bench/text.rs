@@ -18,6 +18,9 @@ impl fmt::Display for ModelReport {
             writeln!(f)?;
             write!(f, "{}", rate_table(self))?;
             writeln!(f)?;
+            if self.points.iter().any(|point| !point.slos.is_empty()) {
+                writeln!(f, "{}", slo_table(self))?;
+            }
             footer(self, f)?;
         }
         if let Some(soak) = &self.soak {
@@ -115,7 +118,7 @@ fn rate_table(report: &ModelReport) -> String {
         let (mut row, l, u) = (Vec::new(), &point.latency, &point.utilisation);
         keys(point, &mut row);
         let mut rate = |s: Option<&Summary>| match s {
-            Some(s) => row.extend([format!("{:.2}", s.p50), format!("{:.1}", 100.0 * s.cv)]),
+            Some(s) => row.extend([digits(s.p50), format!("{:.1}", 100.0 * s.cv)]),
             None => row.extend(["-".into(), "-".into()]),
         };
         rate(Some(&l.prompt_tokens_per_s));
@@ -130,6 +133,20 @@ fn rate_table(report: &ModelReport) -> String {
     table(&rows)
 }
 
+fn slo_table(report: &ModelReport) -> String {
+    let heads = ["limits", "TTFT ms", "TPOT ms", "met", "goodput %", "goodput req/s", "p99"];
+    let mut rows = vec![KEYS.iter().chain(&heads).map(|head| head.to_string()).collect::<Vec<_>>()];
+    for (point, o) in report.points.iter().flat_map(|point| point.slos.iter().map(move |o| (point, o))) {
+        let mut row = Vec::new();
+        keys(point, &mut row);
+        row.extend([o.slo.name.clone(), millis(o.slo.ttft_s), millis(o.slo.tpot_s)]);
+        row.extend([format!("{} of {}", o.met, o.requests), format!("{:.1}", 100.0 * o.share)]);
+        row.extend([digits(o.goodput_requests_per_s), if o.p99_within { "within" } else { "past" }.into()]);
+        rows.push(row);
+    }
+    table(&rows)
+}
+
 /// What is the same for all points, or has few words.
 fn footer(report: &ModelReport, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for point in &report.points {
@@ -137,7 +154,6 @@ fn footer(report: &ModelReport, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             let (each, watts) = (point.energy.joules_per_token.unwrap_or(0.0), point.energy.watts.unwrap_or(0.0));
             writeln!(f, "energy at {}: {joules:.1} J, {each:.3} J per token, {watts:.1} W", point.point)?;
         }
-        point.slos.iter().try_for_each(|outcome| writeln!(f, "{} at {}", slo_line(outcome), point.point))?;
         if let Some(line) = difference(&point.verified) {
             writeln!(f, "{line} at {}", point.point)?;
         }
@@ -162,16 +178,9 @@ fn footer(report: &ModelReport, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 fn slo_line(o: &SloOutcome) -> String {
     let verdict = if o.p99_within { "p99 within" } else { "p99 past" };
-    format!(
-        "{} (TTFT {} ms, TPOT {} ms): {} of {} requests, goodput {:.1} %, {:.3} requests/s, {verdict} its limits",
-        o.slo.name,
-        millis(o.slo.ttft_s),
-        millis(o.slo.tpot_s),
-        o.met,
-        o.requests,
-        100.0 * o.share,
-        o.goodput_requests_per_s
-    )
+    let (limits, rate) = ([o.slo.ttft_s, o.slo.tpot_s].map(millis), digits(o.goodput_requests_per_s));
+    let share = format!("{} of {} requests, goodput {:.1} %, {rate} requests/s", o.met, o.requests, 100.0 * o.share);
+    format!("{} (TTFT {} ms, TPOT {} ms): {share}, {verdict} its limits", o.slo.name, limits[0], limits[1])
 }
 
 /// The line on tokens that were not the same.
@@ -199,10 +208,10 @@ fn soak_text(soak: &SoakReport, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 fn latency_lines(l: &Latency, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f, "TTFT ms {}, request ms {}", pair(&l.ttft_s), pair(&l.request_s))?;
     if let (Some(tpot), Some(itl), Some(rate)) = (&l.tpot_s, &l.itl_s, &l.decode_tokens_per_s) {
-        writeln!(f, "TPOT ms {}, ITL ms {}, decode {:.2} tok/s", pair(tpot), pair(itl), rate.p50)?;
+        writeln!(f, "TPOT ms {}, ITL ms {}, decode {} tok/s", pair(tpot), pair(itl), digits(rate.p50))?;
     }
     let partial = if l.sampled { "; percentiles of a uniform sample" } else { "" };
-    writeln!(f, "prompt {:.2} tok/s{partial}", l.prompt_tokens_per_s.p50)
+    writeln!(f, "prompt {} tok/s{partial}", digits(l.prompt_tokens_per_s.p50))
 }
 
 fn memory_line(m: &Memory, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -214,6 +223,15 @@ fn memory_line(m: &Memory, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 fn pair(s: &Summary) -> String {
     format!("{} / {}", millis(s.p50), millis(s.p99))
+}
+
+/// A figure with four digits that mean something; what is below 10⁻⁹ is 0.
+pub(crate) fn digits(value: f64) -> String {
+    if value.abs() < 1e-9 {
+        return "0".into();
+    }
+    let after = usize::try_from(3 - value.abs().log10().floor() as i32).unwrap_or(0);
+    format!("{value:.after$}")
 }
 
 /// Seconds as milliseconds, with three digits that mean something.
@@ -243,6 +261,8 @@ mod tests {
     #[test]
     fn figures_have_three_digits_and_their_unit() {
         assert_eq!([0.000_123_4, 0.001_234, 0.012_34, 0.123_4].map(millis), ["0.123", "1.23", "12.3", "123"]);
+        let figures = [0.0, 1234.56, 123.456, -0.001_234_56, 98_765.4, -9.876_54].map(digits);
+        assert_eq!(figures, ["0", "1235", "123.5", "-0.001235", "98765", "-9.877"]);
         assert_eq!([512, 3 << 20, 5 << 30].map(size), ["0 KiB", "3.0 MiB", "5.00 GiB"]);
     }
 

@@ -100,14 +100,15 @@ fn of_node(node: &NodeView<'_>, start: usize, tokens: usize) -> Work {
             let bytes = bytes - cached + cache_bytes;
             Work { flops: share(cost.flops, seen, counted), cache_bytes, bytes, ..plain }
         }
-        Op::Rope(_) => {
-            // Of the tables the rows of the step's positions are read.
+        Op::Rope(attrs) => {
+            // Two products and a sum for each rotated element; of the tables the rows of the step's positions are read.
             let (x, out) = (node.required(0), node.output(0));
             let row =
                 |i: usize| node.required(i).bytes().unwrap_or(usize::MAX) as u64 / node.required(i).shape[0] as u64;
             let tables = (row(2) + row(3)).saturating_mul(tokens as u64);
             let moved = [x, out, node.required(1)].map(|desc| desc.bytes().unwrap_or(usize::MAX) as u64);
-            let flops = x.elements() as u64;
+            let rotated = if attrs.rotary_dim == 0 { x.shape.last_dim() } else { attrs.rotary_dim as usize };
+            let flops = (3 * x.shape.rows()).saturating_mul(rotated) as u64;
             Work { flops, bytes: moved.iter().fold(tables, |sum, &bytes| sum.saturating_add(bytes)), ..plain }
         }
         _ => plain,
@@ -126,7 +127,10 @@ fn weights_read(node: &NodeView<'_>) -> u64 {
     let all = constants.map(|desc| desc.bytes().unwrap_or(usize::MAX) as u64).fold(0, u64::saturating_add);
     match node.kind() {
         // A table gives the rows that are looked up; what is read beside them are ids.
-        OpKind::GatherRows if all > 0 => node.cost().read,
+        OpKind::GatherRows if all > 0 => {
+            let ids = node.required(1).bytes().unwrap_or(usize::MAX) as u64;
+            node.cost().read.saturating_sub(ids)
+        }
         _ => all,
     }
 }
