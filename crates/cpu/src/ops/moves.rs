@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use qiao_core::{Accept, DType, DTypeKind, NodeView, Op, OpKind, Property, Reason, Row, Rule, TensorDesc};
-use qiao_quant::minifloat::{BF16, F4E2M1, F8E4M3FNUZ, F8E5M2FNUZ, F16, encode_e8m0};
+use qiao_quant::minifloat::{BF16, F4E2M1, F8E4M3FNUZ, F8E5M2FNUZ, F16, Format, decode_e8m0, encode_e8m0};
 use qiao_quant::nibble;
 
 use super::access::{FP8, Operand, fp8};
@@ -126,21 +126,29 @@ fn transpose(node: &NodeView<'_>, _: &Core) -> Prepared {
     moves(vec![Move::new(from, Operand::output(node, 0), (0, 0))])
 }
 
+/// The format of an fp8 dtype, those without negative zero included.
+fn small(dtype: DType) -> Option<Format> {
+    match dtype {
+        DType::F8E4M3Fnuz => Some(F8E4M3FNUZ),
+        DType::F8E5M2Fnuz => Some(F8E5M2FNUZ),
+        d if FP8.contains(&d) => Some(fp8(d)),
+        _ => None,
+    }
+}
+
 /// dtypes whose elements are read and written one by one.
 fn is_scalar(dtype: DType) -> bool {
-    dtype.is_activation() || dtype == DType::F64 || dtype.is_int() && !dtype.is_packed()
+    let wide = dtype.is_activation() || matches!(dtype, DType::F64 | DType::F8E8M0);
+    wide || small(dtype).is_some() || dtype.is_int() && !dtype.is_packed()
 }
 
 fn casts(node: &NodeView<'_>) -> Result<Accept, Reason> {
     let (x, y) = (node.required(0), node.output(0));
-    let readable = is_scalar(x.dtype)
-        || x.dtype.is_block()
-        || FP8.contains(&x.dtype)
-        || matches!(x.dtype, DType::I4 | DType::U4 | DType::F4E2M1);
-    if !readable {
+    let packed = x.dtype.is_block() || matches!(x.dtype, DType::I4 | DType::U4 | DType::F4E2M1);
+    if !(is_scalar(x.dtype) || packed) {
         return Err(Reason::operand(0, Property::Dtype, Rule::None, x.dtype, ""));
     }
-    if !(is_scalar(y.dtype) || FP8.contains(&y.dtype)) {
+    if !is_scalar(y.dtype) {
         return Err(Reason::operand(1, Property::Dtype, Rule::None, y.dtype, ""));
     }
     no_layouts(node)
@@ -247,7 +255,12 @@ fn to_odd(value: i128) -> f64 {
     }
 }
 
-/// One element of a scalar dtype or fp8 as f64; 64-bit integers are rounded, all others exact.
+/// The format of an fp8 dtype that a table row accepted.
+fn format(dtype: DType) -> Format {
+    small(dtype).expect("the table accepts only formats that it knows")
+}
+
+/// One element of a scalar dtype as f64; 64-bit integers are rounded, all others exact.
 ///
 /// # Safety
 /// As [`Operand::read`].
@@ -269,12 +282,13 @@ unsafe fn get(x: &Operand, base: *const u8, r: usize, i: usize) -> f64 {
             DType::U16 => f64::from(*base.cast::<u16>().add(at)),
             DType::U8 => f64::from(*base.add(at)),
             DType::Bool => f64::from(u8::from(*base.add(at) != 0)),
-            dtype => fp8(dtype).decode(u32::from(*base.add(at))),
+            DType::F8E8M0 => decode_e8m0(*base.add(at)),
+            dtype => format(dtype).decode(u32::from(*base.add(at))),
         }
     }
 }
 
-/// Rounds a value to one element of a scalar dtype or fp8: half to even, integers saturating, NaN to integer 0.
+/// Rounds a value to one element of a scalar dtype: half to even, integers saturating, NaN to integer 0.
 ///
 /// # Safety
 /// As [`Operand::write`].
@@ -298,7 +312,8 @@ unsafe fn put(y: &Operand, base: *mut u8, r: usize, i: usize, value: f64) {
             DType::U16 => *base.cast::<u16>().add(at) = whole as u16,
             DType::U8 => *base.add(at) = whole as u8,
             DType::Bool => *base.add(at) = u8::from(whole >= 1.0),
-            dtype => *base.add(at) = fp8(dtype).encode(value) as u8,
+            DType::F8E8M0 => *base.add(at) = encode_e8m0(value),
+            dtype => *base.add(at) = format(dtype).encode(value) as u8,
         }
     }
 }
@@ -310,11 +325,8 @@ fn no_number(dtype: DType) -> [u8; 8] {
         DType::F32 => first_bytes(f32::NAN.to_le_bytes()),
         DType::F16 => first_bytes(f16::NAN.to_le_bytes()),
         DType::BF16 => first_bytes(bf16::NAN.to_le_bytes()),
-        DType::F8E4M3 | DType::F8E5M2 => first_bytes([fp8(dtype).encode(f64::NAN) as u8]),
-        DType::F8E4M3Fnuz => first_bytes([F8E4M3FNUZ.encode(f64::NAN) as u8]),
-        DType::F8E5M2Fnuz => first_bytes([F8E5M2FNUZ.encode(f64::NAN) as u8]),
         DType::F8E8M0 => first_bytes([encode_e8m0(f64::NAN)]),
-        _ => [0; 8],
+        dtype => small(dtype).map_or([0; 8], |f| first_bytes([f.encode(f64::NAN) as u8])),
     }
 }
 
@@ -324,7 +336,7 @@ fn first_bytes<const N: usize>(bytes: [u8; N]) -> [u8; 8] {
 
 fn fills(node: &NodeView<'_>) -> Result<Accept, Reason> {
     let y = node.output(0);
-    if is_scalar(y.dtype) || FP8.contains(&y.dtype) {
+    if is_scalar(y.dtype) {
         no_layouts(node)
     } else {
         Err(Reason::operand(0, Property::Dtype, Rule::None, y.dtype, ""))
