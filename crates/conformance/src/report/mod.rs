@@ -3,7 +3,7 @@
 //! - [`Report`] holds facts alone; the [`Verdict`] is worked out from them whenever it is shown.
 //! - A [`Form`] is a pure function of a report: JSON, JUnit XML, Markdown, the support matrix as CSV, one HTML page.
 //!
-//! Modules, from ground to roof: `suite`, `facts`, `levels`, `digest`, `show`, `words`; the forms `json`, `junit`, `csv`.
+//! Modules, from ground to roof: `suite`, `facts`, `levels`, `digest`, `show`, `words`; the forms `csv`, `html`, `json`, `junit`.
 
 pub mod suite;
 
@@ -18,6 +18,7 @@ pub mod show;
 pub mod words;
 
 pub mod csv;
+pub mod html;
 pub mod json;
 pub mod junit;
 

@@ -81,7 +81,7 @@ impl Suite {
             let (path, tail) = id.rsplit_once('/').unwrap_or((&id, ""));
             let op = match &case {
                 Case::Op { family, .. } => family.op.name(),
-                Case::Device(_) => "",
+                Case::Device(_) | Case::Refusal(_) => "",
             };
             if groups.last().is_none_or(|g| g.paths[0] != path) {
                 let (plain, standard, deep) = (Vec::new(), Vec::new(), Vec::new());

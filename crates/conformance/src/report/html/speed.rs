@@ -1,0 +1,194 @@
+//! The speeds of operators: limits, the roofline, and how latencies are distributed.
+
+use std::fmt::Write;
+
+use crate::measure::{Figures, Limits, OpFigure, OpsBench};
+
+use super::super::facts::Report;
+use super::super::show::{bandwidth, clipped, count, markup, percent, rate, seconds};
+use super::super::words::say;
+use super::plot;
+use super::{both, left_out, own, section, t, table};
+
+/// Operators whose latencies are shown unfolded, and in all.
+const SHOWN: usize = 24;
+const ROWS: usize = 160;
+
+/// The section on speed.
+pub(super) fn speed(report: &Report) -> String {
+    let heading = ("Speed against limits", "性能与上限");
+    let Some(bench) = &report.bench else {
+        let none = format!("<p class=\"none\">{}</p>\n", t("No speed was measured.", "未测量性能。"));
+        return section("speed", heading, ("", ""), &none);
+    };
+    let mut body = limits(bench);
+    if bench.interrupted {
+        let said = t("The measurement was stopped before its end.", "测量在完成前被中止。");
+        let _ = writeln!(body, "<p><span class=\"tag partial\">!</span> {said}</p>");
+    }
+    body.push_str(&roofline(bench));
+    body.push_str(&latencies(bench));
+    body.push_str(&not_measured(bench));
+    let lead = (
+        "Warm runs; times are the device's own where it can tell them, else as the host sees them. What a limit allows is the \
+         longer of moving an operator's bytes and doing its operations.",
+        "预热后测量；设备能给出时间时采用设备计时，否则采用主机计时。上限允许的最短时间取搬运字节与完成运算两者中较长者。",
+    );
+    section("speed", heading, lead, &body)
+}
+
+fn limits(bench: &OpsBench) -> String {
+    let row = |l: &Limits| {
+        let kind = match l.kind.as_str() {
+            "measured" => t("measured", "实测"),
+            "declared" => t("declared", "标称"),
+            other => own(other),
+        };
+        let ops: Vec<_> = l.ops_per_s.iter().map(|(d, v)| format!("{} {}", markup(d), rate(*v))).collect();
+        let bytes = if l.bytes_per_s > 0.0 { bandwidth(l.bytes_per_s) } else { String::new() };
+        vec![kind, bytes, ops.join("<br>"), own(&l.source)]
+    };
+    let rows: Vec<Vec<String>> = std::iter::once(&bench.measured).chain(&bench.declared).map(row).collect();
+    let heads = [
+        ("limit", "上限", false),
+        ("memory", "访存", true),
+        ("dense products", "稠密矩阵乘", true),
+        ("source", "来源", false),
+    ];
+    table(&heads, &rows)
+}
+
+fn roofline(bench: &OpsBench) -> String {
+    let Some((wide, narrow)) = plot::roofline(bench) else { return String::new() };
+    let plotted = bench.figures.iter().filter(|f| plot::is_plotted(f)).count();
+    let caption = say(
+        format!(
+            "Roofline of {} verified figures. Across: operations per byte; up: operations per second. Solid lines are measured \
+             limits, dashed ones declared. Named are the points furthest below their limit. Operators without arithmetic stand \
+             in the table alone.",
+            count(plotted as u64)
+        ),
+        format!(
+            "{} 项已验证数据的屋顶线图。横轴：每字节运算数；纵轴：每秒运算数。实线为实测上限，虚线为标称上限。标注名称的为距上限最远的点。\
+             无算术运算的算子仅列于表中。",
+            count(plotted as u64)
+        ),
+    );
+    format!(
+        "<h3>{}</h3><figure><div class=\"wide\">{wide}</div><div class=\"narrow\">{narrow}</div>\
+         <figcaption>{}</figcaption></figure>\n",
+        t("Roofline", "屋顶线"),
+        both(&caption)
+    )
+}
+
+/// The times of a figure that count: the device's where it can tell, else the host's.
+pub(super) fn times(figure: &OpFigure) -> &Figures {
+    figure.device.as_ref().unwrap_or(&figure.wall)
+}
+
+fn latencies(bench: &OpsBench) -> String {
+    let measured: Vec<&OpFigure> =
+        bench.figures.iter().filter(|f| f.unsupported.is_none() && f.verified && times(f).min > 0.0).collect();
+    let low = measured.iter().map(|f| times(f).min).fold(f64::INFINITY, f64::min);
+    let high = measured.iter().map(|f| times(f).p99).fold(0.0, f64::max);
+    if measured.is_empty() || !low.is_finite() || !high.is_finite() || high <= 0.0 {
+        return String::new();
+    }
+    let axis = plot::LogAxis::round(low, high);
+    let head = |unseen: bool| {
+        let class = if unseen { " unseen" } else { "" };
+        let mut row = format!("<div class=\"row head\"><span class=\"what\">{}</span>", t("operator and shape", "算子与形状"));
+        let _ = write!(row, "<span class=\"strip scale{class}\">{}</span>", axis_labels(&axis));
+        for (en, zh) in [("p50", "p50"), ("p99", "p99"), ("cv", "变异系数"), ("reached", "达到"), ("of limit", "占上限")] {
+            let _ = write!(row, "<span class=\"num\">{}</span>", t(en, zh));
+        }
+        row.push_str("</div>\n");
+        row
+    };
+    let (first, rest) = measured.split_at(measured.len().min(SHOWN));
+    let rows = |of: &[&OpFigure]| of.iter().map(|f| latency(f, &axis)).collect::<String>();
+    let mut out = format!("<h3>{}</h3>\n<ul class=\"legend\"><li>{}</li></ul>\n", t("Latency", "延迟分布"), t(
+        "Strip: thin line from the least to p99, band from p50 to p90, thick tick at the median; one logarithmic scale for all.",
+        "条带：细线为最小值到 p99，色带为 p50 到 p90，粗刻线为中位数；全部采用同一对数刻度。",
+    ));
+    let _ = write!(out, "<div class=\"speed\">\n{}{}</div>\n", head(false), rows(first));
+    if !rest.is_empty() {
+        let n = count(rest.len() as u64);
+        let summary = both(&say(format!("{n} more operators and shapes"), format!("其余 {n} 项")));
+        let shown = &rest[..rest.len().min(ROWS - SHOWN)];
+        let _ = write!(
+            out,
+            "<details class=\"plain\"><summary>{summary}</summary><div class=\"speed\">\n{}{}</div></details>\n",
+            head(false),
+            rows(shown)
+        );
+        out.push_str(&left_out(rest.len(), ROWS - SHOWN));
+    }
+    out
+}
+
+fn axis_labels(axis: &plot::LogAxis) -> String {
+    let mut out = String::from("<span class=\"ticks\">");
+    let decades = axis.decades();
+    let every = decades.len().div_ceil(5).max(1);
+    for (value, at) in decades.into_iter().step_by(every) {
+        let _ = write!(out, "<span style=\"left:{:.2}%\">{}</span>", at * 100.0, seconds(value));
+    }
+    out.push_str("</span>");
+    out
+}
+
+fn latency(figure: &OpFigure, axis: &plot::LogAxis) -> String {
+    let f = times(figure);
+    let strip = plot::strip(f, axis);
+    let reached = match (figure.flops, figure.bound.as_str()) {
+        (0, _) | (_, "memory") => bandwidth(figure.bytes_per_s),
+        _ => rate(figure.ops_per_s),
+    };
+    let share = figure.of_measured.map_or(String::new(), percent);
+    let title = say(
+        format!("{}; cold {}", clipped(&figure.way, 160), seconds(figure.cold)),
+        format!("{}；首次 {}", clipped(&figure.way, 160), seconds(figure.cold)),
+    );
+    let id = figure.id.strip_prefix("op/").unwrap_or(&figure.id);
+    format!(
+        "<div class=\"row\"><span class=\"what\"><span class=\"mono\">{}</span><small>{}{}{}</small></span>\
+         <span class=\"strip\">{strip}</span><span class=\"num\">{}</span><span class=\"num\">{}</span>\
+         <span class=\"num\">{}</span><span class=\"num\">{reached}</span><span class=\"num\">{share}</span></div>\n",
+        markup(&clipped(id, 160)),
+        markup(&clipped(&figure.origin, 120)),
+        if figure.origin.is_empty() { "" } else { " · " },
+        both(&title),
+        seconds(f.p50),
+        seconds(f.p99),
+        percent(f.cv),
+    )
+}
+
+/// Figures that are none: not run by the device, or wrong after the timing.
+fn not_measured(bench: &OpsBench) -> String {
+    let none: Vec<&OpFigure> = bench.figures.iter().filter(|f| f.unsupported.is_some() || !f.verified).collect();
+    if none.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<Vec<String>> = none
+        .iter()
+        .take(ROWS)
+        .map(|f| {
+            let (class, word, why) = match &f.unsupported {
+                Some(why) => ("idle", t("unsupported", "不支持"), why.as_str()),
+                None => ("failed", t("✕ wrong result", "✕ 结果错误"), f.failure.as_deref().unwrap_or_default()),
+            };
+            let id = format!("<span class=\"mono\">{}</span>", own(&f.id));
+            vec![id, format!("<span class=\"tag {class}\">{word}</span>"), own(why)]
+        })
+        .collect();
+    let heads = [("operator and shape", "算子与形状", false), ("outcome", "结果", false), ("why", "原因", false)];
+    format!(
+        "<h3>{}</h3>{}{}",
+        t("Without a figure", "无有效数据"),
+        table(&heads, &rows),
+        left_out(none.len(), ROWS)
+    )
+}
