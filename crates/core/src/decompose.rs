@@ -100,6 +100,51 @@ const fn add_rms_norm() -> Option<Decompose> {
     })
 }
 
+/// Codes `w[N, K]` in f32, `rows` output channels to each row of their tables `[N/rows, groups]`.
+struct Grouped {
+    w: TensorId,
+    n: usize,
+    k: usize,
+    /// Input channels to a group, where no index says it.
+    group: usize,
+    rows: usize,
+    g_idx: Option<TensorId>,
+}
+
+impl Grouped {
+    /// The shape of the codes in which a table broadcasts.
+    fn shape(&self) -> Vec<usize> {
+        match self.g_idx {
+            Some(_) => vec![self.n / self.rows, self.rows, self.k],
+            None => vec![self.n / self.rows, self.rows, self.k / self.group, self.group],
+        }
+    }
+
+    /// A table in f32, in the shape that broadcasts over the codes.
+    fn table(&self, g: &mut Graph, id: Option<TensorId>) -> Result<TensorId> {
+        let table = g.add_as(Op::Cast(PLAIN), &[id], DType::F32)?[0];
+        let (rows, groups) = (self.n / self.rows, g.desc(table).shape[1]);
+        let Some(g_idx) = self.g_idx else { return g.reshape(table, &[rows, 1, groups, 1]) };
+        let turned = Op::Transpose(TransposeAttrs { perm: Perm::new(&[1, 0]).expect("two axes change places") });
+        let by_group = g.op1(turned, &[table])?;
+        let by_channel = g.op1(Op::GatherRows(PLAIN), &[by_group, g_idx])?;
+        let by_row = g.op1(turned, &[by_channel])?;
+        g.reshape(by_row, &[rows, 1, self.k])
+    }
+
+    /// `(code − zero)·scale`.
+    fn dequantised(&self, g: &mut Graph, scales: Option<TensorId>, zeros: Option<TensorId>) -> Result<TensorId> {
+        let mut codes = g.reshape(self.w, &self.shape())?;
+        if zeros.is_some() {
+            let zeros = self.table(g, zeros)?;
+            codes = g.op1(Op::Sub(PLAIN), &[codes, zeros])?;
+        }
+        let scales = self.table(g, scales)?;
+        let scaled = g.op1(Op::Mul(PLAIN), &[codes, scales])?;
+        g.reshape(scaled, &[self.n, self.k])
+    }
+}
+
 const fn matmul_quant() -> Option<Decompose> {
     Some(|op, g, inputs, outputs| {
         let Op::MatmulQuant(attrs) = op else { return Ok(false) };
@@ -107,24 +152,15 @@ const fn matmul_quant() -> Option<Decompose> {
         let desc = g.desc(at(1).expect("matmul_quant has its weights")).clone();
         let (n, k) = (desc.shape[0], desc.shape[1]);
         let group = if attrs.group_size == 0 { k } else { attrs.group_size as usize };
+        let rows = (attrs.group_rows as usize).max(1);
         let grouped = !desc.dtype.is_block();
-        if grouped && (at(4).is_some() || attrs.group_rows > 1 || group == 0 || k % group != 0) {
+        let whole_groups = at(4).is_some() || group > 0 && k.is_multiple_of(group);
+        if grouped && !(whole_groups && n.is_multiple_of(rows)) {
             return Ok(false);
         }
         let mut w = g.add_as(Op::Cast(PLAIN), &[at(1)], DType::F32)?[0];
         if grouped {
-            let per_group = |g: &mut Graph, id: TensorId| -> Result<TensorId> {
-                let f32s = g.add_as(Op::Cast(PLAIN), &[Some(id)], DType::F32)?[0];
-                g.reshape(f32s, &[n, k / group, 1])
-            };
-            let mut cubes = g.reshape(w, &[n, k / group, group])?;
-            if let Some(zeros) = at(3) {
-                let zeros = per_group(g, zeros)?;
-                cubes = g.op1(Op::Sub(PLAIN), &[cubes, zeros])?;
-            }
-            let scales = per_group(g, at(2).expect("grouped codes have scales"))?;
-            let scaled = g.op1(Op::Mul(PLAIN), &[cubes, scales])?;
-            w = g.reshape(scaled, &[n, k])?;
+            w = Grouped { w, n, k, group, rows, g_idx: at(4) }.dequantised(g, at(2), at(3))?;
         }
         let op = Op::Matmul(MatmulAttrs { trans_b: true, epilogue: attrs.epilogue, ..Default::default() });
         g.add_into(op, &[at(0), Some(w), at(5), at(6)], outputs)?;

@@ -214,4 +214,12 @@ fn matmul_quant_of_blocks_and_groups() {
     );
     check(&trial.clone());
     check(&trial.values(DType::I8, &[n, k / group], &zeros));
+    // Two output channels to a row of scales; channels in the order of their activations.
+    let op = Op::MatmulQuant(MatmulQuantAttrs { group_size: group as u32, group_rows: 2, ..Default::default() });
+    let trial = Trial::new(op).values(DType::F32, &[2, k], &a).values(DType::I8, &[n, k], &codes);
+    let trial = trial.values(DType::F16, &[n / 2, k / group], &scales[..4]);
+    check(&trial.clone());
+    let trial = trial.values(DType::I8, &[n / 2, k / group], &zeros[..4]);
+    let order: Vec<f64> = rng.permutation(k).iter().map(|c| (c / group) as f64).collect();
+    check(&trial.values(DType::I64, &[k], &order));
 }
