@@ -134,7 +134,7 @@ fn way(lowered: &Lowered) -> String {
 }
 
 /// The truth with limits that allow what a decomposition rounds in between, as the reference computes its pieces.
-fn widened(golden: &Golden, built: &Built, names: &[&str]) -> Result<Golden> {
+pub(crate) fn widened(golden: &Golden, built: &Built, names: &[&str]) -> Result<Golden> {
     let mut graph = built.graph.clone();
     // Pieces that the device does not name are composite themselves.
     for _ in 0..4 {
