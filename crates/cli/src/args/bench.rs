@@ -18,12 +18,14 @@ pub(crate) enum Bench {
 
 fn model_help() -> String {
     let names: Vec<String> = Slo::presets().into_iter().map(|preset| preset.name).collect();
+    let lines: Vec<String> = names.chunks(4).map(|names| format!("  {}", names.join(", "))).collect();
     format!(
         "\
 A point is a kind of request: --depth tokens are in the cache, --prompt tokens come, --tokens are generated. Prompts are
 random token ids by --seed, the same in every round; tokens are chosen greedily and must be the same in every round.
 
-Presets of --slo, the limits of MLPerf Inference v5: {}
+Presets of --slo, the limits of MLPerf Inference v5:
+{}
 
 Examples:
   qiao bench model                                              the embedded demo model
@@ -32,7 +34,7 @@ Examples:
   qiao bench model ./Qwen2.5-0.5B --soak 10m --json > soak.json
 
 {TABLE}",
-        names.join(", ")
+        lines.join(",\n")
     )
 }
 
