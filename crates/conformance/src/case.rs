@@ -9,6 +9,7 @@ use crate::contract::Clause;
 use crate::family::{Depth, Family};
 use crate::harness;
 use crate::point::Point;
+use crate::refusal::Refusal;
 use crate::subject::Subject;
 use crate::verdict::{Check, Failure, Outcome, Record};
 
@@ -28,10 +29,13 @@ pub enum Case {
     },
     /// A clause of the device contract: `device/<kind>/<clause>`.
     Device(&'static Clause),
+    /// A description that is wrong in one thing and must be refused: `refuse/<operator>/<change>`.
+    Refusal(&'static Refusal),
 }
 
 impl Case {
-    /// Every case down to a depth: the device contract first, then operators in the order of the list.
+    /// Every case down to a depth: the device contract first, then operators in the order of the list, then what must be
+    /// refused.
     pub fn all(depth: Depth) -> Vec<Case> {
         let clauses = Clause::all().filter(|c| c.depth <= depth).map(Case::Device);
         let ops = Family::all().flat_map(|family| {
@@ -47,7 +51,8 @@ impl Case {
             };
             family.dtypes.iter().flat_map(at).collect::<Vec<_>>()
         });
-        clauses.chain(ops).collect()
+        let refusals = Refusal::all().iter().filter(|_| Refusal::DEPTH <= depth).map(Case::Refusal);
+        clauses.chain(ops).chain(refusals).collect()
     }
 
     /// The case of a path. Any point of a family is a case, whether or not its walk names it.
@@ -58,6 +63,9 @@ impl Case {
         let bad = |found: String, mend: &str| Error::invalid(format!("case '{id}'"), found, mend);
         if let Some(clause) = Clause::all().find(|c| c.id == id) {
             return Ok(Case::Device(clause));
+        }
+        if let Some(refusal) = Refusal::all().iter().find(|r| r.id == id) {
+            return Ok(Case::Refusal(refusal));
         }
         let mut parts = id.splitn(4, '/');
         let (Some("op"), Some(name), Some(dtype), Some(text)) =
@@ -82,6 +90,7 @@ impl Case {
         match self {
             Case::Op { family, dtype, point, .. } => format!("op/{}/{dtype}/{}", family.name(), point.text()),
             Case::Device(clause) => clause.id.into(),
+            Case::Refusal(refusal) => refusal.id.clone(),
         }
     }
 
@@ -90,6 +99,7 @@ impl Case {
         match self {
             Case::Op { family, .. } => family.tier(),
             Case::Device(_) => Tier::LlmCore,
+            Case::Refusal(refusal) => refusal.op.tier(),
         }
     }
 
@@ -98,6 +108,7 @@ impl Case {
         match self {
             Case::Op { depth, .. } => *depth,
             Case::Device(clause) => clause.depth,
+            Case::Refusal(_) => Refusal::DEPTH,
         }
     }
 
@@ -128,6 +139,7 @@ impl Case {
     fn attempt(&self, id: &str, subject: &Subject, seed: u64) -> Record {
         match self {
             Case::Device(clause) => Record::of(id, clause.outcome(subject)),
+            Case::Refusal(refusal) => Record::of(id, refusal.outcome()),
             Case::Op { family, dtype, point, .. } => {
                 let seed = seed_of(id, seed);
                 let trials = family.trial(*dtype, point, seed).and_then(|first| {

@@ -6,9 +6,9 @@
 //! - Cases know no backend, and backends know no cases: they meet in a [`Subject`](subject::Subject).
 //! - The truth is that of `qiao_reference`, in f64; every record keeps error, limit and margin.
 //!
-//! Modules, from ground to roof: `sets`, `point`, `verdict`, `make`, `family` with `ops`, `subject`, `contract`, `harness`,
-//! `case`; `glob`, `platform`, `save`; `expect`, `profile`, `replay`, `shrink`, `worker`; `select`, `journal`, `run`, `suite`; `measure`;
-//! `report`.
+//! Modules, from ground to roof: `sets`, `point`, `verdict`, `make`, `family` with `ops`, `subject`, `contract`, `refusal`,
+//! `harness`, `case`; `glob`, `platform`, `save`; `expect`, `profile`, `replay`, `shrink`, `worker`; `select`, `journal`, `run`,
+//! `suite`; `measure`; `report`.
 #![forbid(unsafe_code)]
 
 mod sets;
@@ -24,6 +24,7 @@ mod ops;
 pub mod subject;
 
 pub mod contract;
+pub mod refusal;
 
 mod harness;
 
