@@ -41,7 +41,9 @@ fn reference_and_every_tier_of_the_cpu_pass() {
     let subjects: Vec<Subject> = std::iter::once(reference.clone()).chain(tiers).collect();
     let mut failures = Vec::new();
     let mut used = [false; DECLINED.len()];
-    for case in Case::all(Depth::Standard) {
+    // The contract without operators is held to in a test of its own.
+    let operators = |case: &Case| matches!(case, Case::Op { .. });
+    for case in Case::all(Depth::Standard).into_iter().filter(operators) {
         for (i, subject) in subjects.iter().enumerate() {
             let record = case.run(subject, SEED);
             let row = if i == 0 { None } else { declined(&case, &record) };
