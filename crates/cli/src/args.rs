@@ -6,9 +6,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit::TABLE;
 
+mod bench_ops;
+
 mod bench;
 
 pub(crate) use bench::{Bench, BenchModel};
+pub(crate) use bench_ops::BenchOps;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,6 +20,7 @@ Examples:
   qiao run ./Qwen2.5-0.5B-Instruct --chat        a conversation, one line a turn
   qiao devices                                   what this machine has
   qiao compare ./model --golden golden.safetensors
+  qiao bench ops --quick                         how fast its operators are, beside its limits
   qiao bench model ./Qwen2.5-0.5B --prompt 128,512   how fast it is, and whether that lasts
   qiao plan ./config.json --device cpu           what a device would make of a model, without its weights";
 

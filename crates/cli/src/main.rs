@@ -14,6 +14,7 @@ mod load;
 mod answer;
 
 mod bench_model;
+mod bench_ops;
 mod chat;
 mod check;
 mod lockstep;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
             Command::Run(args) => run::run(args, out),
             Command::Compare(args) => compare::compare(args, out),
             Command::Bench(Bench::Model(args)) => bench_model::model(args, out),
+            Command::Bench(Bench::Ops(args)) => bench_ops::ops(args, out),
             Command::Check(args) => check::check(args, out),
             Command::Plan(args) => plan::plan(args, out),
         }

@@ -54,7 +54,7 @@ fn every_operator_of_the_quick_set_is_measured_and_right() {
         "op/rope/*",
         "op/silu_mul/*",
         "op/kv_write/*",
-        "op/attention_*context=1024*",
+        "op/attention_*keys=1024*",
         "op/attention_prefill/*",
         "op/quantize_dynamic/*",
         "op/argmax/*",

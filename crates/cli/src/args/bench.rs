@@ -14,6 +14,9 @@ pub(crate) enum Bench {
     /// Measure a model: latency, throughput, utilisation, memory and energy, at every point of a sweep or over a long soak.
     #[command(after_help = model_help())]
     Model(BenchModel),
+    /// Measure operators at shapes of real models, beside the device's limits.
+    #[command(after_help = super::bench_ops::OPS_HELP)]
+    Ops(super::BenchOps),
 }
 
 fn model_help() -> String {

@@ -77,8 +77,8 @@ pub struct OpsSelection {
     pub set: Set,
     /// Only shapes of these models, named as in [`MODELS`]; the set's own where there is none.
     pub models: Vec<String>,
-    /// Only these dtypes, as paths name them; an activation dtype is also the one that activations have. Where there is none,
-    /// the set's own.
+    /// Only operators whose weights, or whose activations where they have no weights of their own dtype, are in one of these;
+    /// an activation dtype is also the one that activations have. Where there is none, the set's own.
     pub dtypes: Vec<DType>,
     /// Only paths that match one of these; all where there is none.
     pub filter: Vec<Glob>,
@@ -260,7 +260,8 @@ pub(crate) fn items(selection: &OpsSelection, info: &DeviceInfo) -> Result<Vec<I
             }
         }
     }
-    items.retain(|i| selection.dtypes.is_empty() || selection.dtypes.contains(&i.shape.dtype()));
+    let asked = |shape: &Shape| selection.dtypes.contains(&shape.format().unwrap_or(shape.dtype()));
+    items.retain(|i| selection.dtypes.is_empty() || asked(&i.shape));
     items.retain(|i| selection.filter.is_empty() || selection.filter.iter().any(|g| g.matches(&i.id)));
     if items.is_empty() {
         let filter: Vec<_> = selection.filter.iter().map(Glob::text).collect();
@@ -270,7 +271,7 @@ pub(crate) fn items(selection: &OpsSelection, info: &DeviceInfo) -> Result<Vec<I
         return Err(Error::invalid(format!("selection of set {}", selection.set.name()), found, mend));
     }
     let place = |kind: OpKind| OpKind::ALL.iter().position(|k| *k == kind);
-    items.sort_by_key(|i| (place(i.shape.kind()), i.shape.dtype()));
+    items.sort_by_key(|i| (place(i.shape.kind()), i.shape.dtype(), i.shape.format()));
     Ok(items)
 }
 
@@ -470,7 +471,9 @@ mod tests {
     fn the_full_set_spans_batches_contexts_models_and_formats() {
         let items = items(&OpsSelection::new(Set::Full), &info()).unwrap();
         let has = |text: &str| items.iter().any(|i| i.id.contains(text) || i.origin.contains(text));
-        for text in ["m=1,", "m=64,", "context=32768", "batch=64", "q6_k", "q4_k", "i8", "out=f32"] {
+        for text in
+            ["m=1,", "m=64,", "keys=32768", "batch=64", "format=q6_k", "format=q4_k", "op/scaled_matmul", "out=f32"]
+        {
             assert!(has(text), "{text}");
         }
         assert!(MODELS.iter().all(|m| has(m.name)));
@@ -500,7 +503,26 @@ mod tests {
     #[test]
     fn formats_whose_blocks_do_not_fill_a_row_are_not_in_the_list() {
         let items = items(&OpsSelection::new(Set::Full), &info()).unwrap();
-        assert!(!items.iter().any(|i| i.id.starts_with("op/matmul_quant/q4_k") && i.id.contains("k=896,")));
-        assert!(items.iter().any(|i| i.id.starts_with("op/matmul_quant/q4_k") && i.id.contains("k=4864,")));
+        let ks = |wanted: DType| -> HashSet<usize> {
+            let k = |i: &Item| match i.shape {
+                Shape::MatmulQuant { format, mnk, .. } if format == wanted => Some(mnk.k),
+                _ => None,
+            };
+            items.iter().filter_map(k).collect()
+        };
+        assert!(ks(DType::Q4_0).contains(&896) && ks(DType::Q4K).contains(&4864));
+        assert!(ks(DType::Q4K).iter().all(|k| k % 256 == 0));
+        assert!(items.iter().any(|i| i.id == "op/matmul_quant/bf16/m=1,n=896,blocks=19,format=q4_k"));
+    }
+
+    #[test]
+    fn weights_are_selected_by_their_format() {
+        let of = |dtype| {
+            let selection = OpsSelection { dtypes: vec![dtype], ..OpsSelection::new(Set::Quick) };
+            items(&selection, &info()).unwrap()
+        };
+        assert!(of(DType::Q4_0).iter().all(|i| i.id.contains("format=q4_0") && i.id.contains("/bf16/")));
+        assert!(of(DType::I8).iter().all(|i| i.id.starts_with("op/scaled_matmul/")));
+        assert!(of(DType::F32).iter().all(|i| i.id.contains("/f32/") && !i.id.contains("quant/")));
     }
 }

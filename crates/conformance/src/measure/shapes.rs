@@ -1,4 +1,4 @@
-//! Shapes of operators as records name them, and the operators themselves.
+//! Shapes of operators as records name them, in the words that case families use, and the operators themselves.
 
 use qiao_core::{DType, KvLayout, OpKind, Result};
 use qiao_reference::data::Rng;
@@ -48,11 +48,11 @@ impl Shape {
         }
     }
 
-    /// The dtype in its path: that of the weights where there are some.
+    /// The dtype in its path: that of activations.
     pub(crate) fn dtype(&self) -> DType {
         match *self {
-            Shape::MatmulQuant { format, .. } => format,
-            Shape::ScaledMatmul { .. } => DType::I8,
+            Shape::MatmulQuant { act, .. } => act,
+            Shape::ScaledMatmul { out, .. } => out,
             Shape::Matmul { dtype, .. }
             | Shape::Rows { dtype, .. }
             | Shape::Gather { dtype, .. }
@@ -63,29 +63,43 @@ impl Shape {
         }
     }
 
+    /// The dtype of its weights, where it is another one.
+    pub(crate) fn format(&self) -> Option<DType> {
+        match *self {
+            Shape::MatmulQuant { format, .. } => Some(format),
+            Shape::ScaledMatmul { .. } => Some(DType::I8),
+            _ => None,
+        }
+    }
+
     /// What stands behind operator and dtype in its path.
     pub(crate) fn parameters(&self) -> String {
         let product = |Mnk { m, n, k }: &Mnk| format!("m={m},n={n},k={k}");
         let out = |out: &Option<DType>| out.map_or(String::new(), |d| format!(",out={d}"));
         let heads = |h: &Heads| {
-            let layout = layout(h.layout);
-            format!("heads={},kv_heads={},d={},block={}{layout}", h.heads, h.kv_heads, h.d, h.block)
+            let (gqa, pages) = (h.heads / h.kv_heads, pages(h.layout));
+            format!("kv={},gqa={gqa},d={},block={}{pages}", h.kv_heads, h.d, h.block)
         };
         match self {
             Shape::Matmul { mnk, bias, out: o, .. } => {
                 format!("{}{}{}", product(mnk), if *bias { ",epilogue=bias" } else { "" }, out(o))
             }
-            Shape::MatmulQuant { act, mnk, out: o, .. } => format!("{},act={act}{}", product(mnk), out(o)),
-            Shape::ScaledMatmul { mnk, out } => format!("{},out={out}", product(mnk)),
+            Shape::MatmulQuant { format, mnk: Mnk { m, n, k }, out: o, .. } => {
+                format!("m={m},n={n},blocks={},format={format}{}", k / format.block_elems(), out(o))
+            }
+            Shape::ScaledMatmul { mnk, .. } => product(mnk),
             Shape::Rows { kind: OpKind::SiluMul, rows, cols, .. } => format!("rows={rows},cols={cols},gate=two"),
+            Shape::Rows { kind: OpKind::Sample, rows, cols, .. } => format!("rows={rows},vocab={cols}"),
             Shape::Rows { rows, cols, .. } => format!("rows={rows},cols={cols}"),
             Shape::Gather { ids, rows, cols, .. } => format!("ids={ids},rows={rows},cols={cols},table=constant"),
             Shape::Rope { tokens, heads, d, .. } => format!("tokens={tokens},heads={heads},pairs={}", d / 2),
-            Shape::KvWrite { tokens, heads, d, layout: l, block, .. } => {
-                format!("tokens={tokens},heads={heads},d={d},block={block}{}", layout(*l))
+            Shape::KvWrite { tokens, heads, d, layout, block, .. } => {
+                format!("tokens={tokens},heads={heads},d={d},block={block}{}", pages(*layout))
             }
-            Shape::Decode { heads: h, batch, context, .. } => format!("batch={batch},context={context},{}", heads(h)),
-            Shape::Prefill { heads: h, tokens, past, .. } => format!("tokens={tokens},past={past},{}", heads(h)),
+            Shape::Decode { heads: h, batch, context, .. } => format!("batch={batch},keys={context},{}", heads(h)),
+            Shape::Prefill { heads: h, tokens, past, .. } => {
+                format!("queries={tokens},keys={},{}", past + tokens, heads(h))
+            }
         }
     }
 
@@ -132,7 +146,10 @@ impl Shape {
     }
 }
 
-/// A layout other than the one that most devices have.
-fn layout(layout: KvLayout) -> String {
-    if layout == KvLayout::default() { String::new() } else { format!(",layout={layout}") }
+/// The order of a page's dims, where it is not tokens before heads.
+fn pages(layout: KvLayout) -> &'static str {
+    match layout {
+        KvLayout::BlockTokenHead => "",
+        KvLayout::BlockHeadToken => ",pages=head_token",
+    }
 }
