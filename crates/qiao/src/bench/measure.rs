@@ -20,7 +20,7 @@ use crate::{Canceller, Result};
 
 /// Values of each kind that a sweep keeps.
 const KEPT: usize = 1 << 20;
-/// Values of each kind that a soak keeps, so few that they don't show in its memory.
+/// Values of each kind that a soak keeps.
 const KEPT_IN_SOAK: usize = 1 << 14;
 
 /// Everything that is gathered while rounds of a point run.
@@ -42,7 +42,13 @@ struct Gathering<'a> {
 }
 
 impl<'a> Gathering<'a> {
-    fn new(subject: &'a Subject, point: Point, settings: &Settings, kept: usize, cancel: &'a Canceller) -> Self {
+    fn new(
+        subject: &'a Subject,
+        point: Point,
+        settings: &Settings,
+        collector: Collector,
+        cancel: &'a Canceller,
+    ) -> Self {
         let deterministic = subject.model.device().info().caps.deterministic;
         let metered = subject.metered.as_deref();
         metered.inspect(|metered| metered.reset());
@@ -51,7 +57,7 @@ impl<'a> Gathering<'a> {
             subject,
             point,
             rounds: Rounds::new(subject.model.loaded(), point, settings.sweep.seed, cancel),
-            collector: Collector::new(point.prompt, kept),
+            collector,
             witness: Witness::new(deterministic),
             judges: settings.slos.iter().cloned().map(Judge::new).collect(),
             energy: Meter::open(),
@@ -136,7 +142,7 @@ pub(crate) fn point(
     tell: &mut dyn FnMut(),
 ) -> Result<Option<PointReport>> {
     subject.admits(&point)?;
-    let mut g = Gathering::new(subject, point, settings, KEPT, cancel);
+    let mut g = Gathering::new(subject, point, settings, Collector::new(point.prompt, KEPT), cancel);
     if !g.warm_up(settings.sweep.warm_up, tell)? {
         return Ok(None);
     }
@@ -192,7 +198,8 @@ pub(crate) fn soak(
     tell: &mut dyn FnMut(Duration),
 ) -> Result<Option<SoakReport>> {
     subject.admits(&point)?;
-    let mut g = Gathering::new(subject, point, settings, KEPT_IN_SOAK, cancel);
+    let collector = Collector::resident(point.prompt, KEPT_IN_SOAK);
+    let mut g = Gathering::new(subject, point, settings, collector, cancel);
     if !g.warm_up(settings.sweep.warm_up.max(1), &mut || {})? {
         return Ok(None);
     }

@@ -230,8 +230,8 @@ impl<'a> Runner<'a> {
         let report = &mut self.report;
         report.interrupted |= self.cancel.is_cancelled();
         let mut note = |line: &str| report.notes.push(line.to_string());
-        if !report.platform.optimised {
-            note("this program was built without optimisation: the times say nothing about the device");
+        if report.platform.debug_build {
+            note("this program is a debug build: its times say little about the device, build it with --release");
         }
         if self.points.iter().any(|point| point.batch > 1) {
             note(

@@ -24,8 +24,8 @@ pub struct Platform {
     pub memory_bytes: Option<u64>,
     /// The version of this library.
     pub qiao_version: &'static str,
-    /// Whether the program was built with optimisation.
-    pub optimised: bool,
+    /// Whether the program was built with debug assertions, as without `--release`.
+    pub debug_build: bool,
     /// The environment variables `QIAO_*`, by name.
     pub environment: Vec<(String, String)>,
     /// When the measurement began, in seconds since 1970.
@@ -54,7 +54,7 @@ impl Platform {
             processors: std::thread::available_parallelism().ok().map(usize::from),
             memory_bytes: read("/proc/meminfo").and_then(kibibytes).and_then(|kib| kib.checked_mul(1024)),
             qiao_version: env!("CARGO_PKG_VERSION"),
-            optimised: !cfg!(debug_assertions),
+            debug_build: cfg!(debug_assertions),
             environment,
             started_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         }

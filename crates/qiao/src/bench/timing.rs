@@ -108,7 +108,15 @@ pub(crate) fn decode_rate(round: &Round) -> Option<f64> {
 impl Collector {
     /// For prompts of this many tokens; keeps at most `most` values of each kind.
     pub(crate) fn new(prompt: usize, most: usize) -> Collector {
-        let sample = || Sample::new(most);
+        Collector::of(prompt, || Sample::new(most))
+    }
+
+    /// The same with all its memory taken from the start.
+    pub(crate) fn resident(prompt: usize, most: usize) -> Collector {
+        Collector::of(prompt, || Sample::resident(most))
+    }
+
+    fn of(prompt: usize, sample: impl Fn() -> Sample) -> Collector {
         Collector {
             prompt,
             requests: 0,
