@@ -196,6 +196,21 @@ fn correct_devices_agree() {
 }
 
 #[test]
+fn devices_with_other_pages_are_compared_token_by_token() {
+    for (layout, block_size) in
+        [(KvLayout::BlockTokenHead, 0), (KvLayout::BlockTokenHead, 16), (KvLayout::BlockHeadToken, 32)]
+    {
+        let mut paged = Broken::new(cpu(), "nothing", 0, Fault::Graph(next_position));
+        paged.info.kv = vec![KvInfo { layout, block_size }];
+        let paged: Arc<dyn Device> = Arc::new(paged);
+        for (device, against) in [(&paged, &reference()), (&reference(), &paged)] {
+            let found = LockStep::new("床前明月光").tokens(2).demo(device, against).unwrap();
+            assert!(found.agrees(), "{layout:?} of {block_size}: {found}");
+        }
+    }
+}
+
+#[test]
 fn the_tokens_are_those_that_the_trusted_device_chooses() {
     let model = qiao::ModelOptions::new().device("reference").demo().unwrap();
     let greedy = qiao::Params::new().temperature(0.0).max_tokens(4);
