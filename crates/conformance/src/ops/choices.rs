@@ -57,7 +57,7 @@ const ARGMAX_WALK: &[(Depth, &str)] = &[
     (Depth::Standard, "rows=5,cols=@some,values={normal,few,last}"),
     (Depth::Standard, "rows={0,1},cols=7"),
     (Depth::Standard, "rows=17,cols={1,16,17,64,97,300},values=@choice_values"),
-    (Depth::Standard, "rows=130,cols={129,509},values={spread,twin,lanes}"),
+    (Depth::Standard, "rows=130,cols={129,300},values={spread,twin,lanes}"),
     (Depth::Standard, "rows=4,cols=19,rank={1,3,4,8},values={normal,few}"),
     (
         Depth::Standard,
@@ -85,7 +85,7 @@ const TOP_K_WALK: &[(Depth, &str)] = &[
     (Depth::Standard, "rows={1,33},cols={60,64,128,256},k={4,8}"),
     (Depth::Standard, "rows=1,cols=32769,k={1,50,1024},values={normal,few}"),
     (Depth::Standard, "rows=65537,cols=2,k=1"),
-    (Depth::Standard, "rows=1,cols=@vocabularies,k=50"),
+    (Depth::Standard, "rows=1,cols={128256,248320},k=50"),
     (Depth::Full, "rows=17,cols=@vocabularies,k={1,40,1024},values={normal,few}"),
 ];
 

@@ -65,7 +65,7 @@ const WALK: &[(Depth, &str)] = &[
     // Positions that 16 bits do not hold.
     (Depth::Standard, "tokens=6,heads=2,pairs=4,table={32769,70001},positions={any,last},index={i32,i64}"),
     // Heads of Qwen2.5-0.5B and of Llama-3-8B; more tokens than a grid of 16 bits.
-    (Depth::Standard, "tokens={1,67},heads=14,pairs=32,table=70"),
+    (Depth::Standard, "tokens={1,33},heads=14,pairs=32,table=70"),
     (Depth::Standard, "tokens={1,5},heads=32,pairs=64,table=70,style={half_split,interleaved}"),
     (Depth::Standard, "tokens=65537,heads=1,pairs=1,table=11"),
     (Depth::Full, "tokens={512,2049},heads={14,32},pairs={32,64},table=32768,style={half_split,interleaved}"),
