@@ -41,15 +41,20 @@ struct Figures {
     device: u64,
 }
 
-/// The figures of this process, as Linux tells them; `None` elsewhere.
+/// A number of a file that has a line for each.
+fn field(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find(|l| l.starts_with(key))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Resident bytes, threads and open files of this process, as Linux tells them; `None` elsewhere.
 fn process() -> Option<(u64, u64, u64)> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let field = |key: &str| {
-        let line = status.lines().find(|l| l.starts_with(key))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok()
-    };
+    // The one counts pages, the other adds up what each processor has counted so far.
+    let resident = std::fs::read_to_string("/proc/self/smaps_rollup").ok();
+    let resident = resident.and_then(|text| field(&text, "Rss:")).or_else(|| field(&status, "VmRSS:"));
     let files = std::fs::read_dir("/proc/self/fd").ok()?.count() as u64;
-    Some((field("VmRSS:")? << 10, field("Threads:")?, files))
+    Some((resident? << 10, field(&status, "Threads:")?, files))
 }
 
 /// Bytes taken of device memory that is not the host's, where the device says what is free; 0 where it does not.

@@ -61,7 +61,9 @@ fn apart(subject: &Subject) -> Held {
         let mut held = Vec::new();
         // Twice, so that what the first round gives back is handed out again beside what it keeps.
         for round in 0..2u64 {
-            for (i, &bytes) in SIZES.iter().cycle().take(3 * SIZES.len()).enumerate() {
+            // Neighbours of one size, and of every other.
+            let sizes = SIZES.iter().flat_map(|s| [s, s]).chain(SIZES.iter().rev());
+            for (i, &bytes) in sizes.enumerate() {
                 let data = pattern(1000 * (round + 1) + i as u64, bytes);
                 let buffer = Binding::part(&scene.device.alloc(memory, bytes)?, 0, bytes);
                 scene.stream.upload(&buffer, &data)?;
