@@ -49,13 +49,16 @@ pub enum Mark {
     Decomposed,
     /// Every case that was asked passed by kernels of the device.
     Native,
+    /// Every case that was asked passed, and none of them needs a kernel: the device contract, refusals.
+    Holds,
     /// No case was asked.
     NotAsked,
 }
 
 impl Mark {
     /// Every mark, best first.
-    pub const ALL: [Mark; 7] = [
+    pub const ALL: [Mark; 8] = [
+        Mark::Holds,
         Mark::Native,
         Mark::Decomposed,
         Mark::Partial,
@@ -74,6 +77,7 @@ impl Mark {
             Mark::Partial => "partial",
             Mark::Decomposed => "decomposed",
             Mark::Native => "native",
+            Mark::Holds => "holds",
             Mark::NotAsked => "not_asked",
         }
     }
@@ -87,9 +91,15 @@ impl Mark {
             Mark::Partial => 'P',
             Mark::Decomposed => 'D',
             Mark::Native => 'N',
+            Mark::Holds => '✓',
             Mark::NotAsked => '·',
         }
     }
+}
+
+/// How many records of a run have a status.
+pub fn count_of(run: &Run, status: Status) -> usize {
+    run.of(status).count()
 }
 
 impl Cell {
@@ -108,10 +118,11 @@ impl Cell {
         match self {
             c if c.failed > 0 => Mark::Failed,
             c if c.expected > 0 => Mark::Expected,
-            c if c.unsupported > 0 && c.native + c.decomposed == 0 => Mark::Unsupported,
+            c if c.unsupported > 0 && c.passed() == 0 => Mark::Unsupported,
             c if c.unsupported > 0 => Mark::Partial,
             c if c.decomposed > 0 => Mark::Decomposed,
-            c if c.passed() > 0 => Mark::Native,
+            c if c.native > 0 => Mark::Native,
+            c if c.other > 0 => Mark::Holds,
             _ => Mark::NotAsked,
         }
     }

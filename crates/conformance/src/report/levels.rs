@@ -4,7 +4,7 @@
 //! dtype where
 //! 1. every plain case of each of its operators passed in that dtype (in at least one dtype for operators whose cases are not
 //!    named by an activation dtype), as [`crate::profile::held`] says;
-//! 2. every other case of the profile in that dtype was walked;
+//! 2. every other case of the profile in that dtype, and every one that has no dtype, was walked;
 //! 3. none of them failed.
 //!
 //! What a device refuses beyond the plain cases, with a reason, and what failed as its expectations say, hinders no level and is
@@ -198,6 +198,13 @@ impl Verdict {
         self.levels.iter().find(|l| l.standing != Standing::Reached)
     }
 
+    /// The first level that is not reached in an activation dtype, and what is missing there.
+    pub fn next_in(&self, dtype: &str) -> Option<(Level, &InDtype)> {
+        let own = |d: &&InDtype| d.dtype == dtype || d.dtype.is_empty();
+        let standings = self.levels.iter().filter_map(|l| Some((l.level, l.dtypes.iter().find(own)?)));
+        standings.into_iter().find(|(_, d)| d.standing != Standing::Reached)
+    }
+
     /// How the device stands to a level.
     pub fn at(&self, level: Level) -> &LevelVerdict {
         self.levels.iter().find(|l| l.level == level).expect("every level is there")
@@ -331,7 +338,7 @@ impl<'a> Walked<'a> {
     }
 
     fn contract(&self, suite: &Suite) -> LevelVerdict {
-        let paths: Vec<&str> = device_paths(suite).collect();
+        let paths: Vec<&str> = shared_paths(suite, Profile::Full).filter(|p| p.starts_with("device/")).collect();
         let mut missing: Vec<Missing> =
             paths.iter().flat_map(|path| self.missing(path, Profile::Smoke, true, true)).collect();
         for path in &paths {
@@ -358,7 +365,7 @@ impl<'a> Walked<'a> {
 
     fn profile(&self, level: Level, profile: Profile, suite: &Suite) -> LevelVerdict {
         let clauses: Vec<Missing> =
-            device_paths(suite).flat_map(|path| self.missing(path, profile, true, true)).collect();
+            shared_paths(suite, profile).flat_map(|path| self.missing(path, profile, true, true)).collect();
         let operators = suite.operators.iter().filter(|o| o.tier.tier() <= profile.tier());
         let families: Vec<(&str, Vec<&Group>)> = operators
             .map(|o| {
@@ -403,8 +410,10 @@ impl<'a> Walked<'a> {
     }
 }
 
-fn device_paths(suite: &Suite) -> impl Iterator<Item = &str> {
-    suite.groups.iter().filter(|g| g.op.is_empty()).flat_map(|g| &g.paths).map(String::as_str)
+/// The paths of cases that have no dtype: every dtype needs them.
+fn shared_paths(suite: &Suite, profile: Profile) -> impl Iterator<Item = &str> {
+    let asked = move |g: &&Group| g.op.is_empty() && g.tier.tier() <= profile.tier();
+    suite.groups.iter().filter(asked).flat_map(|g| &g.paths).map(String::as_str)
 }
 
 fn no_cases(what: &str) -> Missing {

@@ -3,7 +3,8 @@
 //! - [`Report`] holds facts alone; the [`Verdict`] is worked out from them whenever it is shown.
 //! - A [`Form`] is a pure function of a report: JSON, JUnit XML, Markdown, the support matrix as CSV, one HTML page.
 //!
-//! Modules, from ground to roof: `suite`, `facts`, `levels`, `digest`, `show`, `words`; the forms `csv`, `html`, `json`, `junit`.
+//! Modules, from ground to roof: `suite`, `facts`, `levels`, `digest`, `show`, `words`; `csv`, `html`, `json`,
+//! `junit` and `markdown`; `forms`.
 
 pub mod suite;
 
@@ -21,9 +22,13 @@ pub mod csv;
 pub mod html;
 pub mod json;
 pub mod junit;
+pub mod markdown;
+
+pub mod forms;
 
 pub use facts::{AccountLine, Greedy, Mode, ModelPoint, ModelRun, Path, Report, Step, StepOutcome};
-pub use json::ReadError;
+pub use forms::{Form, save};
+pub use json::{ReadError, read};
 pub use levels::{Level, LevelVerdict, Missing, MissingKind, Standing, Verdict};
 pub use suite::Suite;
 pub use words::Language;

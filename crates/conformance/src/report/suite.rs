@@ -18,10 +18,10 @@ pub struct Operator {
     pub tier: Profile,
 }
 
-/// Cases that share operator and points: those of a family in all its dtypes, or the clauses of one kind.
+/// Cases that share operator and points: those of a family in all its dtypes, or those of one kind that have no dtype.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
-    /// The operator; empty for the device contract.
+    /// The operator; empty for cases that have no dtype, which every dtype needs: the device contract, refusals.
     pub op: String,
     /// The smallest profile that holds it.
     pub tier: Profile,
@@ -79,10 +79,7 @@ impl Suite {
         for case in Case::all(Depth::Full) {
             let id = case.id();
             let (path, tail) = id.rsplit_once('/').unwrap_or((&id, ""));
-            let op = match &case {
-                Case::Op { family, .. } => family.op.name(),
-                Case::Device(_) | Case::Refusal(_) => "",
-            };
+            let op = if let Case::Op { family, .. } = &case { family.op.name() } else { "" };
             if groups.last().is_none_or(|g| g.paths[0] != path) {
                 let (plain, standard, deep) = (Vec::new(), Vec::new(), Vec::new());
                 let (op, tier, paths) = (op.into(), profile_of(case.tier()), vec![path.to_string()]);

@@ -4,7 +4,7 @@ use crate::verdict::{Check, Status};
 
 use super::digest::Mark;
 use super::facts::{Mode, Path, Report, Step};
-use super::levels::{Level, LevelVerdict, Missing, MissingKind, Standing, Verdict};
+use super::levels::{InDtype, Level, Missing, MissingKind, Standing, Verdict};
 use super::show::{clipped, count};
 
 /// The languages of a report.
@@ -107,6 +107,7 @@ pub fn status(status: Status) -> Said {
 pub fn mark(mark: Mark) -> Said {
     match mark {
         Mark::Native => say("native", "原生"),
+        Mark::Holds => say("holds", "成立"),
         Mark::Decomposed => say("decomposed", "分解执行"),
         Mark::Partial => say("in part", "部分支持"),
         Mark::Unsupported => say("unsupported", "不支持"),
@@ -122,6 +123,10 @@ pub fn mark_meaning(mark: Mark) -> Said {
         Mark::Native => say(
             "every case that was asked passed, run by the device's own kernels",
             "已测用例全部通过，由设备自身内核执行",
+        ),
+        Mark::Holds => say(
+            "every case that was asked passed; none of them needs a kernel",
+            "已测用例全部通过；均不涉及内核",
         ),
         Mark::Decomposed => say(
             "every case that was asked passed, some as smaller operators on the device",
@@ -240,10 +245,9 @@ pub fn headline(verdict: &Verdict) -> Said {
     }
 }
 
-/// What stands between the device and the next level, in one line.
-pub fn next_line(next: &LevelVerdict) -> Said {
-    let closest = next.closest();
-    let name = level(next.level);
+/// What stands between the device and its next level in one dtype, in one line.
+pub fn next_line(next: Level, closest: &InDtype) -> Said {
+    let name = level(next);
     let (en_in, zh_in) = match closest.dtype.is_empty() {
         true => (String::new(), String::new()),
         false => (format!(" in {}", closest.dtype), format!("（{}）", closest.dtype)),
@@ -272,8 +276,8 @@ pub fn next_line(next: &LevelVerdict) -> Said {
     let en: Vec<_> = parts.iter().map(|p| p.en.as_str()).collect();
     let zh: Vec<_> = parts.iter().map(|p| p.zh.as_str()).collect();
     say(
-        format!("Next: {}{en_in}. Missing: {}.", name.en, en.join(", ")),
-        format!("下一等级：{}{zh_in}。尚缺：{}。", name.zh, zh.join("，")),
+        format!("Next{en_in}: {}. Missing: {}.", name.en, en.join(", ")),
+        format!("下一等级{zh_in}：{}。尚缺：{}。", name.zh, zh.join("，")),
     )
 }
 
@@ -310,4 +314,30 @@ pub fn joined(names: &[&str]) -> String {
         [one] => (*one).into(),
         [front @ .., last] => format!("{} and {last}", front.join(", ")),
     }
+}
+
+/// Why a run fails, in the words of the run; what the runner itself says is told in both languages.
+pub fn fault(text: &str) -> Said {
+    let all = |zh: String| say(text, zh);
+    if let Some(n) = text.strip_suffix(" cases failed") {
+        return all(format!("{n} 个用例失败"));
+    }
+    if text == "the run was stopped before its last case" {
+        return all("测试在最后一个用例之前被中止".into());
+    }
+    if text.starts_with("no case was executed and passed") {
+        return all("没有任何用例执行并通过：什么都不支持的设备不算通过".into());
+    }
+    let held = text.strip_prefix("profile ").and_then(|t| t.split_once(" is held in no dtype; "));
+    if let Some((profile, rest)) = held {
+        if let Some((dtype, lacks)) = rest.split_once(" comes closest and lacks ") {
+            return all(format!("配置档 {profile} 在任何数据类型下均未满足；最接近的是 {dtype}，尚缺 {lacks}"));
+        }
+    }
+    let stale = text.strip_prefix("line ").and_then(|t| t.split_once(" of the expectations, "));
+    if let Some((line, rest)) = stale {
+        let row = rest.strip_suffix(", names no case; take it away").unwrap_or(rest);
+        return all(format!("预期失败清单第 {line} 行 {row} 不对应任何用例，请删除"));
+    }
+    say(text, text)
 }

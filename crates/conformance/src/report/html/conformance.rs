@@ -6,7 +6,7 @@ use crate::run::Run;
 use crate::verdict::{Record, Status};
 
 use super::super::digest::{
-    Cell, Mark, Row, Shared, by_reason, family_of, largest_margins, matrix, replay_command,
+    Cell, Mark, Row, Shared, by_reason, largest_margins, matrix, replay_command,
 };
 use super::super::facts::Report;
 use super::super::levels::ACTIVATIONS;
@@ -35,12 +35,10 @@ pub(super) fn matrix_section(report: &Report) -> String {
     }
     let _ = write!(body, "<span role=\"columnheader\">{}</span></div>\n", t("other dtypes and formats", "其他类型与格式"));
     let mut tier = None;
-    for row in rows.iter().take(ROWS) {
-        let group = if row.name.starts_with("device/") { "device" } else { row.tier.as_str() };
-        if tier != Some(group) {
-            tier = Some(group);
-            let said = match group {
-                "device" => say("device contract", "设备契约"),
+    for row in rows.iter().filter(|r| kind(r).is_empty()).take(ROWS) {
+        if tier != Some(&row.tier) {
+            tier = Some(&row.tier);
+            let said = match row.tier.as_str() {
                 "" => say("unknown to this suite", "本测试集未收录"),
                 tier => say(format!("asked by {tier}"), format!("{tier} 所要求")),
             };
@@ -48,6 +46,7 @@ pub(super) fn matrix_section(report: &Report) -> String {
         }
         body.push_str(&matrix_row(row));
     }
+    body.push_str(&without_dtype(&rows));
     body.push_str("</div>\n");
     body.push_str(&left_out(rows.len(), ROWS));
     section(
@@ -69,7 +68,7 @@ fn class(mark: Mark) -> &'static str {
         Mark::Unsupported => "unsupported",
         Mark::Partial => "partial",
         Mark::Decomposed => "decomposed",
-        Mark::Native => "native",
+        Mark::Native | Mark::Holds => "native",
         Mark::NotAsked => "asked-none",
     }
 }
@@ -91,15 +90,41 @@ fn legend() -> String {
     out
 }
 
+/// `device` and `refuse` for rows that have no dtypes; else empty.
+fn kind(row: &Row) -> &str {
+    row.name.split_once('/').map_or("", |(kind, _)| kind)
+}
+
+/// The device contract and what must be refused: one row each.
+fn without_dtype(rows: &[Row]) -> String {
+    let kinds = [
+        ("device", say("device contract", "设备契约")),
+        ("refuse", say("bad input that must be refused", "必须拒绝的非法输入")),
+    ];
+    let mut out = String::new();
+    for (name, said) in kinds {
+        let of: Vec<&Row> = rows.iter().filter(|r| kind(r) == name).collect();
+        if of.is_empty() {
+            continue;
+        }
+        let _ = write!(out, "<div class=\"group\">{}</div>", both(&said));
+        let _ = write!(out, "<div class=\"row\" role=\"row\"><span class=\"name\" role=\"rowheader\">{name}</span>");
+        out.push_str("<span class=\"more across\" role=\"cell\">");
+        for row in of.iter().take(ROWS) {
+            let last = row.name.split_once('/').map_or(row.name.as_str(), |(_, last)| last);
+            row.cells.iter().take(1).for_each(|(_, cell)| out.push_str(&chip(name, last, cell, true)));
+        }
+        out.push_str("</span></div>\n");
+    }
+    out
+}
+
 fn matrix_row(row: &Row) -> String {
     let mut out = String::from("<div class=\"row\" role=\"row\">");
     let _ = write!(out, "<span class=\"name\" role=\"rowheader\">{}</span>", markup(&clipped(&row.name, 80)));
-    let clause = row.cells.iter().find(|(dtype, _)| dtype.is_empty());
-    for (i, dtype) in ACTIVATIONS.into_iter().enumerate() {
-        // The device contract has no dtype: its one cell stands in the first column.
-        let cell = row.cell(dtype).or_else(|| clause.filter(|_| i == 0).map(|(_, cell)| cell));
-        let label = if clause.is_some() { "" } else { dtype };
-        let _ = write!(out, "<span role=\"cell\">{}</span>", cell.map_or(String::new(), |c| chip(&row.name, label, c, false)));
+    for dtype in ACTIVATIONS {
+        let cell = row.cell(dtype).map_or(String::new(), |c| chip(&row.name, dtype, c, false));
+        let _ = write!(out, "<span role=\"cell\">{cell}</span>");
     }
     out.push_str("<span class=\"more\" role=\"cell\">");
     let others = || row.cells.iter().filter(|(d, _)| !d.is_empty() && !ACTIVATIONS.contains(&d.as_str()));
@@ -309,10 +334,10 @@ pub(super) fn margins(report: &Report) -> String {
                 .map(|(r, m)| {
                     vec![
                         format!("<span class=\"mono\">{}</span>", own(&r.id)),
-                        figure(m.margin.map(|x| x * 100.0)) + " %",
+                        m.margin.map_or("∞".into(), percent),
                         number(m.max_abs),
                         figure(m.limit),
-                        number(m.max_ulp),
+                        format!("{:.2}", m.max_ulp.min(1e9)),
                         figure(m.smallest_tolerance),
                     ]
                 })
@@ -328,7 +353,6 @@ pub(super) fn margins(report: &Report) -> String {
             table(&heads, &rows)
         }
     };
-    debug_assert!(margins.iter().all(|(r, _)| !family_of(&r.id).is_empty()));
     section(
         "margins",
         ("Accuracy: the largest margins", "精度：最接近限值的用例"),

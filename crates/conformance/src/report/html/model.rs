@@ -73,8 +73,8 @@ fn run(model: &ModelRun) -> String {
 
 const POINT_HEADS: &[(&str, &str, bool)] = &[
     ("batch × prompt + new", "批 × 提示 + 生成", false),
-    ("prompt tokens/s", "预填充 词元/秒", true),
-    ("decode tokens/s", "解码 词元/秒", true),
+    ("prompt, tokens/s", "预填充，词元/秒", true),
+    ("decode, tokens/s", "解码，词元/秒", true),
     ("first token p50 / p99", "首词元 p50 / p99", true),
     ("between tokens p50 / p99", "词元间隔 p50 / p99", true),
     ("MFU prompt", "预填充 MFU", true),
@@ -88,7 +88,7 @@ fn point(p: &ModelPoint) -> Vec<String> {
     let times = |f: &Option<Figures>| f.map_or(String::new(), |f| format!("{} / {}", seconds(f.p50), seconds(f.p99)));
     let share = |x: Option<f64>| x.map_or(String::new(), percent);
     vec![
-        format!("{} × {}{depth} + {}", p.batch, p.prompt, p.tokens),
+        format!("<span class=\"keep\">{} × {}{depth} + {}</span>", p.batch, p.prompt, p.tokens),
         rate(&p.prompt_tokens_per_s),
         rate(&p.decode_tokens_per_s),
         times(&p.ttft),

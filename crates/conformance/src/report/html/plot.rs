@@ -6,17 +6,19 @@ use crate::measure::{Figures, Limits, OpFigure, OpsBench};
 
 use super::super::show::{bandwidth, clipped, markup, number, percent, rate, seconds};
 use super::super::suite::dtype_of;
-use super::speed::times;
 
 /// Points that are drawn.
 const POINTS: usize = 600;
 
-/// A logarithmic axis from one power of ten to another.
+/// A logarithmic axis; its ends are exponents of ten.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LogAxis {
     low: f64,
     high: f64,
 }
+
+/// Multiples of the median at which a strip may end or have a tick.
+const MULTIPLES: [f64; 14] = [0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0, 100.0];
 
 impl LogAxis {
     /// Whole decades round a range of positive numbers.
@@ -24,6 +26,28 @@ impl LogAxis {
         let low = low.max(f64::MIN_POSITIVE).log10().floor();
         let high = high.max(f64::MIN_POSITIVE).log10().ceil();
         LogAxis { low, high: if high > low { high } else { low + 1.0 } }
+    }
+
+    /// From one multiple of a median to another, so that every strip fits between them or ends at the border.
+    pub(super) fn of_multiples(low: f64, high: f64) -> LogAxis {
+        let below = MULTIPLES.iter().rev().find(|m| **m <= low.min(0.9)).unwrap_or(&MULTIPLES[0]);
+        let above = MULTIPLES.iter().find(|m| **m >= high.max(1.1)).unwrap_or(&MULTIPLES[MULTIPLES.len() - 1]);
+        LogAxis { low: below.log10(), high: above.log10() }
+    }
+
+    /// The multiples between its ends that are far enough apart to be read, and where they stand; 1 is always one.
+    pub(super) fn multiples(&self) -> Vec<(f64, f64)> {
+        let inside = |m: &f64| m.log10() >= self.low - 1e-9 && m.log10() <= self.high + 1e-9;
+        let mut kept = vec![(1.0, self.at(1.0))];
+        let ends = [10f64.powf(self.low), 10f64.powf(self.high)];
+        for m in ends.into_iter().chain(MULTIPLES.into_iter().filter(inside)) {
+            let at = self.at(m);
+            if kept.iter().all(|(_, other)| (at - other).abs() > 0.16) {
+                kept.push((m, at));
+            }
+        }
+        kept.sort_by(|a, b| a.1.total_cmp(&b.1));
+        kept
     }
 
     /// Where a value stands, from 0 to 1.
@@ -38,14 +62,14 @@ impl LogAxis {
     }
 }
 
-/// A strip of percentiles, stretched to the width that it is given.
+/// A strip of percentiles relative to their median, stretched to the width that it is given.
 pub(super) fn strip(f: &Figures, axis: &LogAxis) -> String {
-    let x = |v: f64| axis.at(v) * 1000.0;
+    let x = |v: f64| axis.at(v / f.p50) * 1000.0;
     let (min, p50, p90, p99) = (x(f.min), x(f.p50), x(f.p90), x(f.p99));
     let mut out = String::from("<svg viewBox=\"0 0 1000 22\" preserveAspectRatio=\"none\" role=\"img\">");
     let (a, b, c, d) = (seconds(f.min), seconds(f.p50), seconds(f.p90), seconds(f.p99));
     let _ = write!(out, "<title>min {a}, p50 {b}, p90 {c}, p99 {d}, n = {}</title>", f.count);
-    for (_, at) in axis.decades() {
+    for (_, at) in axis.multiples() {
         let at = at * 1000.0;
         let _ = write!(out, "<line class=\"tick\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"0\" y2=\"22\"/>");
     }
@@ -119,7 +143,7 @@ pub(super) fn roofline(bench: &OpsBench) -> Option<(String, String)> {
     let (y_low, y_high) = (ys.clone().fold(f64::INFINITY, least), ys.chain(ceilings).fold(0.0, f64::max));
     // Room above the highest roof for its name.
     let (x, y) = (LogAxis::round(x_low, x_high * 1.5), LogAxis::round(y_low, y_high * 1.6));
-    let wide = Frame { width: 960.0, height: 470.0, left: 92.0, right: 12.0, top: 14.0, bottom: 46.0, x, y };
+    let wide = Frame { width: 1008.0, height: 480.0, left: 92.0, right: 12.0, top: 14.0, bottom: 46.0, x, y };
     let narrow = Frame { width: 360.0, height: 380.0, left: 66.0, right: 8.0, top: 14.0, bottom: 42.0, x, y };
     Some((draw(bench, &figures, &wide, 14), draw(bench, &figures, &narrow, 4)))
 }
@@ -129,10 +153,8 @@ fn draw(bench: &OpsBench, figures: &[&OpFigure], frame: &Frame, names: usize) ->
     let mut svg = format!("<svg viewBox=\"0 0 {w} {h}\" width=\"{w}\" height=\"{h}\" role=\"img\" aria-label=\"roofline\">");
     axes(&mut svg, frame);
     let mut taken: Vec<Taken> = Vec::new();
-    if let Some(declared) = &bench.declared {
-        roofs(&mut svg, frame, declared, "declared", &mut taken);
-    }
-    roofs(&mut svg, frame, &bench.measured, "measured", &mut taken);
+    let limits: Vec<Roof> = bench.declared.iter().chain(Some(&bench.measured)).map(Roof::of).collect();
+    limits.iter().for_each(|roof| roof.draw(&mut svg, frame, &mut taken));
     let dtypes = dtypes(figures);
     let points: Vec<(f64, f64)> =
         figures.iter().map(|f| (frame.x(f.flops as f64 / f.bytes as f64), frame.y(f.ops_per_s))).collect();
@@ -140,13 +162,14 @@ fn draw(bench: &OpsBench, figures: &[&OpFigure], frame: &Frame, names: usize) ->
         let shape = dtypes.iter().position(|d| *d == dtype_at(figure)).unwrap_or(3).min(3);
         let share = figure.of_measured.map_or(String::new(), |s| format!(", {} of the measured limit", percent(s)));
         let (id, origin) = (markup(&clipped(&figure.id, 160)), markup(&clipped(&figure.origin, 120)));
-        let (speed, p50) = (rate(figure.ops_per_s), seconds(times(figure).p50));
+        let (speed, p50) = (rate(figure.ops_per_s), seconds(figure.judged().p50));
         let title = format!("<title>{id} {origin} {speed}, p50 {p50}{share}</title>");
         let _ = write!(svg, "<g class=\"mark d{shape}\">{title}{}</g>", glyph(shape, x, y));
     }
     // A name keeps off the points themselves as well.
     let around = |&(x, y): &(f64, f64)| Taken { x0: x - 4.0, y0: y - 4.0, x1: x + 4.0, y1: y + 4.0 };
     taken.extend(points.iter().map(around));
+    limits.iter().for_each(|roof| roof.label(&mut svg, frame, &mut taken));
     label(&mut svg, frame, figures, &points, &mut taken, names);
     legend(&mut svg, frame, &dtypes);
     svg.push_str("</svg>");
@@ -176,59 +199,93 @@ fn axes(svg: &mut String, frame: &Frame) {
     let _ = write!(svg, "<text x=\"{x1:.1}\" y=\"{:.1}\" text-anchor=\"end\">FLOP / byte</text>", y1 + 34.0);
 }
 
-/// The roofs of one set of limits: a slope of bandwidth, and a ceiling for each dtype with its name at the right end.
-fn roofs(svg: &mut String, frame: &Frame, limits: &Limits, class: &str, taken: &mut Vec<Taken>) {
-    let right = frame.width - frame.right;
-    let mut ceilings: Vec<(&str, f64)> = limits.ops_per_s.iter().map(|(d, v)| (d.as_str(), *v)).collect();
-    ceilings.retain(|(_, v)| *v > 0.0 && v.is_finite());
-    ceilings.sort_by(|a, b| b.1.total_cmp(&a.1));
-    ceilings.truncate(8);
-    let bandwidth_known = limits.bytes_per_s > 0.0 && limits.bytes_per_s.is_finite();
-    if let (true, Some((_, top))) = (bandwidth_known, ceilings.first()) {
-        // The slope begins where it enters the plot, at the left or at the bottom.
-        let (x_low, y_low) = (10f64.powf(frame.x.low), 10f64.powf(frame.y.low));
-        let from = x_low.max(y_low / limits.bytes_per_s);
-        let to = (top / limits.bytes_per_s).max(from);
-        let (xa, ya) = (frame.x(from), frame.y(from * limits.bytes_per_s));
-        let (xb, yb) = (frame.x(to), frame.y(to * limits.bytes_per_s));
-        let _ = write!(svg, "<path class=\"roof {class}\" d=\"M{xa:.1} {ya:.1}L{xb:.1} {yb:.1}\"/>");
-        let text = format!("{} {class}", bandwidth(limits.bytes_per_s));
-        let width = text.chars().count() as f64 * 6.4;
-        // Beside the slope, a third of the way up: above it for the measured one, below it for the declared one.
-        let (mx, my) = (xa + (xb - xa) * 0.3, ya + (yb - ya) * 0.3);
-        let (x, y) = if class == "measured" { (mx + 10.0, my + 16.0) } else { (mx - width - 8.0, my - 6.0) };
-        let x = x.clamp(frame.left + 4.0, (right - width).max(frame.left + 4.0));
-        let rect = Taken { x0: x, y0: y - 11.0, x1: x + width, y1: y + 4.0 };
-        if !taken.iter().any(|t| t.meets(&rect)) {
-            let _ = write!(svg, "<text class=\"halo\" x=\"{x:.1}\" y=\"{y:.1}\">{text}</text>");
-            taken.push(rect);
+/// One set of limits: a slope of bandwidth, and a ceiling for each dtype.
+struct Roof {
+    /// `measured` or `declared`.
+    class: &'static str,
+    bytes_per_s: Option<f64>,
+    /// Ceilings from the highest to the lowest; dtypes whose ceilings are within 3 % share one.
+    ceilings: Vec<(String, f64)>,
+}
+
+impl Roof {
+    fn of(limits: &Limits) -> Roof {
+        let known = |v: f64| (v > 0.0 && v.is_finite()).then_some(v);
+        let mut sorted: Vec<(&str, f64)> =
+            limits.ops_per_s.iter().filter_map(|(d, v)| Some((d.as_str(), known(*v)?))).collect();
+        sorted.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let mut ceilings: Vec<(String, f64)> = Vec::new();
+        for (dtype, v) in sorted {
+            let dtype = clipped(dtype, 12);
+            match ceilings.last_mut() {
+                Some((names, top)) if v > *top * 0.97 => *names = format!("{names}, {dtype}"),
+                _ => ceilings.push((dtype, v)),
+            }
         }
-        // Nothing is written across the slope.
-        let steps = 40;
-        for i in 0..steps {
-            let f = f64::from(i) / f64::from(steps);
-            let (x, y) = (xa + (xb - xa) * f, ya + (yb - ya) * f);
-            taken.push(Taken { x0: x - 3.0, y0: y - 3.0, x1: x + 3.0, y1: y + 3.0 });
+        ceilings.truncate(8);
+        let class = if limits.kind == "declared" { "declared" } else { "measured" };
+        Roof { class, bytes_per_s: known(limits.bytes_per_s), ceilings }
+    }
+
+    /// The ends of the slope, in pixels: where it enters the plot, and where the highest ceiling begins.
+    fn slope(&self, frame: &Frame) -> Option<[(f64, f64); 2]> {
+        let (bandwidth, (_, top)) = (self.bytes_per_s?, self.ceilings.first()?);
+        let (x_low, y_low) = (10f64.powf(frame.x.low), 10f64.powf(frame.y.low));
+        let from = x_low.max(y_low / bandwidth);
+        let to = (top / bandwidth).max(from);
+        Some([from, to].map(|x| (frame.x(x), frame.y(x * bandwidth))))
+    }
+
+    fn draw(&self, svg: &mut String, frame: &Frame, taken: &mut Vec<Taken>) {
+        let right = frame.width - frame.right;
+        if let Some([(xa, ya), (xb, yb)]) = self.slope(frame) {
+            let _ = write!(svg, "<path class=\"roof {}\" d=\"M{xa:.1} {ya:.1}L{xb:.1} {yb:.1}\"/>", self.class);
+            for i in 0..60 {
+                let f = f64::from(i) / 60.0;
+                let (x, y) = (xa + (xb - xa) * f, ya + (yb - ya) * f);
+                taken.push(Taken { x0: x - 3.0, y0: y - 3.0, x1: x + 3.0, y1: y + 3.0 });
+            }
+        }
+        for (_, v) in &self.ceilings {
+            let y = frame.y(*v);
+            let from = self.bytes_per_s.map_or(frame.left, |b| frame.x(v / b));
+            let _ = write!(svg, "<path class=\"roof {}\" d=\"M{from:.1} {y:.1}H{right:.1}\"/>", self.class);
+            taken.push(Taken { x0: from, y0: y - 1.5, x1: right, y1: y + 1.5 });
         }
     }
-    for (dtype, v) in ceilings {
-        let y = frame.y(v);
-        let from = if bandwidth_known { frame.x(v / limits.bytes_per_s) } else { frame.left };
-        let _ = write!(svg, "<path class=\"roof {class}\" d=\"M{from:.1} {y:.1}H{right:.1}\"/>");
-        taken.push(Taken { x0: from, y0: y - 1.5, x1: right, y1: y + 1.5 });
-        let text = format!("{} {} {class}", clipped(dtype, 12), rate(v));
-        let width = text.chars().count() as f64 * 6.4;
-        for baseline in [y - 5.0, y + 14.0] {
-            let rect = Taken { x0: right - width, y0: baseline - 10.0, x1: right, y1: baseline + 3.0 };
-            if !taken.iter().any(|t| t.meets(&rect)) {
-                let text = markup(&text);
-                let _ = write!(
-                    svg,
-                    "<text class=\"halo\" x=\"{right:.1}\" y=\"{baseline:.1}\" text-anchor=\"end\">{text}</text>"
-                );
-                taken.push(rect);
-                break;
+
+    /// Names the slope and the ceilings, each at the first place that is free.
+    fn label(&self, svg: &mut String, frame: &Frame, taken: &mut Vec<Taken>) {
+        let right = frame.width - frame.right;
+        let mut write_at = |text: &str, places: &[(f64, f64)]| {
+            let width = text.chars().count() as f64 * 6.5;
+            for &(x, y) in places {
+                let x = x.clamp(frame.left + 4.0, (right - width).max(frame.left + 4.0));
+                let rect = Taken { x0: x, y0: y - 11.0, x1: x + width, y1: y + 3.5 };
+                if rect.y0 > 0.0 && !taken.iter().any(|t| t.meets(&rect)) {
+                    let text = markup(text);
+                    let _ = write!(svg, "<text class=\"halo\" x=\"{x:.1}\" y=\"{y:.1}\">{text}</text>");
+                    taken.push(rect);
+                    return;
+                }
             }
+        };
+        for (dtypes, v) in &self.ceilings {
+            let text = format!("{dtypes} {} {}", rate(*v), self.class);
+            let (width, y) = (text.chars().count() as f64 * 6.5, frame.y(*v));
+            let places: Vec<(f64, f64)> =
+                [0.0, 0.5, 1.0, 1.5].iter().flat_map(|w| [-5.0, 14.0].map(|dy| (right - width * (1.0 + w), y + dy))).collect();
+            write_at(&text, &places);
+        }
+        if let (Some([(xa, ya), (xb, yb)]), Some(bandwidth_limit)) = (self.slope(frame), self.bytes_per_s) {
+            let text = format!("{} {}", bandwidth(bandwidth_limit), self.class);
+            let width = text.chars().count() as f64 * 6.5;
+            // The declared roof is the higher one: its name stands above the slope, the measured one's below.
+            let beside = |f: f64| {
+                let (x, y) = (xa + (xb - xa) * f, ya + (yb - ya) * f);
+                if self.class == "declared" { (x - width - 10.0, y - 4.0) } else { (x + 10.0, y + 14.0) }
+            };
+            write_at(&text, &[0.55, 0.45, 0.65, 0.35, 0.75, 0.25, 0.85, 0.15].map(beside));
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::measure::{Figures, Limits, OpFigure, OpsBench};
+use crate::measure::{Limits, OpFigure, OpsBench};
 
 use super::super::facts::Report;
-use super::super::show::{bandwidth, clipped, count, markup, percent, rate, seconds};
+use super::super::show::{bandwidth, clipped, count, markup, number, percent, rate, seconds};
 use super::super::words::say;
 use super::plot;
 use super::{both, left_out, own, section, t, table};
@@ -55,7 +55,18 @@ fn limits(bench: &OpsBench) -> String {
         ("dense products", "稠密矩阵乘", true),
         ("source", "来源", false),
     ];
-    table(&heads, &rows)
+    let mut out = table(&heads, &rows);
+    for probe in bench.probes.iter().filter(|p| p.failure.is_some()).take(SHOWN) {
+        let (name, why) = (clipped(&probe.name, 160), clipped(probe.failure.as_deref().unwrap_or_default(), 400));
+        let said = say(format!("{name} does not count: {why}"), format!("{name} 不计入：{why}"));
+        let _ = writeln!(out, "<p class=\"small\"><span class=\"tag failed\">✕</span> {}</p>", both(&said));
+    }
+    if !bench.timer.source.is_empty() {
+        let source = clipped(&bench.timer.source, 400);
+        let said = say(format!("Time by {source}."), format!("计时来源：{source}。"));
+        let _ = writeln!(out, "<p class=\"small soft\">{}</p>", both(&said));
+    }
+    out
 }
 
 fn roofline(bench: &OpsBench) -> String {
@@ -82,24 +93,18 @@ fn roofline(bench: &OpsBench) -> String {
     )
 }
 
-/// The times of a figure that count: the device's where it can tell, else the host's.
-pub(super) fn times(figure: &OpFigure) -> &Figures {
-    figure.device.as_ref().unwrap_or(&figure.wall)
-}
-
 fn latencies(bench: &OpsBench) -> String {
-    let measured: Vec<&OpFigure> =
-        bench.figures.iter().filter(|f| f.unsupported.is_none() && f.verified && times(f).min > 0.0).collect();
-    let low = measured.iter().map(|f| times(f).min).fold(f64::INFINITY, f64::min);
-    let high = measured.iter().map(|f| times(f).p99).fold(0.0, f64::max);
-    if measured.is_empty() || !low.is_finite() || !high.is_finite() || high <= 0.0 {
+    let is_figure = |f: &&OpFigure| f.measured() && f.verified && f.judged().min > 0.0 && f.judged().p99.is_finite();
+    let measured: Vec<&OpFigure> = bench.figures.iter().filter(is_figure).collect();
+    if measured.is_empty() {
         return String::new();
     }
-    let axis = plot::LogAxis::round(low, high);
-    let head = |unseen: bool| {
-        let class = if unseen { " unseen" } else { "" };
+    let low = measured.iter().map(|f| f.judged().min / f.judged().p50).fold(1.0, f64::min);
+    let high = measured.iter().map(|f| f.judged().p99 / f.judged().p50).fold(1.0, f64::max);
+    let axis = plot::LogAxis::of_multiples(low, high);
+    let head = || {
         let mut row = format!("<div class=\"row head\"><span class=\"what\">{}</span>", t("operator and shape", "算子与形状"));
-        let _ = write!(row, "<span class=\"strip scale{class}\">{}</span>", axis_labels(&axis));
+        let _ = write!(row, "<span class=\"strip scale\">{}</span>", axis_labels(&axis));
         for (en, zh) in [("p50", "p50"), ("p99", "p99"), ("cv", "变异系数"), ("reached", "达到"), ("of limit", "占上限")] {
             let _ = write!(row, "<span class=\"num\">{}</span>", t(en, zh));
         }
@@ -109,10 +114,11 @@ fn latencies(bench: &OpsBench) -> String {
     let (first, rest) = measured.split_at(measured.len().min(SHOWN));
     let rows = |of: &[&OpFigure]| of.iter().map(|f| latency(f, &axis)).collect::<String>();
     let mut out = format!("<h3>{}</h3>\n<ul class=\"legend\"><li>{}</li></ul>\n", t("Latency", "延迟分布"), t(
-        "Strip: thin line from the least to p99, band from p50 to p90, thick tick at the median; one logarithmic scale for all.",
-        "条带：细线为最小值到 p99，色带为 p50 到 p90，粗刻线为中位数；全部采用同一对数刻度。",
+        "Each strip is relative to its own median, on one logarithmic scale: thick tick at the median, band to p90, thin line from \
+         the least to p99.",
+        "每条均以自身中位数为基准，共用同一对数刻度：粗刻线为中位数，色带至 p90，细线从最小值到 p99。",
     ));
-    let _ = write!(out, "<div class=\"speed\">\n{}{}</div>\n", head(false), rows(first));
+    let _ = write!(out, "<div class=\"speed\">\n{}{}</div>\n", head(), rows(first));
     if !rest.is_empty() {
         let n = count(rest.len() as u64);
         let summary = both(&say(format!("{n} more operators and shapes"), format!("其余 {n} 项")));
@@ -120,7 +126,7 @@ fn latencies(bench: &OpsBench) -> String {
         let _ = write!(
             out,
             "<details class=\"plain\"><summary>{summary}</summary><div class=\"speed\">\n{}{}</div></details>\n",
-            head(false),
+            head(),
             rows(shown)
         );
         out.push_str(&left_out(rest.len(), ROWS - SHOWN));
@@ -130,17 +136,15 @@ fn latencies(bench: &OpsBench) -> String {
 
 fn axis_labels(axis: &plot::LogAxis) -> String {
     let mut out = String::from("<span class=\"ticks\">");
-    let decades = axis.decades();
-    let every = decades.len().div_ceil(5).max(1);
-    for (value, at) in decades.into_iter().step_by(every) {
-        let _ = write!(out, "<span style=\"left:{:.2}%\">{}</span>", at * 100.0, seconds(value));
+    for (multiple, at) in axis.multiples() {
+        let _ = write!(out, "<span style=\"left:{:.2}%\">×{}</span>", at * 100.0, number(multiple));
     }
     out.push_str("</span>");
     out
 }
 
 fn latency(figure: &OpFigure, axis: &plot::LogAxis) -> String {
-    let f = times(figure);
+    let f = figure.judged();
     let strip = plot::strip(f, axis);
     let reached = match (figure.flops, figure.bound.as_str()) {
         (0, _) | (_, "memory") => bandwidth(figure.bytes_per_s),
@@ -168,7 +172,7 @@ fn latency(figure: &OpFigure, axis: &plot::LogAxis) -> String {
 
 /// Figures that are none: not run by the device, or wrong after the timing.
 fn not_measured(bench: &OpsBench) -> String {
-    let none: Vec<&OpFigure> = bench.figures.iter().filter(|f| f.unsupported.is_some() || !f.verified).collect();
+    let none: Vec<&OpFigure> = bench.figures.iter().filter(|f| !f.measured() || !f.verified).collect();
     if none.is_empty() {
         return String::new();
     }
@@ -176,9 +180,10 @@ fn not_measured(bench: &OpsBench) -> String {
         .iter()
         .take(ROWS)
         .map(|f| {
-            let (class, word, why) = match &f.unsupported {
-                Some(why) => ("idle", t("unsupported", "不支持"), why.as_str()),
-                None => ("failed", t("✕ wrong result", "✕ 结果错误"), f.failure.as_deref().unwrap_or_default()),
+            let (class, word, why) = match (&f.unsupported, &f.skipped) {
+                (Some(why), _) => ("idle", t("unsupported", "不支持"), why.as_str()),
+                (_, Some(why)) => ("idle", t("skipped", "跳过"), why.as_str()),
+                _ => ("failed", t("✕ failed", "✕ 失败"), f.failure.as_deref().unwrap_or_default()),
             };
             let id = format!("<span class=\"mono\">{}</span>", own(&f.id));
             vec![id, format!("<span class=\"tag {class}\">{word}</span>"), own(why)]

@@ -4,12 +4,12 @@ use std::fmt::Write;
 
 use crate::verdict::Status;
 
-use super::super::digest::largest_margins;
+use super::super::digest::{count_of, family_of, largest_margins};
 use super::super::facts::{Path, Report};
-use super::super::levels::{LevelVerdict, Missing, MissingKind, Standing, Verdict};
-use super::super::show::{count, markup, moment, number, percent, seconds};
+use super::super::levels::{ACTIVATIONS, LevelVerdict, Missing, MissingKind, Standing, Verdict};
+use super::super::show::{clipped, count, markup, moment, number, percent, seconds};
 use super::super::words::{self, Said, say};
-use super::{both, left_out, name_of, own, t};
+use super::{TEXT, both, left_out, name_of, own, t};
 
 /// Missing things that are shown unfolded, and in all.
 const SHOWN: usize = 6;
@@ -24,11 +24,11 @@ pub(super) fn verdict(report: &Report, verdict: &Verdict) -> String {
     let when = moment(report.platform.started);
     let _ = writeln!(
         out,
-        "<p class=\"subject\">{} · <span class=\"mono\">{}</span> · {when}</p>",
+        "<p class=\"subject\">{} · <span class=\"mono\">{}</span> · <span class=\"keep\">{when}</span></p>",
         subject.join(" · "),
         own(&device.opened_as)
     );
-    let _ = writeln!(out, "<h1>{}</h1>", both(&words::headline(verdict)));
+    let _ = writeln!(out, "<h1>{}</h1>", unbroken(both(&words::headline(verdict))));
     out.push_str(&outcome(report));
     out.push_str(&ladder(verdict));
     out.push_str(&next(verdict));
@@ -39,6 +39,11 @@ pub(super) fn verdict(report: &Report, verdict: &Verdict) -> String {
     }
     out.push_str("</nav>\n</section>\n");
     out
+}
+
+/// Names of levels are not broken at their hyphen.
+fn unbroken(markup: String) -> String {
+    ["llm-core", "llm-serving"].iter().fold(markup, |m, name| m.replace(name, &format!("<span class=\"keep\">{name}</span>")))
 }
 
 const CONTENTS_OPEN: &str = "<nav class=\"contents\" aria-label=\"Contents 目录\">";
@@ -67,7 +72,7 @@ fn outcome(report: &Report) -> String {
     if !faults.is_empty() {
         out.push_str("<ul class=\"faults\">");
         for fault in faults.iter().take(SHOWN * 2) {
-            let _ = write!(out, "<li>{}</li>", own(fault));
+            let _ = write!(out, "<li>{}</li>", both(&words::fault(&clipped(fault, TEXT))));
         }
         out.push_str("</ul>\n");
         out.push_str(&left_out(faults.len(), SHOWN * 2));
@@ -87,8 +92,10 @@ fn outcome(report: &Report) -> String {
 
 fn ladder(verdict: &Verdict) -> String {
     let mut out = String::from("<ol class=\"ladder\">");
+    let front = verdict.reached().map(|l| l.level);
     for level in &verdict.levels {
         let (class, dot) = match level.standing {
+            Standing::Reached if front == Some(level.level) => ("reached front", "✓"),
             Standing::Reached => ("reached", "✓"),
             Standing::Missed => ("missed", "✕"),
             Standing::NotAsked => ("not-asked", "–"),
@@ -110,7 +117,7 @@ fn ladder(verdict: &Verdict) -> String {
 fn state(level: &LevelVerdict) -> Said {
     let dtypes = level.reached_in();
     if !dtypes.is_empty() {
-        return say(format!("in {}", words::joined(&dtypes)), dtypes.join("、"));
+        return say(format!("in {}", words::joined(&dtypes)), format!("{} 达到", dtypes.join("、")));
     }
     let word = words::standing(level.standing);
     match level.standing {
@@ -122,36 +129,62 @@ fn state(level: &LevelVerdict) -> Said {
     }
 }
 
+/// What is missing: for the next level in the dtype that is closest to it, and for every dtype that stands lower.
 fn next(verdict: &Verdict) -> String {
     let Some(next) = verdict.next() else {
         let said = t("Every level of the suite is reached.", "测试集的全部等级均已达到。");
         return format!("<div class=\"next\"><p>{said}</p></div>\n");
     };
-    let mut missing: Vec<&Missing> = next.closest().missing.iter().collect();
-    missing.sort_by_key(|m| matches!(m.kind, MissingKind::NotAsked | MissingKind::NoCases));
-    let item = |m: &&Missing| format!("<li>{}</li>", both(&words::missing(m)));
-    let (first, rest) = missing.split_at(missing.len().min(SHOWN));
-    let mut out = format!("<div class=\"next\"><p>{}</p>\n", both(&words::next_line(next)));
-    let _ = writeln!(out, "<ul>{}</ul>", first.iter().map(item).collect::<String>());
-    if !rest.is_empty() {
-        let n = count(rest.len() as u64);
-        let summary = both(&say(format!("{n} more"), format!("另有 {n} 项")));
-        let items: String = rest.iter().take(MISSING).map(item).collect();
-        let tail = left_out(rest.len(), MISSING);
-        let _ = writeln!(
-            out,
-            "<details class=\"plain small\"><summary>{summary}</summary><div><ul>{items}</ul>{tail}</div></details>"
-        );
-    }
+    let closest = next.closest();
+    let line = both(&words::next_line(next.level, closest));
+    let mut out = format!("<div class=\"next\"><p>{line}</p>\n{}", missing_list(&closest.missing));
     if let Some(profile) = next.level.profile().filter(|_| next.standing == Standing::NotAsked) {
         let how = t("To ask for the rest:", "补齐测试的命令：");
-        let _ = writeln!(
-            out,
-            "<p class=\"small\" style=\"font-weight:400;margin-top:.6rem\">{how}</p><code class=\"cmd\">qiao check --profile \
-             {profile}</code>"
-        );
+        let _ = writeln!(out, "<p class=\"how\">{how}</p><code class=\"cmd\">qiao check --profile {profile}</code>");
+    }
+    for dtype in ACTIVATIONS.into_iter().filter(|d| *d != closest.dtype) {
+        let Some((level, lower)) = verdict.next_in(dtype).filter(|(l, _)| *l <= next.level) else { continue };
+        if level == next.level && lower.missing == closest.missing {
+            continue;
+        }
+        let line = both(&words::next_line(level, lower));
+        let _ = write!(out, "<p class=\"lower\">{line}</p>\n{}", missing_list(&lower.missing));
     }
     out.push_str("</div>\n");
+    out
+}
+
+/// What speaks against a level, case by case; what was merely not asked, by its families.
+fn missing_list(missing: &[Missing]) -> String {
+    let is_open = |m: &&Missing| matches!(m.kind, MissingKind::NotAsked | MissingKind::NoCases);
+    let (open, against): (Vec<&Missing>, Vec<&Missing>) = missing.iter().partition(is_open);
+    let item = |m: &&Missing| format!("<li>{}</li>", both(&words::missing(m)));
+    let (first, more) = against.split_at(against.len().min(SHOWN));
+    let mut out = String::new();
+    if !first.is_empty() {
+        let _ = writeln!(out, "<ul>{}</ul>", first.iter().map(item).collect::<String>());
+    }
+    if !more.is_empty() {
+        let n = count(more.len() as u64);
+        let summary = both(&say(format!("{n} more"), format!("另有 {n} 项")));
+        let items: String = more.iter().take(MISSING).map(item).collect();
+        let tail = left_out(more.len(), MISSING);
+        let _ = writeln!(out, "<details class=\"plain\"><summary>{summary}</summary><div><ul>{items}</ul>{tail}</div></details>");
+    }
+    if !open.is_empty() {
+        let summary = t("Not asked, by family: cases", "未测试的用例族与用例数");
+        let family = |m: &&Missing| {
+            let what = markup(&clipped(m.what.strip_prefix("op/").unwrap_or(&m.what), 80));
+            format!("<span class=\"keep\">{what}&#160;{}</span>", m.count)
+        };
+        let families: Vec<String> = open.iter().take(MISSING * 4).map(family).collect();
+        let tail = left_out(open.len(), MISSING * 4);
+        let _ = writeln!(
+            out,
+            "<details class=\"plain\"><summary>{summary}</summary><div class=\"mono small\">{}{tail}</div></details>",
+            families.join(", ")
+        );
+    }
     out
 }
 
@@ -161,24 +194,23 @@ type Figure = (Said, String, String);
 fn key_figures(report: &Report) -> String {
     let mut figures: Vec<Figure> = Vec::new();
     if let Some(run) = &report.check {
-        let counts = &run.counts;
+        let of = |status| count_of(run, status);
         let walked = both(&say(
             format!("of {} walked", count(run.records.len() as u64)),
             format!("/ 已执行 {}", count(run.records.len() as u64)),
         ));
-        figures.push((say("cases passed", "通过的用例"), count(counts.passed as u64), walked));
-        figures.push((say("cases failed", "失败的用例"), count(counts.failed as u64), String::new()));
-        let expected = match counts.expected_failures {
+        figures.push((say("cases passed", "通过的用例"), count(of(Status::Passed) as u64), walked));
+        figures.push((say("cases failed", "失败的用例"), count(of(Status::Failed) as u64), String::new()));
+        let expected = match of(Status::ExpectedFailure) {
             0 => String::new(),
             n => both(&say(format!("+ {} expected failures", count(n as u64)), format!("+ 预期失败 {}", count(n as u64)))),
         };
-        figures.push((say("cases not run by the device", "设备不支持的用例"), count(counts.unsupported as u64), expected));
+        figures.push((say("cases not run by the device", "设备不支持的用例"), count(of(Status::Unsupported) as u64), expected));
         if let Some((record, measured)) = largest_margins(run, 1).first() {
-            let family = own(super::super::digest::family_of(&record.id));
+            let family = own(family_of(&record.id));
             let share = measured.margin.map_or("∞".into(), percent);
             figures.push((say("largest error, share of its limit", "最大误差占限值的比例"), share, family));
         }
-        debug_assert!(run.of(Status::Passed).count() == counts.passed || run.schema.is_empty());
     }
     figures.extend(speed_figures(report));
     if figures.is_empty() {
