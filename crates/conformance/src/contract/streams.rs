@@ -14,6 +14,7 @@ pub(crate) const CLAUSES: &[Clause] = &[
     Clause { id: "device/streams/uploaded_bytes_may_be_reused_at_once", depth: Depth::Smoke, run: reused },
     Clause { id: "device/streams/many_exist_at_once", depth: Depth::Standard, run: many },
     Clause { id: "device/streams/two_do_not_disturb_each_other", depth: Depth::Standard, run: two },
+    Clause { id: "device/streams/a_sync_ends_with_its_work_done", depth: Depth::Smoke, run: synced },
     Clause { id: "device/streams/a_sync_is_for_its_own_stream", depth: Depth::Standard, run: own_sync },
 ];
 
@@ -120,6 +121,26 @@ fn two(subject: &Subject) -> Held {
     let want = |salt: u8| (0..STEPS).map(|i| (i as u8) ^ salt).collect::<Vec<u8>>();
     scene.expect(&trails[0], &want(0x00), "the chain of one stream")?;
     same(&read(&mut *other, &trails[1])?, &want(0x55), "the chain of the other stream")
+}
+
+/// What was asked for before a sync is done when it ends: its events are reached, and whoever looks sees it.
+fn synced(subject: &Subject) -> Held {
+    let mut scene = Scene::new(subject)?;
+    let mut other = scene.device.stream()?;
+    let busy = Busy::new(&*scene.device)?;
+    let target = scene.alloc(3000)?;
+    for round in 0..12 {
+        let data = pattern(round, 3000);
+        let source = scene.holding(&data)?;
+        let event = scene.device.event()?;
+        busy.queue(&mut *scene.stream)?;
+        scene.stream.copy(&target, &source)?;
+        scene.stream.record(&*event)?;
+        scene.done()?;
+        super::ensure(event.is_reached()?, || "a sync has ended, and an event before it is not reached".into())?;
+        same(&read(&mut *other, &target)?, &data, &format!("round {round}: what another stream sees after a sync"))?;
+    }
+    Ok(())
 }
 
 /// A stream that fails or waits is no concern of another's sync.

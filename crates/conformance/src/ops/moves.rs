@@ -253,6 +253,8 @@ const TRANSPOSE_WALK: &[(Depth, &str)] = &[
         Depth::Standard,
         "depth=2,rows=6,cols=18,perm={021,3210},layout={gapped,transposed},out_layout={plain,transposed}",
     ),
+    // A cube, in which the inverse of a permutation has the right shape.
+    (Depth::Standard, "depth=5,rows=5,cols=5,perm={021,102,201,120,210}"),
     (Depth::Standard, "depth=1,rows=1,cols={32769,65537},perm=10"),
     (Depth::Standard, "depth=1,rows=65537,cols=1,perm=10"),
     (Depth::Standard, "depth={1,9},rows=12,cols={64,128},perm={102,0213}"),
