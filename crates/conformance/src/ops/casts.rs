@@ -206,7 +206,8 @@ fn cast(make: &mut Make, p: &Point) -> Result<Trial> {
     } else {
         let (desc, _) = make.tensor(&shape)?;
         let held = desc.bytes()? / from.block_bytes();
-        let pick = |i: usize| if i % 4 == 0 { NOTABLE[make.rng.below(NOTABLE.len())] } else { near_border(make, to) };
+        let pick =
+            |i: usize| if i.is_multiple_of(4) { NOTABLE[make.rng.below(NOTABLE.len())] } else { near_border(make, to) };
         let data: Vec<f64> = (0..held).map(pick).collect();
         (desc, to_bytes(from, &data))
     };

@@ -88,7 +88,7 @@ fn ids(make: &mut Make, p: &Point, dtype: DType, shape: &[usize], layout: &str) 
         let inside = make.rng.below(rows) as f64;
         data.push(match p.word("range") {
             "outside" if wide > 0.0 && i % 16 == 7 => wide + inside,
-            "outside" if rows == 0 || i % 2 == 0 => outside[make.rng.below(outside.len())],
+            "outside" if rows == 0 || i.is_multiple_of(2) => outside[make.rng.below(outside.len())],
             _ => inside,
         });
     }

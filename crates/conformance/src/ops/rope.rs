@@ -84,7 +84,7 @@ fn positions(make: &mut Make, p: &Point) -> Result<Data> {
         "rising" => (i % rows) as f64,
         "last" => (rows - 1 - make.rng.below(rows.min(2))) as f64,
         "outside" if wide > 0.0 && i % 4 == 3 => wide + make.rng.below(rows) as f64,
-        "outside" if i % 2 == 0 => outside[make.rng.below(outside.len())],
+        "outside" if i.is_multiple_of(2) => outside[make.rng.below(outside.len())],
         _ => make.rng.below(rows) as f64,
     };
     let data: Vec<f64> = (0..desc.bytes()? / dtype.block_bytes()).map(position).collect();
