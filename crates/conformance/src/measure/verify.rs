@@ -42,9 +42,9 @@ pub(crate) fn verify(device: &Arc<dyn Device>, work: &Work, stage: &Stage, clock
     let pieces = stage.pieces();
     for sample in &work.samples {
         let trial = work.trial(sample)?;
-        let mut golden = trial.golden(act)?;
+        let mut golden = Arc::new(trial.golden(act)?);
         if !pieces.is_empty() {
-            golden = widened(&golden, &trial.build()?, &pieces)?;
+            golden = widened(golden, work.op.kind(), pieces.iter().copied());
         }
         let mut got = Vec::with_capacity(descs.len());
         for ((desc, bytes), axes) in descs.iter().zip(&results).zip(&sample.outputs) {

@@ -142,6 +142,7 @@ const PAGED_WALK: &[(Depth, &str)] = &[
     (Depth::Standard, "queries={1,9},keys=18,kv={1,2},gqa=@gqa,d=20,block=7"),
     (Depth::Standard, "queries=5,keys=18,kv=1,gqa=2,d=@heads,block=16,pages={token_head,head_token}"),
     (Depth::Standard, "queries=5,keys=18,kv=1,gqa={1,16},d={192,576},dv={128,512},block=16"),
+    (Depth::Standard, "queries=5,keys=18,kv=4,gqa=2,d=20,block=4,pages={token_head,head_token},batch=mixed"),
     (Depth::Standard, "queries={0,1,2,7,20},keys={0,1,2,7,20},kv=2,gqa=2,d=24,block=4,batch={mixed,empty}"),
     (Depth::Standard, "queries=9,keys=40,kv=2,gqa=2,d=24,block=7,window={1,8,31,40,41,1000},causal={yes,no}"),
     (
@@ -211,6 +212,11 @@ const DECODE_WALK: &[(Depth, &str)] = &[
     (Depth::Standard, "keys=18,kv={1,2,3},gqa=@gqa,d=20,block=7,batch=mixed"),
     (Depth::Standard, "keys=40,kv=1,gqa=2,d=@heads,block=16,pages={token_head,head_token}"),
     (Depth::Standard, "keys=40,kv=1,gqa={1,16},d={192,576},dv={128,512},block=16"),
+    // As many heads as tokens in a block: nothing but the layout tells them apart.
+    (
+        Depth::Standard,
+        "keys=18,kv={4,7},gqa=2,d=20,block={4,7},pages={token_head,head_token},batch=mixed,cache={same,i8}",
+    ),
     (Depth::Standard, "keys={1,20},kv=2,gqa=2,d={1,7,33},dv={0,1,24},block=4"),
     (Depth::Standard, "keys={0,5},kv=2,gqa=2,d=24,block=4,batch={one,mixed,many,none},sinks={none,same}"),
     (Depth::Standard, "keys=70,kv=2,gqa=3,d=24,block=16,batch=many"),

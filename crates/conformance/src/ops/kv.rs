@@ -47,7 +47,8 @@ const WALK: &[(Depth, &str)] = &[
     (Depth::Smoke, "tokens={1,5,33},heads=2,d=64,block=16,spare=2"),
     (Depth::Smoke, "tokens=7,heads=3,d=20,block=16,spare=1,slots={in_order,some_skipped}"),
     (Depth::Standard, "tokens=@edges,heads=2,d=16,block=16,spare=1"),
-    (Depth::Standard, "tokens={1,17},heads={1,2,8},d=@heads,block=16,spare=1"),
+    (Depth::Standard, "tokens={1,5},heads=2,d=@heads,block=16,spare=1"),
+    (Depth::Standard, "tokens={1,17},heads={1,8},d=20,block=16,spare=1"),
     (Depth::Standard, "tokens={1,40},heads=2,d=24,block={1,7,16,32,128},spare=2,pages={token_head,head_token}"),
     (Depth::Standard, "tokens={1,19},heads={1,3},d=24,dv={16,40},block=16,spare=1,pages={token_head,head_token}"),
     (
@@ -61,6 +62,12 @@ const WALK: &[(Depth, &str)] = &[
     (
         Depth::Standard,
         "tokens=9,heads=2,d=40,block=7,spare=1,slots={in_order,last,some_skipped,all_skipped},cache={same,i8,f8_e4m3},pages={token_head,head_token},index={i32,i64}",
+    ),
+    // As many heads as tokens in a block: nothing but the layout tells them apart.
+    (Depth::Standard, "tokens=9,heads={4,7},d=20,block={4,7},spare=1,cache={same,i8},pages={token_head,head_token}"),
+    (
+        Depth::Standard,
+        "tokens={1,19},heads=3,d=33,block=16,spare=1,cache={i8,f8_e4m3},scaled=yes,fill=ties,pages={token_head,head_token}",
     ),
     (Depth::Standard, "tokens=0,heads=2,d=8,block=16,spare={0,2},cache={same,i8},index={i32,i64}"),
     (
