@@ -4,7 +4,7 @@
 //! - A [`Form`] is a pure function of a report: JSON, JUnit XML, Markdown, the support matrix as CSV, one HTML page.
 //!
 //! Modules, from ground to roof: `suite`, `facts`, `levels`, `digest`, `show`, `words`; `csv`, `html`, `json`,
-//! `junit` and `markdown`; `forms`.
+//! `junit` and `markdown`; `forms`; `diff`.
 
 pub mod suite;
 
@@ -26,6 +26,9 @@ pub mod markdown;
 
 pub mod forms;
 
+pub mod diff;
+
+pub use diff::{Change, ChangeKind, Comparison, diff};
 pub use facts::{AccountLine, Greedy, Mode, ModelPoint, ModelRun, Path, Report, Step, StepOutcome};
 pub use forms::{Form, save};
 pub use json::{ReadError, read};

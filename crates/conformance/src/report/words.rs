@@ -245,12 +245,12 @@ pub fn headline(verdict: &Verdict) -> Said {
     }
 }
 
-/// What stands between the device and its next level in one dtype, in one line.
-pub fn next_line(next: Level, closest: &InDtype) -> Said {
+/// What stands between the device and its next level in dtypes that lack the same, in one line.
+pub fn next_line(next: Level, closest: &InDtype, dtypes: &[&str]) -> Said {
     let name = level(next);
     let (en_in, zh_in) = match closest.dtype.is_empty() {
         true => (String::new(), String::new()),
-        false => (format!(" in {}", closest.dtype), format!("（{}）", closest.dtype)),
+        false => (format!(" in {}", joined(dtypes)), format!("（{}）", dtypes.join("、"))),
     };
     let of = |wanted: &[MissingKind]| {
         let found = closest.missing.iter().filter(|m| wanted.contains(&m.kind));

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::profile::Profile;
 use crate::run::Run;
 use crate::verdict::{Record, Status};
 
@@ -11,6 +12,7 @@ use super::super::digest::{
 use super::super::facts::Report;
 use super::super::levels::ACTIVATIONS;
 use super::super::show::{clipped, count, markup, number, percent};
+use super::super::suite::dtype_rank;
 use super::super::words::{self, say};
 use super::{FAILURES, LISTED, both, left_out, own, section, t, table};
 
@@ -34,8 +36,9 @@ pub(super) fn matrix_section(report: &Report) -> String {
         let _ = write!(body, "<span role=\"columnheader\">{dtype}</span>");
     }
     let _ = write!(body, "<span role=\"columnheader\">{}</span></div>\n", t("other dtypes and formats", "其他类型与格式"));
+    let operators = joined(rows.iter().filter(|r| kind(r).is_empty()));
     let mut tier = None;
-    for row in rows.iter().filter(|r| kind(r).is_empty()).take(ROWS) {
+    for row in operators.iter().take(ROWS) {
         if tier != Some(&row.tier) {
             tier = Some(&row.tier);
             let said = match row.tier.as_str() {
@@ -90,6 +93,23 @@ fn legend() -> String {
     out
 }
 
+/// The rows of operators by profile, those of an operator's families in one row where no dtype is in two of them.
+fn joined<'a>(rows: impl Iterator<Item = &'a Row>) -> Vec<Row> {
+    let mut joined: Vec<Row> = Vec::new();
+    for row in rows {
+        let operator = row.name.split('.').next().unwrap_or_default();
+        let is_free = |r: &&mut Row| r.name == operator && row.cells.iter().all(|(d, _)| r.cell(d).is_none());
+        match joined.iter_mut().find(is_free) {
+            Some(whole) => whole.cells.extend(row.cells.iter().cloned()),
+            None => joined.push(row.clone()),
+        }
+    }
+    let rank = |tier: &str| Profile::ALL.iter().position(|p| p.name() == tier).unwrap_or(usize::MAX);
+    joined.sort_by_key(|r| rank(&r.tier));
+    joined.iter_mut().for_each(|r| r.cells.sort_by_key(|(dtype, _)| dtype_rank(dtype)));
+    joined
+}
+
 /// `device` and `refuse` for rows that have no dtypes; else empty.
 fn kind(row: &Row) -> &str {
     row.name.split_once('/').map_or("", |(kind, _)| kind)
@@ -128,11 +148,20 @@ fn matrix_row(row: &Row) -> String {
     }
     out.push_str("<span class=\"more\" role=\"cell\">");
     let others = || row.cells.iter().filter(|(d, _)| !d.is_empty() && !ACTIVATIONS.contains(&d.as_str()));
-    for (dtype, cell) in others().take(FORMATS) {
-        out.push_str(&chip(&row.name, dtype, cell, true));
+    let asked: Vec<_> = others().filter(|(_, cell)| cell.walked() > 0).collect();
+    asked.iter().take(FORMATS).for_each(|(dtype, cell)| out.push_str(&chip(&row.name, dtype, cell, true)));
+    if asked.len() > FORMATS {
+        let _ = write!(out, "<span class=\"soft small\">+{}</span>", asked.len() - FORMATS);
     }
-    if others().count() > FORMATS {
-        let _ = write!(out, "<span class=\"soft small\">+{}</span>", others().count() - FORMATS);
+    let idle: Vec<&str> = others().filter(|(_, cell)| cell.walked() == 0).map(|(d, _)| d.as_str()).collect();
+    if !idle.is_empty() {
+        let (n, names) = (idle.len(), markup(&clipped(&idle.join(", "), 400)));
+        let said = both(&say(format!("{n} not asked"), format!("{n} 项未测试")));
+        let _ = write!(
+            out,
+            "<span class=\"has-tip\" tabindex=\"0\"><span class=\"chip asked-none\"><i>·</i>{said}</span>\
+             <span class=\"tip\" role=\"tooltip\">{names}</span></span>"
+        );
     }
     out.push_str("</span></div>\n");
     out

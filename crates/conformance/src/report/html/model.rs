@@ -42,7 +42,10 @@ fn run(model: &ModelRun) -> String {
     let some = |n: Option<u64>| n.map_or(String::new(), bytes);
     let limits = match model.limits_kind.is_empty() {
         true => String::new(),
-        false => format!("{}: {}", own(&model.limits_kind), own(&model.limits_source)),
+        false => {
+            let kind = if model.limits_kind == "declared" { t("declared", "标称") } else { t("measured", "实测") };
+            format!("{kind}: {}", own(&model.limits_source))
+        }
     };
     let mut out = facts(&[
         (say("model", "模型"), format!("{} {verified}", own(&model.name))),
@@ -177,7 +180,7 @@ fn account(lines: &[AccountLine]) -> String {
                 (false, false) => format!("{} ({})", l.into.join(" + "), l.kernels.join(", ")),
             };
             vec![
-                format!("<span class=\"mono\">{}</span>", markup(&clipped(&l.op, 80))),
+                format!("<span class=\"mono keep\">{}</span>", markup(&clipped(&l.op, 40))),
                 format!("<span class=\"chip {class}\"><i>{letter}</i>{}</span>", both(&words::path(l.path))),
                 count(l.count as u64),
                 format!("<span class=\"mono\">{}</span>", markup(&clipped(&kernels, 300))),
