@@ -8,8 +8,10 @@ use crate::exit::TABLE;
 
 mod bench_ops;
 
+mod adapt;
 mod bench;
 
+pub(crate) use adapt::Adapt;
 pub(crate) use bench::{Bench, BenchModel};
 pub(crate) use bench_ops::BenchOps;
 
@@ -45,6 +47,9 @@ pub(crate) enum Command {
     /// Measure what a device makes of a model.
     #[command(subcommand)]
     Bench(Bench),
+    /// Find out everything about a device, unattended, and write a report: conformance, contract, speeds, a model's run, verdict.
+    #[command(after_help = TABLE)]
+    Adapt(Adapt),
     /// Hold a device to the conformance suite.
     #[command(after_help = TABLE)]
     Check(Check),

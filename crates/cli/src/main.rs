@@ -24,6 +24,8 @@ mod devices;
 mod plan;
 mod run;
 
+mod adapt;
+
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
             Command::Compare(args) => compare::compare(args, out),
             Command::Bench(Bench::Model(args)) => bench_model::model(args, out),
             Command::Bench(Bench::Ops(args)) => bench_ops::ops(args, out),
+            Command::Adapt(args) => adapt::adapt(args, out),
             Command::Check(args) => check::check(args, out),
             Command::Plan(args) => plan::plan(args, out),
         }

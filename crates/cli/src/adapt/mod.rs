@@ -1,0 +1,247 @@
+//! `qiao adapt`: everything that a report says about a device, unattended.
+//!
+//! Each step leaves its result in the report's folder before the next begins, so that a run that was cut off goes on where it
+//! stopped. Speeds and the model are measured by this program in a process of their own: a backend that ends it costs a step.
+
+mod model;
+mod steps;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use qiao_conformance::measure::OpsBench;
+use qiao_conformance::report::{self, Mode, Report, Step, Verdict};
+use qiao_conformance::{
+    DeviceFacts, Executor, Expectations, Platform, Profile, Run, Selection, run, run::not_present, save,
+};
+
+use crate::args::Adapt;
+use crate::check::{bar, step, worker_for};
+use crate::exit::{Exit, Usage};
+use crate::interrupt;
+use crate::load::present;
+use crate::terminal::tell_line;
+
+use model::ModelStep;
+use steps::Steps;
+
+pub(crate) fn adapt(args: &Adapt, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    if let Some(file) = &args.model_step {
+        return model::step(args, file);
+    }
+    if let Err(absent) = present(&args.device) {
+        let report = Report::of_run(not_present(&args.device, Profile::Smoke, &absent.to_string()));
+        write_forms(&report, &args.report)?;
+        return Err(absent);
+    }
+    let expectations = expectations(args)?;
+    let _patient = interrupt::Patient::new();
+    let start = Instant::now();
+    let mode = if args.full { Mode::Full } else { Mode::Quick };
+    let mut steps = Steps::open(args, mode)?;
+    let mut report = Report::new(mode, Platform::here(), DeviceFacts::default());
+    check(args, expectations, &mut steps, &mut report)?;
+    speeds(args, &mut steps, &mut report)?;
+    the_model(args, &mut steps, &mut report)?;
+    report.seconds = start.elapsed().as_secs_f64();
+    let files = write_forms(&report, &args.report)?;
+    if interrupt::pressed() {
+        tell_line("interrupted; the same command goes on where this one stopped");
+        return Ok(Exit::Interrupted);
+    }
+    steps.close()?;
+    write!(out, "{}", summary(&report, &files))?;
+    Ok(if is_good(&report) { Exit::Ok } else { Exit::Failure })
+}
+
+fn expectations(args: &Adapt) -> anyhow::Result<Expectations> {
+    let Some(path) = &args.expectations else { return Ok(Expectations::default()) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Usage(format!("expectations file {} can't be read: {e}", path.display())))?;
+    Ok(Expectations::parse(&text).map_err(|e| Usage(format!("{}: {e}", path.display())))?)
+}
+
+/// The conformance run.
+fn check(args: &Adapt, expectations: Expectations, steps: &mut Steps, report: &mut Report) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let profile = if args.full { Profile::Full } else { Profile::LlmServing };
+    let run = match steps.done::<Run>(Step::CHECK) {
+        Some(run) => run,
+        None => {
+            let mut selection = Selection::new(profile);
+            selection.seed = args.seed;
+            selection.expectations = expectations;
+            selection.replays = Some(args.report.join("replays"));
+            selection.journal = Some(args.report.join("check.journal"));
+            let count = selection.cases().len();
+            steps.tell(&format!("conformance: {count} cases of profile {profile}"));
+            let shown = bar(count as u64);
+            let mut on = Executor::Worker(worker_for(&args.device, Duration::from_secs_f64(args.timeout))?);
+            let run = run(&selection, &mut on, |progress| step(&shown, &progress));
+            shown.finish_and_clear();
+            let run = run?;
+            if !run.interrupted {
+                steps.keep(Step::CHECK, &run)?;
+            }
+            run
+        }
+    };
+    report.platform = run.platform.clone();
+    report.device = run.device.clone();
+    report.steps.push(Step::done(Step::OPEN, 0.0));
+    report.steps.push(match run.interrupted {
+        true => Step::broken(Step::CHECK, "stopped before its last case", begun.elapsed().as_secs_f64()),
+        false => Step::done(Step::CHECK, run.seconds),
+    });
+    report.check = Some(run);
+    Ok(())
+}
+
+/// The speeds of operators, and the device's limits.
+fn speeds(args: &Adapt, steps: &mut Steps, report: &mut Report) -> anyhow::Result<()> {
+    let file = args.report.join("bench.json");
+    let set = if args.full { "--full" } else { "--quick" };
+    let bench =
+        ["bench", "ops", "--device", &args.device, set, "--json", &file.display().to_string()].map(String::from);
+    let what = "speeds of operators, beside the limits of the device";
+    if let Some(bench) = child::<OpsBench>(steps, report, Step::BENCH, what, &bench, &file)? {
+        let peaks = serde_json::json!({
+            "bytes_per_s": bench.measured.bytes_per_s,
+            "ops_per_s": bench.measured.ops_per_s.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
+            "source": bench.measured.source,
+            "measured": true,
+        });
+        save::whole(&peaks_file(args), peaks.to_string().as_bytes())?;
+        report.bench = Some(bench);
+    }
+    Ok(())
+}
+
+fn peaks_file(args: &Adapt) -> PathBuf {
+    args.report.join("peaks.json")
+}
+
+/// The model: how its operators run on the device, what it says, and how fast.
+fn the_model(args: &Adapt, steps: &mut Steps, report: &mut Report) -> anyhow::Result<()> {
+    let file = args.report.join("model.json");
+    let mut command = vec!["adapt".to_string(), "--device".into(), args.device.clone()];
+    if args.full {
+        command.push("--full".into());
+    }
+    if let Some(model) = &args.model {
+        command.extend(["--model".into(), model.display().to_string()]);
+    }
+    if peaks_file(args).exists() {
+        command.extend(["--peaks".into(), peaks_file(args).display().to_string()]);
+    }
+    command.extend(["--model-step".into(), file.display().to_string()]);
+    let what = match &args.model {
+        Some(model) => format!("the model {}", model.display()),
+        None => "the embedded demo model".into(),
+    };
+    if let Some(step) = child::<ModelStep>(steps, report, Step::MODEL, &what, &command, &file)? {
+        report.account = step.account;
+        report.model = Some(step.model);
+    }
+    Ok(())
+}
+
+/// Runs a step as this program in a process of its own, which leaves its result in a file.
+fn child<T: serde::de::DeserializeOwned + serde::Serialize>(
+    steps: &mut Steps,
+    report: &mut Report,
+    name: &str,
+    what: &str,
+    arguments: &[String],
+    file: &Path,
+) -> anyhow::Result<Option<T>> {
+    if interrupt::pressed() {
+        report.steps.push(Step::skipped(name, "the run was interrupted before it"));
+        return Ok(None);
+    }
+    if let Some(done) = steps.done::<(f64, T)>(name) {
+        report.steps.push(Step::done(name, done.0));
+        return Ok(Some(done.1));
+    }
+    steps.tell(what);
+    let begun = Instant::now();
+    // What an earlier run left must not be taken for this one's.
+    let _ = std::fs::remove_file(file);
+    let status =
+        Command::new(std::env::current_exe()?).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).status()?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let read = std::fs::read_to_string(file).ok().and_then(|text| serde_json::from_str::<T>(&text).ok());
+    let _ = std::fs::remove_file(file);
+    if interrupt::pressed() {
+        report.steps.push(Step::broken(name, "interrupted", seconds));
+        return Ok(read);
+    }
+    match read {
+        Some(read) => {
+            let pair = (seconds, read);
+            steps.keep(name, &pair)?;
+            report.steps.push(Step::done(name, seconds));
+            Ok(Some(pair.1))
+        }
+        None => {
+            report.steps.push(Step::broken(name, format!("it left no result; {status}"), seconds));
+            Ok(None)
+        }
+    }
+}
+
+/// Writes the report in every form; what was written.
+fn write_forms(report: &Report, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    report::save(report, folder)
+        .map_err(|e| anyhow::anyhow!("the report can't be written to {}: {e}; give another --report", folder.display()))
+}
+
+/// Whether nothing speaks against the device in what was asked.
+fn is_good(report: &Report) -> bool {
+    let check = report.check.as_ref().is_some_and(Run::passes);
+    let bench = report.bench.as_ref().is_some_and(|b| b.figures.iter().all(|f| f.failure.is_none()));
+    let model = report.model.as_ref().is_some_and(|m| m.verified);
+    let steps = report.steps.iter().all(|s| s.outcome == report::StepOutcome::Done);
+    check && bench && model && steps
+}
+
+/// What a reader must know at once, and where the rest is.
+fn summary(report: &Report, files: &[PathBuf]) -> String {
+    let verdict = Verdict::of(report);
+    let mut text = format!(
+        "{}  {}\n{}\n",
+        report.device.opened_as,
+        report.device.name,
+        report::words::headline(&verdict).text(report::Language::English)
+    );
+    if let Some(next) = verdict.next() {
+        text.push_str(&format!("{}\n", report::words::next_line(next).text(report::Language::English)));
+    }
+    if let Some(run) = &report.check {
+        let c = &run.counts;
+        text.push_str(&format!(
+            "conformance: {} passed, {} failed, {} unsupported, {} failed as expected\n",
+            c.passed, c.failed, c.unsupported, c.expected_failures
+        ));
+    }
+    if let Some(bench) = &report.bench {
+        let wrong = bench.figures.iter().filter(|f| f.failure.is_some()).count();
+        let right = bench.figures.iter().filter(|f| f.verified).count();
+        text.push_str(&format!(
+            "operators: {right} shapes measured and verified, {wrong} wrong; limit measured: {:.1} GB/s\n",
+            bench.measured.bytes_per_s / 1e9
+        ));
+    }
+    if let Some(model) = &report.model {
+        let rate = model.points.first().and_then(|p| p.decode_tokens_per_s);
+        let rate = rate.map_or(String::new(), |r| format!(", decode {:.1} tokens/s", r.p50));
+        let right = if model.verified { "verified" } else { "NOT verified" };
+        text.push_str(&format!("model: {} in {}{rate}, {right}\n", model.name, model.compute_dtype));
+    }
+    for file in files {
+        text.push_str(&format!("    {}\n", file.display()));
+    }
+    text
+}

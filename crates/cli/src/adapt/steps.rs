@@ -1,0 +1,77 @@
+//! Steps that are done, kept in the report's folder until all are.
+
+use std::path::PathBuf;
+
+use qiao_conformance::report::Mode;
+use qiao_conformance::save;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::args::Adapt;
+use crate::terminal::tell_line;
+
+/// Steps in all.
+const ALL: usize = 3;
+
+/// The steps of one run.
+pub(crate) struct Steps {
+    file: PathBuf,
+    /// What must be equal for steps to be of the same run.
+    head: Value,
+    kept: serde_json::Map<String, Value>,
+    told: usize,
+}
+
+impl Steps {
+    /// What is left of a run that was cut off, if it was the same one.
+    pub(crate) fn open(args: &Adapt, mode: Mode) -> anyhow::Result<Steps> {
+        let head = json!({
+            "qiao": env!("CARGO_PKG_VERSION"),
+            "device": args.device,
+            "model": args.model,
+            "mode": mode,
+            "seed": args.seed,
+            "expectations": args.expectations.as_ref().and_then(|p| std::fs::read_to_string(p).ok()),
+            "timeout": args.timeout,
+        });
+        let file = args.report.join("steps.json");
+        std::fs::create_dir_all(&args.report)
+            .map_err(|e| anyhow::anyhow!("{} can't be made: {e}; give another --report", args.report.display()))?;
+        let old: Option<Value> = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let kept = old.filter(|old| old["head"] == head).and_then(|old| old["steps"].as_object().cloned());
+        if kept.as_ref().is_some_and(|k| !k.is_empty()) {
+            tell_line(&format!("going on with the run that {} began", file.display()));
+        }
+        Ok(Steps { file, head, kept: kept.unwrap_or_default(), told: 0 })
+    }
+
+    /// The result of a step that is done.
+    pub(crate) fn done<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        let done = serde_json::from_value(self.kept.get(name)?.clone()).ok()?;
+        self.told += 1;
+        Some(done)
+    }
+
+    /// Keeps the result of a step.
+    pub(crate) fn keep(&mut self, name: &str, result: &impl Serialize) -> anyhow::Result<()> {
+        self.kept.insert(name.into(), serde_json::to_value(result)?);
+        let text = json!({ "head": self.head, "steps": self.kept }).to_string();
+        save::whole(&self.file, text.as_bytes())
+            .map_err(|e| anyhow::anyhow!("{} can't be written: {e}; free some room", self.file.display()))
+    }
+
+    /// Says which step begins.
+    pub(crate) fn tell(&mut self, what: &str) {
+        self.told += 1;
+        tell_line(&format!("[{}/{ALL}] {what}", self.told));
+    }
+
+    /// Ends the run: it has nothing to go on with.
+    pub(crate) fn close(self) -> anyhow::Result<()> {
+        if self.file.exists() {
+            std::fs::remove_file(&self.file)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,39 @@
+//! The command line of `qiao adapt`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+#[derive(Clone, Args)]
+pub(crate) struct Adapt {
+    /// The device, as 'qiao devices' names it.
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    pub(crate) device: String,
+    /// The checkpoint directory of the model that is run; without it, the embedded demo model.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Where the report goes: report.html, report.json, report.md, junit.xml, support.csv and replay files.
+    #[arg(long, value_name = "DIR", default_value = "qiao-report")]
+    pub(crate) report: PathBuf,
+    /// What fits into two minutes on a laptop. The default.
+    #[arg(long, conflicts_with = "full")]
+    pub(crate) quick: bool,
+    /// Everything: every case of every profile, operators of several models, long contexts. Takes an hour and more.
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// Data follow from the seed.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Failures that are expected, one 'glob = reason' a line. One that passes fails the run.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) expectations: Option<PathBuf>,
+    /// Seconds after which a case that does not answer is a failed one.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, value_parser = super::positive)]
+    pub(crate) timeout: f64,
+    /// Run the model alone and write what it gave into this file.
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub(crate) model_step: Option<PathBuf>,
+    /// The limits that the model's run is stated against.
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub(crate) peaks: Option<PathBuf>,
+}
