@@ -179,9 +179,9 @@ fn near_border(make: &mut Make, to: DType) -> f64 {
     (at + part * round::ulp(to, at)) * (1.0 + beside)
 }
 
-/// Puts NaNs that chance seldom makes first: one whose lowest bit alone is set, which is ∞ where it is cut off, and one of
-/// all bits, which a rounding carries into the sign; of either sign.
-fn rare_nans(dtype: DType, bytes: &mut [u8]) {
+/// Puts codes that chance seldom makes first: −0; a NaN whose lowest bit alone is set, which is ∞ where it is cut off, and
+/// one of all bits, which a rounding carries into the sign; of either sign.
+pub(super) fn rare_codes(dtype: DType, bytes: &mut [u8]) {
     let infinity: u64 = match dtype {
         DType::F64 => 0x7ff0 << 48,
         DType::F32 => 0x7f80 << 16,
@@ -191,7 +191,7 @@ fn rare_nans(dtype: DType, bytes: &mut [u8]) {
     };
     let size = dtype.block_bytes();
     let sign = 1u64 << (8 * size - 1);
-    let codes = [infinity | 1, sign - 1, sign | infinity | 1, sign | (sign - 1)];
+    let codes = [sign, infinity | 1, sign - 1, sign | infinity | 1, sign | (sign - 1)];
     for (element, code) in bytes.chunks_exact_mut(size).zip(codes) {
         element.copy_from_slice(&code.to_le_bytes()[..size]);
     }
@@ -201,7 +201,7 @@ fn cast(make: &mut Make, p: &Point) -> Result<Trial> {
     let (shape, from, to) = (shape(p), make.dtype, target(p));
     let x = if p.word("data") == "codes" {
         let (desc, mut bytes) = make.bits(from, &shape)?;
-        rare_nans(from, &mut bytes);
+        rare_codes(from, &mut bytes);
         (desc, bytes)
     } else {
         let (desc, _) = make.tensor(&shape)?;

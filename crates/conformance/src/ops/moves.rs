@@ -3,6 +3,7 @@
 use qiao_core::{ConcatAttrs, DType, NoAttrs, Op, OpKind, Perm, Result, SliceAttrs, SplitAttrs, TransposeAttrs};
 use qiao_reference::Trial;
 
+use super::casts::rare_codes;
 use crate::family::{Depth, FLOATS, Family, with};
 use crate::make::{Data, LAYOUT, Make, OUT_LAYOUT, RANK, placed, shape};
 use crate::point::{Param, Point, size, size_from, word};
@@ -261,9 +262,12 @@ const TRANSPOSE_WALK: &[(Depth, &str)] = &[
     (Depth::Full, "depth=1,rows={1024,1031},cols={1024,4099},perm={10,021}"),
 ];
 
-/// An operand of random bits, or of numbers where the dtype is an activation's.
+/// An operand of random bits, or of numbers where the dtype is an activation's, and of what must not be lost on the way.
 fn operand(make: &mut Make, shape: &[usize]) -> Result<Data> {
-    if make.dtype.is_activation() { make.tensor(shape) } else { make.bits(make.dtype, shape) }
+    let (desc, mut bytes) =
+        if make.dtype.is_activation() { make.tensor(shape)? } else { make.bits(make.dtype, shape)? };
+    rare_codes(desc.dtype, &mut bytes);
+    Ok((desc, bytes))
 }
 
 /// The index of [`AXIS`] among the axes of a shape.
