@@ -1,6 +1,5 @@
 //! The run: limits first, then one operator after the other.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,7 +13,7 @@ use super::figures::{Figures, Limits, OpFigure, OpsBench, SCHEMA};
 use super::list::{Item, OpsSelection, items};
 use super::probe::probes;
 use super::source::Pools;
-use super::stage::{Eviction, Obstacle, Stage};
+use super::stage::{Eviction, Obstacle, Stage, guarded};
 use super::time::time;
 use super::verify::verify;
 use super::work::Work;
@@ -115,16 +114,11 @@ impl Runner<'_> {
     /// Measures one shape. A backend that panics fails the figure and no more.
     fn figure(&mut self, item: &Item) -> OpFigure {
         let mut figure = self.blank(item);
-        match catch_unwind(AssertUnwindSafe(|| self.attempt(item, &mut figure))) {
-            Ok(Ok(())) => {}
-            Ok(Err(Obstacle::Unsupported(why))) => figure.unsupported = Some(why),
-            Ok(Err(Obstacle::Memory(why))) => figure.skipped = Some(why),
-            Ok(Err(Obstacle::Failed(error))) => figure.failure = Some(error.to_string()),
-            Err(panic) => {
-                let text = panic.downcast_ref::<String>().cloned();
-                let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
-                figure.failure = Some(format!("the backend panicked: {}", text.unwrap_or_default()));
-            }
+        match guarded(|| self.attempt(item, &mut figure)) {
+            Ok(()) => {}
+            Err(Obstacle::Unsupported(why)) => figure.unsupported = Some(why),
+            Err(Obstacle::Memory(why)) => figure.skipped = Some(why),
+            Err(Obstacle::Failed(error)) => figure.failure = Some(error.to_string()),
         }
         figure
     }
@@ -151,13 +145,12 @@ impl Runner<'_> {
         figure.way = stage.way();
         figure.prepare = stage.planned;
         (figure.copies, figure.evicted) = (stage.rotation.copies, stage.rotation.evict && self.eviction.is_some());
-        let (budget, most) = (self.selection.set.budget(), self.selection.set.most());
+        let (budget, most) = (self.selection.set.budget(), self.selection.most);
         let laps = time(&stage, &mut clock, self.eviction.as_ref(), budget, most).map_err(Obstacle::Failed)?;
         figure.cold = laps.cold;
         if laps.warm.is_empty() {
-            let (took, most, set) = (laps.cold, most.as_secs_f64(), self.selection.set.name());
-            let why = format!("the first call took {took:.1} s; one execution of the {set} set may take {most:.1} s");
-            figure.skipped = Some(why);
+            let (took, most) = (laps.cold, most.as_secs_f64());
+            figure.skipped = Some(format!("the first call took {took:.1} s; one execution may take {most:.1} s"));
             return Ok(());
         }
         let of = |f: fn(&Lap) -> f64| Figures::from(Summary::of(&laps.warm.iter().map(f).collect::<Vec<_>>()));
@@ -173,11 +166,9 @@ impl Runner<'_> {
     /// Why a shape would take too long, where the measured limits tell.
     fn too_slow(&self, figure: &OpFigure, dtype: Option<DType>) -> Option<String> {
         let least = least(&self.measured, figure, dtype)?;
-        let most = self.selection.set.most().as_secs_f64();
-        let set = self.selection.set.name();
-        (least > most).then(|| {
-            format!("takes {least:.1} s at the measured limits; one execution of the {set} set may take {most:.1} s")
-        })
+        let most = self.selection.most.as_secs_f64();
+        let why = || format!("takes {least:.1} s at the measured limits; one execution may take {most:.1} s");
+        (least > most).then(why)
     }
 
     /// Rates at the median, and what they are of the limits.

@@ -42,8 +42,8 @@ impl Set {
         })
     }
 
-    /// How long one execution may take by the measured limits; what would take longer is skipped.
-    pub(crate) const fn most(self) -> Duration {
+    /// How long one execution may take; what takes longer is skipped.
+    pub const fn most(self) -> Duration {
         Duration::from_millis(match self {
             Set::Quick => 500,
             Set::Standard => 3000,
@@ -88,6 +88,8 @@ pub struct OpsSelection {
     pub opened_as: String,
     /// How long the probes of the limits take, about.
     pub probing: Duration,
+    /// How long one execution may take; what takes longer, or would by the measured limits, is skipped, with a record that says so.
+    pub most: Duration,
     /// How long the run may take; what comes later is skipped, with a record that says so.
     pub total: Duration,
 }
@@ -103,6 +105,7 @@ impl OpsSelection {
             seed: 1,
             opened_as: String::new(),
             probing: set.probing(),
+            most: set.most(),
             total: set.total(),
         }
     }

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use qiao_core::{Binding, DType, Device, Error, OpKind, Result};
+use qiao_core::{Binding, DType, Device, OpKind, Result};
 use qiao_layers::{Peaks, Provenance};
 use qiao_reference::data::Rng;
 
@@ -17,7 +17,7 @@ use super::figures::Probe;
 use super::products::Mnk;
 use super::shapes::Shape;
 use super::source::Pools;
-use super::stage::{Obstacle, Stage, free_bytes};
+use super::stage::{Obstacle, Stage, free_bytes, guarded};
 use super::verify::verify;
 
 /// What memory is read and written in, at most.
@@ -142,6 +142,7 @@ struct Prober<'a> {
 }
 
 /// What a probe ran: the fastest repetition in seconds, how many, and the work of one.
+#[derive(Default)]
 struct Ran {
     best: f64,
     count: usize,
@@ -159,33 +160,29 @@ impl Prober<'_> {
 
     /// Runs an operator until the time is used. `None` where the device does not run it.
     fn run(&mut self, shape: &Shape, time: Duration) -> Option<Ran> {
-        let work = shape.work(&mut self.pools, &mut Rng::new(1)).ok()?;
-        let mut clock = Clock::new(&**self.device).ok()?;
-        let failed =
-            |error: Error| Some(Ran { best: 0.0, count: 0, flops: 0, bytes: 0, failure: Some(error.to_string()) });
-        let stage = match Stage::new(self.device, &work, &mut clock, self.cache) {
-            Ok(stage) => stage,
-            Err(Obstacle::Unsupported(_) | Obstacle::Memory(_)) => return None,
-            Err(Obstacle::Failed(error)) => return failed(error),
-        };
+        match guarded(|| self.attempt(shape, time)) {
+            Ok(ran) => Some(ran),
+            Err(Obstacle::Unsupported(_) | Obstacle::Memory(_)) => None,
+            Err(Obstacle::Failed(error)) => Some(Ran { failure: Some(error.to_string()), ..Ran::default() }),
+        }
+    }
+
+    fn attempt(&mut self, shape: &Shape, time: Duration) -> Result<Ran, Obstacle> {
+        let work = shape.work(&mut self.pools, &mut Rng::new(1))?;
+        let mut clock = Clock::new(&**self.device)?;
+        let stage = Stage::new(self.device, &work, &mut clock, self.cache)?;
         let cost = work.cost(&stage.bound);
         let start = Instant::now();
         let (mut best, mut count) = (f64::INFINITY, 0);
         while count < 3 || start.elapsed() < time && count < 1000 {
-            match stage.lap(&mut clock, count) {
-                Ok(lap) => best = best.min(lap.judged()),
-                Err(error) => return failed(error),
-            }
+            best = best.min(stage.lap(&mut clock, count)?.judged());
             count += 1;
             if start.elapsed() > 4 * time {
                 break;
             }
         }
-        let failure = match verify(self.device, &work, &stage, &mut clock) {
-            Ok(verdict) => verdict.failure,
-            Err(error) => Some(error.to_string()),
-        };
-        Some(Ran { best, count, flops: cost.flops, bytes: cost.read.saturating_add(cost.written), failure })
+        let failure = verify(self.device, &work, &stage, &mut clock)?.failure;
+        Ok(Ran { best, count, flops: cost.flops, bytes: cost.read.saturating_add(cost.written), failure })
     }
 
     fn keep(&mut self, limit: &str, name: String, amount: u64, ran: &Ran) {

@@ -1,5 +1,6 @@
 //! An operator on a device, ready to be timed: its operands in several copies, so that caches hold none of them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,19 @@ impl From<Error> for Obstacle {
             error => Obstacle::Failed(error),
         }
     }
+}
+
+/// Runs what calls a backend. One that panics has failed, and no more.
+///
+/// # Errors
+/// Those of `run`, or the panic.
+pub(crate) fn guarded<T>(run: impl FnOnce() -> Result<T, Obstacle>) -> Result<T, Obstacle> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
+        let why = format!("panicked: {}", text.unwrap_or_else(|| "it said nothing".into()));
+        Err(Obstacle::Failed(Error::internal("the backend", why)))
+    })
 }
 
 /// An operator on a device, with operands in place.
