@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use qiao_core::{DType, Error, Result, Tier};
+use qiao_core::{DType, Error, KvLayout, Result, Tier};
 
 use crate::contract::Clause;
 use crate::family::{Depth, Family};
@@ -11,7 +11,7 @@ use crate::harness;
 use crate::point::Point;
 use crate::refusal::Refusal;
 use crate::subject::Subject;
-use crate::verdict::{Check, Failure, Outcome, Record};
+use crate::verdict::{Check, Failure, Outcome, Record, Status};
 
 /// One thing that a device is held to.
 #[derive(Clone)]
@@ -132,8 +132,21 @@ impl Case {
                 Record::of(&id, Outcome::Failed(Failure::new(Check::Panic, why)))
             }
         };
+        record.elective = record.status == Status::Unsupported && !self.is_declared(subject);
         record.millis = start.elapsed().as_secs_f64() * 1e3;
         record
+    }
+
+    /// Whether the device declares the pages in which the case keeps its cache, if it has one.
+    fn is_declared(&self, subject: &Subject) -> bool {
+        let Case::Op { point, .. } = self else { return true };
+        let (Some(pages), kv) = (point.word_if("pages"), &subject.device.info().kv) else { return true };
+        let block = point.size("block");
+        let alike = |layout: KvLayout| match layout {
+            KvLayout::BlockTokenHead => pages == "token_head",
+            KvLayout::BlockHeadToken => pages == "head_token",
+        };
+        kv.is_empty() || kv.iter().any(|k| alike(k.layout) && (k.block_size == 0 || k.block_size == block))
     }
 
     fn attempt(&self, id: &str, subject: &Subject, seed: u64) -> Record {

@@ -131,11 +131,22 @@ pub fn held(profile: Profile, records: &[Record]) -> Vec<Held> {
             asked += 1;
             // What each dtype of the operator's paths came to: no text where all is well.
             let mut found: BTreeMap<DType, Vec<String>> = BTreeMap::new();
+            let mut elective: BTreeMap<DType, Vec<String>> = BTreeMap::new();
+            let mut passed: BTreeMap<DType, usize> = BTreeMap::new();
             for (case, id) in &plain {
                 let Case::Op { family, dtype, .. } = case else { continue };
                 if family.op == kind {
-                    let found = found.entry(*dtype).or_default();
-                    found.extend(trouble(by_id.get(id.as_str()).copied(), id));
+                    let record = by_id.get(id.as_str()).copied();
+                    *passed.entry(*dtype).or_default() += usize::from(record.is_some_and(|r| r.status == Status::Passed));
+                    let to = if record.is_some_and(|r| r.elective) { &mut elective } else { &mut found };
+                    to.entry(*dtype).or_default().extend(trouble(record, id));
+                }
+            }
+            // A device that has no use for any of them does not have the operator.
+            for (dtype, troubles) in elective {
+                let found = found.entry(dtype).or_default();
+                if passed.get(&dtype) == Some(&0) {
+                    found.extend(troubles);
                 }
             }
             let gap = |dtype: &DType, found: &[String]| Gap {
@@ -185,8 +196,13 @@ mod tests {
     use super::*;
     use crate::verdict::Outcome;
 
+    fn passed(profile: Profile) -> Vec<Record> {
+        let plain = profile.cases().into_iter().filter(|c| c.depth() == Depth::Smoke);
+        plain.map(|c| Record::of(c.id(), Outcome::Passed)).collect()
+    }
+
     fn all_passed() -> Vec<Record> {
-        Profile::Smoke.cases().iter().map(|c| Record::of(c.id(), Outcome::Passed)).collect()
+        passed(Profile::Smoke)
     }
 
     #[test]
@@ -212,6 +228,22 @@ mod tests {
             held.gaps.iter().filter(|g| g.what == "rms_norm").count()
         };
         assert_eq!((gaps("f32"), gaps("f16"), gaps("bf16")), (0, 1, 0));
+    }
+
+    #[test]
+    fn pages_that_a_device_does_not_declare_are_no_gap_unless_it_has_no_others() {
+        let decode = |r: &Record| r.id.starts_with("op/attention_decode/f16/");
+        let elective = |which: &dyn Fn(&Record) -> bool| {
+            let mut records = passed(Profile::LlmServing);
+            for record in records.iter_mut().filter(|r| decode(r) && which(r)) {
+                *record = Record { elective: true, ..Record::of(record.id.clone(), Outcome::Unsupported("pages".into())) };
+            }
+            let held = held(Profile::LlmServing, &records);
+            let f16 = held.iter().find(|h| h.dtype == "f16").unwrap();
+            f16.gaps.iter().filter(|g| g.what == "attention_decode").count()
+        };
+        assert_eq!(elective(&|r| r.id.contains("pages=head_token")), 0);
+        assert_eq!(elective(&|_| true), 1);
     }
 
     #[test]

@@ -205,6 +205,10 @@ pub struct Record {
     pub failure: Option<Failure>,
     /// Why the device does not run it, or why its failure was expected.
     pub reason: Option<String>,
+    /// Whether it is unsupported because it keeps its cache in pages that the device does not declare, so that no profile
+    /// asks the device for it.
+    #[serde(default)]
+    pub elective: bool,
     /// How it ran: `native <kernel>` or `decomposed: <operators>`; empty where nothing ran.
     pub way: String,
     /// How far each output was from the truth, in the worst of the case's runs.
@@ -228,6 +232,7 @@ impl Record {
             status,
             failure,
             reason,
+            elective: false,
             way: String::new(),
             measured: Vec::new(),
             millis: 0.0,

@@ -131,6 +131,7 @@ const PAGED_PARAMS: &[Param] = &[
 ];
 
 const PAGED_WALK: &[(Depth, &str)] = &[
+    (Depth::Smoke, "queries=5,keys=150,kv=2,gqa=2,d=64,block={16,32,64,128},pages={token_head,head_token}"),
     (Depth::Smoke, "queries={1,5,33},keys=33,kv=2,gqa=4,d=64,block=16"),
     (Depth::Smoke, "queries=17,keys=50,kv=2,gqa={1,7},d=64,block=16,batch=mixed"),
     (Depth::Smoke, "queries=4,keys=130,kv=1,gqa=4,d=128,block=128,causal={yes,no}"),
@@ -203,6 +204,7 @@ const DECODE_PARAMS: &[Param] = &[
 ];
 
 const DECODE_WALK: &[(Depth, &str)] = &[
+    (Depth::Smoke, "keys=150,kv=2,gqa=2,d=64,block={16,32,64,128},pages={token_head,head_token}"),
     (Depth::Smoke, "keys={1,17,130},kv=2,gqa=4,d=64,block=16,batch={one,mixed}"),
     (Depth::Smoke, "keys=40,kv=2,gqa={1,7},d={64,128},block=16,batch=mixed"),
     (Depth::Smoke, "keys=300,kv=1,gqa=4,d=128,block=128,batch=mixed"),

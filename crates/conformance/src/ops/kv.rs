@@ -45,6 +45,7 @@ const PARAMS: &[Param] = &[
 
 const WALK: &[(Depth, &str)] = &[
     (Depth::Smoke, "tokens={1,5,33},heads=2,d=64,block=16,spare=2"),
+    (Depth::Smoke, "tokens=19,heads=2,d=64,block={16,32,64,128},spare=1,pages={token_head,head_token}"),
     (Depth::Smoke, "tokens=7,heads=3,d=20,block=16,spare=1,slots={in_order,some_skipped}"),
     (Depth::Standard, "tokens=@edges,heads=2,d=16,block=16,spare=1"),
     (Depth::Standard, "tokens={1,5},heads=2,d=@heads,block=16,spare=1"),
