@@ -10,10 +10,12 @@ mod bench_ops;
 
 mod adapt;
 mod bench;
+mod report;
 
 pub(crate) use adapt::Adapt;
 pub(crate) use bench::{Bench, BenchModel};
 pub(crate) use bench_ops::BenchOps;
+pub(crate) use report::Report;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,6 +26,7 @@ Examples:
   qiao compare ./model --golden golden.safetensors
   qiao bench ops --quick                         how fast its operators are, beside its limits
   qiao bench model ./Qwen2.5-0.5B --prompt 128,512   how fast it is, and whether that lasts
+  qiao report before.json after.json             what became worse, with an exit code
   qiao plan ./config.json --device cpu           what a device would make of a model, without its weights";
 
 /// Runs language models on whatever chip is present.
@@ -53,6 +56,9 @@ pub(crate) enum Command {
     /// Hold a device to the conformance suite.
     #[command(after_help = TABLE)]
     Check(Check),
+    /// Write a report in other forms, compare two of one chip, or put several side by side.
+    #[command(after_help = TABLE)]
+    Report(Report),
     /// Forecast a model on a device from its config.json alone: which operators run, what they cost, the time that the device's
     /// limits leave, and the memory.
     #[command(after_help = PLAN_HELP)]

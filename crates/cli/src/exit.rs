@@ -19,7 +19,7 @@ pub(crate) const TABLE: &str = "\
 Exit codes:
   0    done
   1    the run failed: a bad checkpoint, a bad prompt, a failing device;
-       compare --against: the devices part
+       compare --against: the devices part; report: something became worse
   2    the command line is wrong
   3    the device is not present on this machine
   4    compare --golden: a figure is past its limit

@@ -22,6 +22,7 @@ mod lockstep;
 mod compare;
 mod devices;
 mod plan;
+mod report;
 mod run;
 
 mod adapt;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
             Command::Adapt(args) => adapt::adapt(args, out),
             Command::Check(args) => check::check(args, out),
             Command::Plan(args) => plan::plan(args, out),
+            Command::Report(args) => report::report(args, out),
         }
     });
     match result {

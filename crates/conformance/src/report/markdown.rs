@@ -123,7 +123,7 @@ fn verdict(page: &mut Page, report: &Report) {
         page.row(&[name, format!("{sign} {standing}"), level.reached_in().join(", "), cases]);
     }
     if let Some(next) = verdict.next() {
-        let line = page.of(&words::next_line(next.level, next.closest(), &[&next.closest().dtype]));
+        let line = page.of(&words::next_line(next));
         page.line(&format!("\n{line}\n"));
         let missing = &next.closest().missing;
         for m in missing.iter().take(LISTED) {

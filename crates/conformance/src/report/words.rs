@@ -4,7 +4,7 @@ use crate::verdict::{Check, Status};
 
 use super::digest::Mark;
 use super::facts::{Mode, Path, Report, Step};
-use super::levels::{InDtype, Level, Missing, MissingKind, Standing, Verdict};
+use super::levels::{InDtype, Level, LevelVerdict, Missing, MissingKind, Standing, Verdict};
 use super::show::{clipped, count};
 
 /// The languages of a report.
@@ -245,8 +245,14 @@ pub fn headline(verdict: &Verdict) -> Said {
     }
 }
 
-/// What stands between the device and its next level in dtypes that lack the same, in one line.
-pub fn next_line(next: Level, closest: &InDtype, dtypes: &[&str]) -> Said {
+/// What stands between the device and its next level, in the dtype that is closest to it, in one line.
+pub fn next_line(next: &LevelVerdict) -> Said {
+    let closest = next.closest();
+    next_line_in(next.level, closest, &[&closest.dtype])
+}
+
+/// What stands between the device and its next level in dtypes that lack the same things, in one line.
+pub fn next_line_in(next: Level, closest: &InDtype, dtypes: &[&str]) -> Said {
     let name = level(next);
     let (en_in, zh_in) = match closest.dtype.is_empty() {
         true => (String::new(), String::new()),

@@ -4,6 +4,7 @@ mod markup;
 mod sample;
 mod schema;
 
+mod compare;
 mod forms;
 mod rendered;
 mod verdict;

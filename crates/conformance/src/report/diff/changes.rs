@@ -182,7 +182,7 @@ fn passed(was: &Record, is: &Record) -> Option<Change> {
 /// How much the ratio of two medians may differ from 1 by noise alone: two standard deviations of the difference of single
 /// measurements (√(cv₁² + cv₂²)), and at least 5 %. Medians vary less than single measurements; what varies between runs, such
 /// as clocks and memory placement, is not in either cv, so the larger figure stands in for it.
-pub fn noise(before: &Figures, after: &Figures) -> f64 {
+fn noise(before: &Figures, after: &Figures) -> f64 {
     (2.0 * before.cv.hypot(after.cv)).max(LEAST_NOISE)
 }
 

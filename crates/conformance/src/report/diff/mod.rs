@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::facts::Report;
 
 pub use changes::{Change, ChangeKind};
-pub use forms::{html, json, markdown, text};
+pub use forms::{headline, html, json, kind, markdown, text};
 pub use sides::{Side, SideLevel, SpeedRow, SupportRow};
 
 /// The schema of a comparison's JSON.

@@ -150,7 +150,7 @@ fn next(verdict: &Verdict) -> String {
     let mut out = String::from("<div class=\"next\">");
     for (i, (level, lacks, names)) in told.iter().enumerate() {
         let class = if i > 0 { " class=\"lower\"" } else { "" };
-        let line = both(&words::next_line(*level, lacks, names));
+        let line = both(&words::next_line_in(*level, lacks, names));
         let _ = write!(out, "<p{class}>{line}</p>\n{}", missing_list(&lacks.missing));
         if let Some(profile) = level.profile().filter(|_| lacks.standing == Standing::NotAsked) {
             let how = t("To ask for the rest:", "补齐测试的命令：");
