@@ -127,6 +127,13 @@ mod tests {
     }
 
     #[test]
+    fn a_description_that_is_taken_fails() {
+        let draft = bases(OpKind::Add).swap_remove(0);
+        let taken = Refusal { id: "refuse/add/nothing".into(), op: OpKind::Add, draft };
+        assert!(matches!(taken.outcome(), Outcome::Failed(f) if f.check == Check::Refusal && f.why.contains("add(")));
+    }
+
+    #[test]
     fn no_two_have_one_path() {
         let mut seen = HashSet::new();
         assert!(Refusal::all().iter().all(|r| seen.insert(&r.id)));

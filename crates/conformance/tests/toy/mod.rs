@@ -5,6 +5,8 @@ mod memory;
 mod plan;
 mod stream;
 
+mod broken;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -13,6 +15,7 @@ use qiao_core::{
     MemoryKind, NodeSupport, Plan, Reason, Result, Stream,
 };
 
+pub(crate) use broken::escaped;
 use memory::Arena;
 
 /// What is wrong with a chip.

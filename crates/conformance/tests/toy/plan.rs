@@ -1,12 +1,12 @@
-//! The chip's operators: copy, add, matmul and kv_write in f32, on tensors without gaps.
+//! The chip's operators: copy, add, matmul, sums, softmax and kv_write in f32, on tensors without gaps.
 
 use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use qiao_core::{
-    Binding, DType, Error, Graph, KvLayout, NodeView, Op, Placement, Plan, PlanInfo, Result, Storage as Where, Stream,
-    TensorId, place,
+    Binding, DType, Error, Graph, KvLayout, NodeView, Op, Placement, Plan, PlanInfo, ReduceKind, Result,
+    Storage as Where, Stream, TensorId, place,
 };
 use qiao_cpu::{CpuDevice, CpuOptions};
 use qiao_reference::{Trial, data::to_bytes};
@@ -21,6 +21,8 @@ pub(crate) fn runs(node: &NodeView<'_>) -> bool {
         Op::Copy(_) => true,
         Op::Add(_) => node.required(0).shape == node.required(1).shape,
         Op::Matmul(a) => a.trans_b && a.epilogue == Default::default() && node.required(0).rank() == 2,
+        Op::Reduce(a) => a.kind == ReduceKind::Sum && a.axis as usize + 1 == node.required(0).rank(),
+        Op::Softmax(a) => node.input(1).is_none() && !a.causal && a.scale == 0.0,
         Op::KvWrite(a) => a.kv_layout == KvLayout::BlockTokenHead,
         _ => false,
     };
@@ -153,13 +155,18 @@ impl Body {
         let values: Vec<Vec<f32>> = operands.iter().map(|bytes| floats(bytes)).collect();
         Ok(match node.op() {
             Op::Add(_) => values[0].iter().zip(&values[1]).map(|(a, b)| a + b).collect(),
-            Op::Matmul(_) if self.fault == Fault::HostKernels => on_the_host(node, operands)?,
+            Op::Copy(_) => values[0].clone(),
+            _ if self.fault == Fault::HostKernels => on_the_host(node, operands)?,
             Op::Matmul(_) => {
                 let k = node.required(0).shape.last_dim().max(1);
                 let rows = values[0].chunks_exact(k);
                 rows.flat_map(|a| values[1].chunks_exact(k).map(|b| self.dot(a, b))).collect()
             }
-            _ => values[0].clone(),
+            Op::Reduce(_) => {
+                let (n, ones) = (node.required(0).shape.last_dim().max(1), vec![1.0; values[0].len()]);
+                values[0].chunks_exact(n).map(|row| self.dot(row, &ones)).collect()
+            }
+            _ => values[0].chunks_exact(node.required(0).shape.last_dim().max(1)).flat_map(softmax).collect(),
         })
     }
 
@@ -191,6 +198,13 @@ impl Body {
         }
         Ok(())
     }
+}
+
+fn softmax(row: &[f32]) -> Vec<f32> {
+    let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<f32> = row.iter().map(|x| (x - most).exp()).collect();
+    let sum: f32 = powers.iter().sum();
+    powers.iter().map(|p| p / sum).collect()
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {

@@ -62,6 +62,7 @@ pub(crate) struct ToyStream {
     /// Whether any stream of the chip has failed.
     failed: Arc<AtomicBool>,
     home: ThreadId,
+    complaints: usize,
 }
 
 impl ToyStream {
@@ -71,23 +72,18 @@ impl ToyStream {
         let (shared, anywhere) = (progress.clone(), failed.clone());
         thread::spawn(move || {
             let mut random = 1u64;
-            let mut held: Option<Command> = None;
             while let Ok(command) = commands.recv() {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 if (random >> 60) == 0 {
                     thread::sleep(Duration::from_micros(60));
                 }
                 let mut batch = vec![command];
-                if fault == Fault::Reorders {
-                    // Every now and then a command waits for the next one to go first.
-                    batch.extend(held.take());
-                    if (random >> 40) & 7 == 0 && batch.len() == 1 {
-                        if let Ok(next) = commands.recv_timeout(Duration::from_micros(50)) {
-                            held = batch.pop();
-                            batch.push(next);
-                            batch.extend(held.take());
-                        }
-                    }
+                // Every now and then a command waits for the next one to go first.
+                if fault == Fault::Reorders
+                    && (random >> 40) & 7 == 0
+                    && let Ok(next) = commands.recv_timeout(Duration::from_micros(50))
+                {
+                    batch.insert(0, next);
                 }
                 for command in batch {
                     run(fault, &shared, &anywhere, command);
@@ -97,11 +93,11 @@ impl ToyStream {
                 thread::sleep(Duration::from_secs(20));
             }
         });
-        ToyStream { fault, queue, progress, alive, failed, home: thread::current().id() }
+        ToyStream { fault, queue, progress, alive, failed, home: thread::current().id(), complaints: 0 }
     }
 
     /// Whether the stream takes commands.
-    fn healthy(&self) -> Result<()> {
+    fn healthy(&mut self) -> Result<()> {
         if self.fault == Fault::BoundToThread && thread::current().id() != self.home {
             return Err(Error::internal("stream", "no current device on this thread"));
         }
@@ -113,7 +109,9 @@ impl ToyStream {
         }
         match &self.progress.lock().failed {
             Some(_) if self.fault == Fault::ErrorReplaced => {
-                Err(Error::Poisoned { first: Box::new(Error::internal("stream", "an error happened")) })
+                self.complaints += 1;
+                let text = format!("complaint {}", self.complaints);
+                Err(Error::Poisoned { first: Box::new(Error::internal("stream", text)) })
             }
             Some(first) if self.fault != Fault::ErrorForgotten => {
                 Err(Error::Poisoned { first: Box::new(first.clone()) })
