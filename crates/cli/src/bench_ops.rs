@@ -103,7 +103,7 @@ fn bar(shapes: u64) -> ProgressBar {
 fn step(bar: &ProgressBar, progress: &OpsProgress<'_>) -> bool {
     bar.set_position(progress.done as u64);
     bar.set_message(match progress.done {
-        0 => format!("limits, then shapes: {}", progress.next),
+        done if done == 0 || done == progress.all => format!("limits and shapes: {}", progress.next),
         _ => progress.next.to_string(),
     });
     if let Some(figure) = progress.last.filter(|f| f.failure.is_some()) {
@@ -115,16 +115,19 @@ fn step(bar: &ProgressBar, progress: &OpsProgress<'_>) -> bool {
 /// The head, a table for each operator and dtype, and the counts.
 fn to_text(found: &OpsBench) -> String {
     let mut text = head(found);
-    let width = found.figures.iter().map(|f| parts(&f.id).1.chars().count()).max().unwrap_or(0).max(5);
+    let width = |family: &str| {
+        let shapes = found.figures.iter().map(|f| parts(&f.id)).filter(|(f, _)| *f == family);
+        shapes.map(|(_, shape)| shape.chars().count()).max().unwrap_or(0).max(family.chars().count())
+    };
     let declared = found.declared.is_some();
     let mut last = "";
     for figure in &found.figures {
         let (family, shape) = parts(&figure.id);
         if family != last {
-            text.push_str(&columns(family, width + 2, declared));
+            text.push_str(&columns(family, width(family) + 2, declared));
             last = family;
         }
-        text.push_str(&line(figure, shape, width, declared));
+        text.push_str(&line(figure, shape, width(family), declared));
     }
     text.push_str(&tail(found));
     text
@@ -162,7 +165,10 @@ fn rates(limits: &Limits) -> String {
 fn columns(family: &str, width: usize, declared: bool) -> String {
     let declared = if declared { format!(" {:>10}", "% declared") } else { String::new() };
     let times = format!("{:>9} {:>9} {:>5}", "median", "p99", "cv %");
-    format!("\n{family:width$} {times} {:>8} {:>9} {:>10}{declared}\n", "GB/s", "GFLOP/s", "% measured")
+    format!(
+        "\n{family:width$} {times} {:>8} {:>9} {:>8} {:>10}{declared}\n",
+        "GB/s", "GFLOP/s", "bound by", "% measured"
+    )
 }
 
 fn line(figure: &OpFigure, shape: &str, width: usize, declared: bool) -> String {
@@ -185,8 +191,9 @@ fn line(figure: &OpFigure, shape: &str, width: usize, declared: bool) -> String 
     let (median, p99, cv) = (seconds(times.p50), seconds(times.p99), times.cv * 100.0);
     let (bytes, measured) = (giga(figure.bytes_per_s), percent(figure.of_measured));
     let right = if figure.verified { "✓" } else { "✗" };
-    let rates = format!("{bytes:>8} {ops:>9} {measured:>10}{declared}");
-    format!("{shape} {median:>9} {p99:>9} {cv:>5.0} {rates} {right} {}\n{failure}", figure.origin)
+    let rates = format!("{bytes:>8} {ops:>9} {:>8} {measured:>10}{declared}", figure.bound);
+    let way = figure.way.strip_prefix("decomposed: ").map_or(String::new(), |pieces| format!(" (as {pieces})"));
+    format!("{shape} {median:>9} {p99:>9} {cv:>5.0} {rates} {right} {}{way}\n{failure}", figure.origin)
 }
 
 fn tail(found: &OpsBench) -> String {
@@ -248,6 +255,7 @@ mod tests {
             bytes_per_s: 2.489e10,
             ops_per_s: 1.5e11,
             of_measured: Some(0.987),
+            bound: "memory".into(),
             verified: true,
             ..OpFigure::default()
         }
@@ -256,13 +264,18 @@ mod tests {
     #[test]
     fn a_figure_is_one_line_with_units_and_a_reason_stands_in_its_place() {
         let text = line(&figure("op/matmul/bf16/m=1"), "m=1", 5, false);
-        assert_eq!(text, "  m=1      346 µs   12.3 ms     3     24.9       150         99 ✓ Tiny up, 1 token\n");
+        assert_eq!(
+            text,
+            "  m=1      346 µs   12.3 ms     3     24.9       150   memory         99 ✓ Tiny up, 1 token\n"
+        );
         let declared = OpFigure { of_declared: Some(0.5), ..figure("") };
         assert!(line(&declared, "m=1", 5, true).contains("         99         50 ✓"));
         let refused = OpFigure { unsupported: Some("no kernel".into()), ..figure("") };
         assert_eq!(line(&refused, "m=1", 5, false), "  m=1   not run by the device: no kernel\n");
         let skipped = OpFigure { skipped: Some("needs 9 GiB".into()), ..figure("") };
         assert_eq!(line(&skipped, "m=1", 5, false), "  m=1   skipped: needs 9 GiB\n");
+        let pieces = OpFigure { way: "decomposed: cast + matmul".into(), ..figure("") };
+        assert!(line(&pieces, "m=1", 5, false).ends_with("Tiny up, 1 token (as cast + matmul)\n"));
         let wrong = OpFigure { verified: false, failure: Some("off by one".into()), ..figure("") };
         assert!(line(&wrong, "m=1", 5, false).ends_with("✗ Tiny up, 1 token\n    WRONG: off by one\n"));
         let other = OpFigure { dtype: String::new(), ..figure("") };

@@ -1,4 +1,4 @@
-//! The run: limits first, then one operator after the other.
+//! The run: limits, one operator after the other, and limits again.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +22,7 @@ use crate::platform::{DeviceFacts, Platform};
 /// How far a run is.
 #[derive(Clone, Copy, Debug)]
 pub struct OpsProgress<'a> {
-    /// Shapes that are done; 0 while limits are measured.
+    /// Shapes that are done; 0 while limits are measured at first, all while they are measured again.
     pub done: usize,
     /// Shapes in all.
     pub all: usize,
@@ -32,8 +32,8 @@ pub struct OpsProgress<'a> {
     pub last: Option<&'a OpFigure>,
 }
 
-/// Measures operators on a device. `watch` hears of each probe and shape before it is measured and at the end, and answers
-/// whether to go on; what was measured until then is kept.
+/// Measures operators on a device. `watch` hears of each probe and shape before it is measured, and answers whether to go on;
+/// what was measured until then is kept. Limits are measured before and after the operators, and the higher ones count.
 ///
 /// # Errors
 /// A selection of nothing; a device that gives no stream.
@@ -46,7 +46,7 @@ pub fn bench(
     let items = items(selection, device.info())?;
     let all = items.len();
     let mut interrupted = false;
-    let limits = probes(device, selection.probing, &mut |next| {
+    let mut limits = probes(device, selection.probing, &mut |next| {
         interrupted |= !watch(OpsProgress { done: 0, all, next, last: None });
         !interrupted
     })?;
@@ -61,8 +61,6 @@ pub fn bench(
         cache_bytes: cache.bytes,
         cache_source: cache.source,
         timer: Clock::new(&**device)?.timer(),
-        probes: limits.probes,
-        measured: Limits::from(&limits.peaks),
         declared: known.then(|| Limits::from(&declared)),
         ..OpsBench::default()
     };
@@ -72,7 +70,7 @@ pub fn bench(
         cache: cache.bytes,
         eviction: Eviction::new(&**device, cache.bytes),
         pools: Pools::new(selection.seed),
-        measured: limits.peaks,
+        measured: limits.peaks.clone(),
         declared,
     };
     for (done, item) in items.iter().enumerate() {
@@ -90,8 +88,18 @@ pub fn bench(
         bench.figures.push(figure);
     }
     if !interrupted {
-        watch(OpsProgress { done: all, all, next: "", last: bench.figures.last() });
+        // Once more, so that neither end of the run alone decides.
+        let last = bench.figures.last();
+        let again = probes(device, selection.probing / 2, &mut |next| {
+            interrupted |= !watch(OpsProgress { done: all, all, next, last });
+            !interrupted
+        })?;
+        limits = limits.and(again);
+        runner.measured = limits.peaks.clone();
+        bench.figures.iter_mut().filter(|f| f.measured()).for_each(|f| runner.judge(f));
     }
+    bench.measured = Limits::from(&limits.peaks);
+    bench.probes = limits.probes;
     (bench.seconds, bench.interrupted) = (start.elapsed().as_secs_f64(), interrupted);
     Ok(bench)
 }
@@ -156,7 +164,7 @@ impl Runner<'_> {
         let of = |f: fn(&Lap) -> f64| Figures::from(Summary::of(&laps.warm.iter().map(f).collect::<Vec<_>>()));
         figure.device = laps.warm[0].device.map(|_| of(|l| l.device.unwrap_or(0.0)));
         (figure.host, figure.wall) = (of(|l| l.host), of(|l| l.wall));
-        self.judge(figure, dtype);
+        self.judge(figure);
         let verdict = verify(self.device, &work, &stage, &mut clock).map_err(Obstacle::Failed)?;
         figure.verified = verdict.failure.is_none() && verdict.checked > 0;
         (figure.checked, figure.margin, figure.failure) = (verdict.checked, verdict.margin, verdict.failure);
@@ -172,7 +180,8 @@ impl Runner<'_> {
     }
 
     /// Rates at the median, and what they are of the limits.
-    fn judge(&self, figure: &mut OpFigure, dtype: Option<DType>) {
+    fn judge(&self, figure: &mut OpFigure) {
+        let dtype: Option<DType> = figure.dtype.parse().ok();
         let seconds = figure.judged().p50;
         if seconds <= 0.0 {
             return;

@@ -82,7 +82,15 @@ pub fn probes(device: &Arc<dyn Device>, budget: Duration, watch: &mut dyn FnMut(
             prober.multiply(dtype, budget / 5 * 3 / dtypes.len() as u32);
         }
     }
-    Ok(Probes { peaks: peaks(&prober.probes, &dtypes), probes: prober.probes })
+    Ok(Probes { peaks: peaks(&prober.probes), probes: prober.probes })
+}
+
+impl Probes {
+    /// The limits of all that was measured here and then: a machine that was busy once is not judged by that.
+    pub fn and(mut self, then: Probes) -> Probes {
+        self.probes.extend(then.probes);
+        Probes { peaks: peaks(&self.probes), probes: self.probes }
+    }
 }
 
 /// An operator that reads or writes about this many bytes.
@@ -114,13 +122,13 @@ fn readers(factors: &[DType]) -> Vec<(String, Reader)> {
 }
 
 /// The fastest probe of each limit.
-fn peaks(probes: &[Probe], dtypes: &[DType]) -> Peaks {
+fn peaks(probes: &[Probe]) -> Peaks {
     let best = |limit: &str| {
         let of = probes.iter().filter(|p| p.limit == limit && p.failure.is_none());
         of.max_by(|a, b| a.per_s.total_cmp(&b.per_s))
     };
     let bytes = best("bytes");
-    let products: Vec<(DType, &Probe)> = dtypes.iter().filter_map(|&d| Some((d, best(d.name())?))).collect();
+    let products: Vec<(DType, &Probe)> = DType::ALL.iter().filter_map(|&d| Some((d, best(d.name())?))).collect();
     let mut words: Vec<String> = bytes.iter().map(|p| format!("bytes by {}", p.name)).collect();
     words.extend(products.iter().map(|(dtype, p)| format!("{dtype} by {}", p.name)));
     let source = match words.is_empty() {
@@ -284,15 +292,25 @@ mod tests {
             probe("f32", "256", 5.0, None),
             probe("f32", "512", 50.0, Some("wrong")),
         ];
-        let peaks = peaks(&probes, &[DType::F32, DType::BF16]);
+        let peaks = peaks(&probes);
         assert_eq!((peaks.bytes_per_s, peaks.ops(DType::F32), peaks.ops(DType::BF16)), (20.0, Some(5.0), None));
         let Provenance::Measured(source) = peaks.provenance else { panic!("limits are measured") };
         assert!(source.contains("bytes by one row") && source.contains("f32 by 256"), "{source}");
     }
 
     #[test]
+    fn what_is_measured_twice_has_the_higher_limit() {
+        let of = |bytes, ops| {
+            let probes = vec![probe("bytes", "copy", bytes, None), probe("f32", "256", ops, None)];
+            Probes { peaks: peaks(&probes), probes }
+        };
+        let both = of(10.0, 7.0).and(of(20.0, 5.0));
+        assert_eq!((both.peaks.bytes_per_s, both.peaks.ops(DType::F32), both.probes.len()), (20.0, Some(7.0), 4));
+    }
+
+    #[test]
     fn nothing_that_ran_is_no_limit() {
-        let none = peaks(&[], &[DType::F32]);
+        let none = peaks(&[]);
         assert_eq!((none.bytes_per_s, none.ops_per_s.len()), (0.0, 0));
         assert_eq!(none.provenance, Provenance::Measured("no probe ran".into()));
     }
