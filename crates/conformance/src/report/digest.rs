@@ -1,6 +1,6 @@
 //! Thousands of records in a few tables: the support matrix, the largest margins, reasons with their counts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -258,7 +258,8 @@ pub fn by_reason(run: &Run, status: Status) -> Vec<Shared<'_>> {
     sorted
 }
 
-/// The passed cases that came closest to their limits, with the output that did, the closest first.
+/// The passed cases that came closest to their limits, with the output that did: the closest of each family and dtype, so that
+/// one of them does not hide the others; the closest first.
 pub fn largest_margins(run: &Run, most: usize) -> Vec<(&Record, &Measured)> {
     let outputs = run.of(Status::Passed).filter_map(|r| {
         let worst = r.measured.iter().max_by(|a, b| margin(a).total_cmp(&margin(b)))?;
@@ -266,6 +267,8 @@ pub fn largest_margins(run: &Run, most: usize) -> Vec<(&Record, &Measured)> {
     });
     let mut sorted: Vec<(&Record, &Measured)> = outputs.filter(|(_, m)| margin(m) > 0.0).collect();
     sorted.sort_by(|(a, m), (b, n)| margin(n).total_cmp(&margin(m)).then_with(|| a.id.cmp(&b.id)));
+    let mut seen = HashSet::new();
+    sorted.retain(|(r, _)| seen.insert(family_of(&r.id)));
     sorted.truncate(most);
     sorted
 }

@@ -27,8 +27,7 @@ pub enum Form {
 
 impl Form {
     /// Every form.
-    pub const ALL: [Form; 6] =
-        [Form::Json, Form::Html, Form::Markdown, Form::MarkdownChinese, Form::Junit, Form::Csv];
+    pub const ALL: [Form; 6] = [Form::Json, Form::Html, Form::Markdown, Form::MarkdownChinese, Form::Junit, Form::Csv];
 
     /// The name of its file in a folder of one report.
     pub const fn file(self) -> &'static str {

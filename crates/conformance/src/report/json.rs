@@ -33,9 +33,46 @@ pub fn write(report: &Report) -> String {
         "reached_in": verdict.reached().map(|l| l.reached_in()).unwrap_or_default(),
         "levels": levels.collect::<Vec<_>>(),
     });
-    let mut text = serde_json::to_string_pretty(&value).expect("a report is plain data");
+    let mut text = String::new();
+    lines(&value, 0, &mut text);
     text.push('\n');
     text
+}
+
+/// Levels of a report that stand on lines of their own: its parts, their fields, the items of their lists.
+const LINES: usize = 3;
+
+/// Writes a value so that every record stands on one line: readable, comparable line by line, and without the bulk of blanks.
+fn lines(value: &Value, depth: usize, out: &mut String) {
+    let indent = |out: &mut String, depth: usize| {
+        out.push('\n');
+        (0..depth).for_each(|_| out.push(' '));
+    };
+    match value {
+        Value::Object(map) if depth < LINES && !map.is_empty() => {
+            out.push('{');
+            for (i, (key, inner)) in map.iter().enumerate() {
+                out.push_str(if i > 0 { "," } else { "" });
+                indent(out, depth + 1);
+                out.push_str(&Value::from(key.as_str()).to_string());
+                out.push_str(": ");
+                lines(inner, depth + 1, out);
+            }
+            indent(out, depth);
+            out.push('}');
+        }
+        Value::Array(list) if depth < LINES && list.iter().any(|v| v.is_object() || v.is_array()) => {
+            out.push('[');
+            for (i, inner) in list.iter().enumerate() {
+                out.push_str(if i > 0 { "," } else { "" });
+                indent(out, depth + 1);
+                lines(inner, LINES, out);
+            }
+            indent(out, depth);
+            out.push(']');
+        }
+        other => out.push_str(&other.to_string()),
+    }
 }
 
 /// Why a file is no report.

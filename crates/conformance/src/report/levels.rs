@@ -251,7 +251,7 @@ struct Tally {
     failed: usize,
     expected: usize,
     unsupported: usize,
-    /// Unsupported for pages that the device does not declare; counted only where nothing else was walked.
+    /// Of those, unsupported for pages that the device does not declare.
     elective: usize,
     /// What the first failed, the first expected and the first unsupported case came to.
     why: [String; 3],
@@ -262,7 +262,7 @@ impl Tally {
         self.of += 1;
         let Some(record) = record.filter(|r| r.status != Status::NotPresent) else { return };
         self.walked += 1;
-        self.elective += usize::from(record.elective);
+        self.elective += usize::from(record.elective && record.status == Status::Unsupported);
         let (count, at) = match record.status {
             Status::Failed => (&mut self.failed, 0),
             Status::ExpectedFailure => (&mut self.expected, 1),
@@ -287,6 +287,21 @@ impl Tally {
             mine.clone_from(theirs);
         }
     }
+}
+
+/// How plain cases count that the device does not run.
+#[derive(Clone, Copy)]
+enum Plain {
+    /// They do not: another dtype may stand in.
+    Open,
+    /// A clause for which a device says that it has no use is no gap, but its expected failure is.
+    Clauses,
+    /// Each is a gap, apart from those for pages that the device does not declare where `elective`: where it has the operator
+    /// for others.
+    Asked {
+        /// Whether some plain case of the operator passed.
+        elective: bool,
+    },
 }
 
 /// What was walked: for each path the tallies of its plain, standard and deep cases.
@@ -320,8 +335,14 @@ impl<'a> Walked<'a> {
         (all, plain)
     }
 
-    /// What is missing of a path's cases; plain ones that are not run or failed as expected only where `strict`.
-    fn missing(&self, path: &str, profile: Profile, strict: bool, clauses: bool) -> Vec<Missing> {
+    /// Whether some plain case of these paths passed.
+    fn any_passed(&self, paths: &[&str]) -> bool {
+        let passed = |t: &Tally| t.walked - t.failed - t.expected - t.unsupported;
+        paths.iter().any(|path| passed(&self.0[path][0]) > 0)
+    }
+
+    /// What is missing of a path's cases; plain ones that are not run or failed as expected as `judged` says.
+    fn missing(&self, path: &str, profile: Profile, judged: Plain) -> Vec<Missing> {
         let (all, plain) = self.at(path, profile);
         let mut missing = Vec::new();
         let mut add = |kind, count: usize, of: usize, why: &str| {
@@ -330,14 +351,15 @@ impl<'a> Walked<'a> {
             }
         };
         add(MissingKind::Failed, all.failed, all.of, &all.why[0]);
-        if strict {
+        let refused = match judged {
+            Plain::Open => None,
+            Plain::Clauses => Some(0),
+            Plain::Asked { elective: true } => Some(plain.unsupported - plain.elective),
+            Plain::Asked { elective: false } => Some(plain.unsupported),
+        };
+        if let Some(refused) = refused {
             add(MissingKind::ExpectedFailure, plain.expected, plain.of, &plain.why[1]);
-        }
-        // A clause for which a device says it has no use is no gap.
-        if strict && !clauses {
-            // So is a case of pages that the device does not declare, unless it declares none that the suite has.
-            let asked = if plain.elective < plain.of { plain.unsupported - plain.elective } else { plain.unsupported };
-            add(MissingKind::Unsupported, asked, plain.of, &plain.why[2]);
+            add(MissingKind::Unsupported, refused, plain.of, &plain.why[2]);
         }
         add(MissingKind::NotAsked, all.of - all.walked, all.of, "");
         missing
@@ -346,7 +368,7 @@ impl<'a> Walked<'a> {
     fn contract(&self, suite: &Suite) -> LevelVerdict {
         let paths: Vec<&str> = shared_paths(suite, Profile::Full).filter(|p| p.starts_with("device/")).collect();
         let mut missing: Vec<Missing> =
-            paths.iter().flat_map(|path| self.missing(path, Profile::Smoke, true, true)).collect();
+            paths.iter().flat_map(|path| self.missing(path, Profile::Smoke, Plain::Clauses)).collect();
         for path in &paths {
             let (all, plain) = self.at(path, Profile::Full);
             let deeper = all.failed - plain.failed;
@@ -371,7 +393,7 @@ impl<'a> Walked<'a> {
 
     fn profile(&self, level: Level, profile: Profile, suite: &Suite) -> LevelVerdict {
         let clauses: Vec<Missing> =
-            shared_paths(suite, profile).flat_map(|path| self.missing(path, profile, true, true)).collect();
+            shared_paths(suite, profile).flat_map(|path| self.missing(path, profile, Plain::Clauses)).collect();
         let operators = suite.operators.iter().filter(|o| o.tier.tier() <= profile.tier());
         let families: Vec<(&str, Vec<&Group>)> = operators
             .map(|o| {
@@ -398,16 +420,18 @@ impl<'a> Walked<'a> {
         }
         let named: Vec<&str> = paths.iter().copied().filter(|p| dtype_of(p) == dtype).collect();
         if !named.is_empty() {
-            return named.iter().flat_map(|path| self.missing(path, profile, true, false)).collect();
+            let plain = Plain::Asked { elective: self.any_passed(&named) };
+            return named.iter().flat_map(|path| self.missing(path, profile, plain)).collect();
         }
         let mut missing: Vec<Missing> =
-            paths.iter().flat_map(|path| self.missing(path, profile, false, false)).collect();
+            paths.iter().flat_map(|path| self.missing(path, profile, Plain::Open)).collect();
         // Any one of its own dtypes will do; without one, the closest tells what is missing.
         let mut dtypes: Vec<&str> = paths.iter().map(|p| dtype_of(p)).collect();
         dtypes.dedup();
         let plain = |dtype: &str| -> Vec<Missing> {
-            let own = paths.iter().filter(|p| dtype_of(p) == dtype);
-            own.flat_map(|path| self.missing(path, Profile::Smoke, true, false)).collect()
+            let own: Vec<&str> = paths.iter().copied().filter(|p| dtype_of(p) == dtype).collect();
+            let plain = Plain::Asked { elective: self.any_passed(&own) };
+            own.iter().flat_map(|path| self.missing(path, Profile::Smoke, plain)).collect()
         };
         let closest = dtypes.into_iter().map(plain).min_by_key(|m| m.iter().map(|m| m.count).sum::<usize>());
         let strict = |m: &Missing| matches!(m.kind, MissingKind::Unsupported | MissingKind::ExpectedFailure);

@@ -111,7 +111,12 @@ fn verdict(page: &mut Page, report: &Report) {
     }
     report.notes.iter().take(LISTED).for_each(|note| page.line(&format!("- {}", short(note))));
     page.line("");
-    page.heads(&[("level", "等级", false), ("standing", "结论", false), ("in", "数据类型", false), ("cases", "用例", true)]);
+    page.heads(&[
+        ("level", "等级", false),
+        ("standing", "结论", false),
+        ("in", "数据类型", false),
+        ("cases", "用例", true),
+    ]);
     for level in &verdict.levels {
         let sign = match level.standing {
             Standing::Reached => "✓",
@@ -219,7 +224,8 @@ fn reasons(page: &mut Page, run: &Run, status: Status, en: &str, zh: &str) {
     page.heading(en, zh);
     page.heads(&[("reason", "原因", false), ("cases", "用例数", true), ("where", "涉及", false)]);
     for s in shared.iter().take(LISTED) {
-        let families: Vec<_> = s.families.iter().take(8).map(|(f, n)| format!("{} {n}", code(&clipped(f, 80)))).collect();
+        let families: Vec<_> =
+            s.families.iter().take(8).map(|(f, n)| format!("{} {n}", code(&clipped(f, 80)))).collect();
         let more = if s.families.len() > 8 { format!(", +{}", s.families.len() - 8) } else { String::new() };
         page.row(&[short(&s.reason), count(s.count as u64), families.join(", ") + &more]);
     }
@@ -242,7 +248,13 @@ fn margins(page: &mut Page, run: &Run) {
     let figure = |x: Option<f64>| x.map_or("∞".into(), number);
     for (r, m) in margins {
         let margin = m.margin.map_or("∞".into(), percent);
-        page.row(&[code(&clipped(&r.id, TEXT)), margin, number(m.max_abs), figure(m.limit), figure(m.smallest_tolerance)]);
+        page.row(&[
+            code(&clipped(&r.id, TEXT)),
+            margin,
+            number(m.max_abs),
+            figure(m.limit),
+            figure(m.smallest_tolerance),
+        ]);
     }
 }
 
@@ -272,7 +284,12 @@ fn speed(page: &mut Page, report: &Report) {
         let share = |x: Option<f64>| x.map_or(String::new(), percent);
         let id = code(&clipped(&f.id, TEXT));
         if !f.measured() || !f.verified {
-            let why = f.unsupported.as_ref().or(f.skipped.as_ref()).or(f.failure.as_ref()).map_or(String::new(), |w| short(w));
+            let why = f
+                .unsupported
+                .as_ref()
+                .or(f.skipped.as_ref())
+                .or(f.failure.as_ref())
+                .map_or(String::new(), |w| short(w));
             let none = || "–".to_string();
             page.row(&[id, none(), none(), none(), none(), none(), none(), none(), none(), why]);
             continue;

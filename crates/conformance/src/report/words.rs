@@ -124,10 +124,9 @@ pub fn mark_meaning(mark: Mark) -> Said {
             "every case that was asked passed, run by the device's own kernels",
             "已测用例全部通过，由设备自身内核执行",
         ),
-        Mark::Holds => say(
-            "every case that was asked passed; none of them needs a kernel",
-            "已测用例全部通过；均不涉及内核",
-        ),
+        Mark::Holds => {
+            say("every case that was asked passed; none of them needs a kernel", "已测用例全部通过；均不涉及内核")
+        }
         Mark::Decomposed => say(
             "every case that was asked passed, some as smaller operators on the device",
             "已测用例全部通过，部分在设备上分解为更小算子执行",

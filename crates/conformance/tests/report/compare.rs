@@ -1,7 +1,7 @@
 //! Two runs of one chip: what became worse is found, and nothing else is called so. Chips stand side by side.
 
-use qiao_conformance::report::{ChangeKind, Comparison, Level, Report, diff};
 use qiao_conformance::report::diff::{html, json, markdown, text};
+use qiao_conformance::report::{ChangeKind, Comparison, Level, Report, diff};
 use qiao_conformance::{Check, Failure, Outcome, Profile, Record, Status};
 
 use crate::markup::elements;
@@ -116,11 +116,10 @@ fn other_chips_stand_side_by_side() {
     other.device.name = "Other <b>chip</b>".into();
     let c = diff(&[whole(), other, sample::clean(Profile::Full)]);
     assert!(!c.same_chip && c.changes.is_empty() && !c.regressed());
-    assert_eq!(c.sides.iter().map(|s| s.reached.unwrap()).collect::<Vec<_>>(), [
-        Level::LlmCore,
-        Level::LlmServing,
-        Level::Full
-    ]);
+    assert_eq!(
+        c.sides.iter().map(|s| s.reached.unwrap()).collect::<Vec<_>>(),
+        [Level::LlmCore, Level::LlmServing, Level::Full]
+    );
     assert!(c.support.iter().any(|r| r.marks.len() == 3) && !c.speeds.is_empty());
     let page = html(&c);
     elements(&page, true).unwrap();

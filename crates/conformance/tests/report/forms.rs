@@ -39,17 +39,19 @@ fn junit_is_well_formed_and_counts_right() {
         let count = |name: &str| all.iter().filter(|e| e.name == name).count();
         let number = |name: &str| all[0].get(name).unwrap().parse::<usize>().unwrap();
         assert_eq!(all[0].name, "testsuites");
-        assert_eq!((number("tests"), number("failures"), number("skipped")), (
-            count("testcase"),
-            count("failure"),
-            count("skipped")
-        ));
+        assert_eq!(
+            (number("tests"), number("failures"), number("skipped")),
+            (count("testcase"), count("failure"), count("skipped"))
+        );
         let run = report.check.as_ref().unwrap();
         let skipped = run.counts.unsupported + run.counts.expected_failures;
         assert_eq!(count("failure"), run.counts.failed + run.faults.len());
         assert_eq!(count("skipped"), skipped);
-        let suites: usize =
-            all.iter().filter(|e| e.name == "testsuite").map(|e| e.get("tests").unwrap().parse::<usize>().unwrap()).sum();
+        let suites: usize = all
+            .iter()
+            .filter(|e| e.name == "testsuite")
+            .map(|e| e.get("tests").unwrap().parse::<usize>().unwrap())
+            .sum();
         assert_eq!(suites, number("tests"));
         assert!(count("property") > 10);
     }
@@ -64,7 +66,9 @@ fn the_page_is_well_formed_and_loads_nothing() {
         let all = elements(&page, true).unwrap();
         assert_eq!(all.iter().filter(|e| e.name == "script").count(), 1, "the page's own script alone");
         for element in &all {
-            assert!(!["link", "img", "iframe", "object", "embed", "base", "form", "use"].contains(&element.name.as_str()));
+            assert!(
+                !["link", "img", "iframe", "object", "embed", "base", "form", "use"].contains(&element.name.as_str())
+            );
             for (name, value) in &element.attributes {
                 assert!(!name.starts_with("on") && name != "src" && name != "srcset", "{element:?}");
                 assert!(name != "href" || value.starts_with('#'), "{element:?}");
@@ -83,13 +87,26 @@ fn the_page_is_well_formed_and_loads_nothing() {
 #[test]
 fn the_page_says_everything_in_both_languages() {
     let page = Form::Html.write(&sample::report());
-    let sections = ["verdict", "matrix", "failures", "expected", "unsupported", "margins", "speed", "model", "platform",
-        "steps", "method"];
+    let sections = [
+        "verdict",
+        "matrix",
+        "failures",
+        "expected",
+        "unsupported",
+        "margins",
+        "speed",
+        "model",
+        "platform",
+        "steps",
+        "method",
+    ];
     sections.iter().for_each(|id| assert!(page.contains(&format!("id=\"{id}\"")), "{id}"));
     let count = |needle: &str| page.matches(needle).count();
     assert_eq!(count("class=\"en\""), count("class=\"zh\""));
     assert!(count("class=\"en\"") > 200);
-    for words in ["Support matrix", "支持矩阵", "Roofline", "屋顶线", "Expected failures", "预期失败", "疑是地上霜", "ACME-4711"] {
+    for words in
+        ["Support matrix", "支持矩阵", "Roofline", "屋顶线", "Expected failures", "预期失败", "疑是地上霜", "ACME-4711"]
+    {
         assert!(page.contains(words), "{words}");
     }
     for (en, zh) in sample_pairs(&page) {
@@ -166,7 +183,8 @@ fn thousands_of_records_make_no_huge_page() {
         let mut record: Record = sample::passed(&format!("op/matmul/bf16/rows={i},cols=1"));
         if i % 3 == 0 {
             record.status = Status::Failed;
-            record.failure = Some(qiao_conformance::Failure::new(qiao_conformance::Check::Limit, "far off ".repeat(4000)));
+            record.failure =
+                Some(qiao_conformance::Failure::new(qiao_conformance::Check::Limit, "far off ".repeat(4000)));
         }
         run.records.push(record);
     }
@@ -183,7 +201,8 @@ fn a_report_is_read_as_it_was_written() {
     let files = save(&report, dir.path()).unwrap();
     assert_eq!(files.len(), Form::ALL.len());
     let back = read(&dir.path().join(Form::Json.file())).unwrap();
-    let records = |r: &Report| r.check.as_ref().unwrap().records.iter().map(|r| (r.id.clone(), r.status)).collect::<Vec<_>>();
+    let records =
+        |r: &Report| r.check.as_ref().unwrap().records.iter().map(|r| (r.id.clone(), r.status)).collect::<Vec<_>>();
     assert_eq!(records(&back), records(&report));
     assert_eq!((&back.suite, &back.steps, &back.account), (&report.suite, &report.steps, &report.account));
     // The last digit of a number may differ; nothing that is shown does.

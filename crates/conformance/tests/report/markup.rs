@@ -2,7 +2,7 @@
 //! references are known, and that no character stands where it may not.
 
 /// Elements of HTML that have no end.
-const VOID: [&str; 4] = ["meta", "input", "br", "link"];
+const VOID: [&str; 5] = ["meta", "input", "br", "wbr", "link"];
 
 /// Elements of HTML whose content is no markup.
 const RAW: [&str; 2] = ["style", "script"];
@@ -124,7 +124,8 @@ fn references(text: &str) -> Result<(), String> {
 
 #[test]
 fn the_reader_refuses_what_is_not_well_formed() {
-    let bad = ["<a>", "<a></b>", "<a b=c\"></a>", "<a>&</a>", "<a>&x;</a>", "<a b=\"<\"/>", "<a b=\"1\" b=\"2\"/>", "<a"];
+    let bad =
+        ["<a>", "<a></b>", "<a b=c\"></a>", "<a>&</a>", "<a>&x;</a>", "<a b=\"<\"/>", "<a b=\"1\" b=\"2\"/>", "<a"];
     bad.iter().for_each(|text| assert!(elements(text, false).is_err(), "{text}"));
     assert!(elements("<a>\u{1}</a>", false).is_err());
     let good = "<?xml version=\"1.0\"?>\n<a b=\"1 &gt; &#39;0\"><c/>text &amp; more</a>\n";

@@ -2,9 +2,7 @@
 
 use qiao_conformance::measure::{Figures, Limits, OpFigure, OpsBench, Timer};
 use qiao_conformance::report::suite::{Group, Operator};
-use qiao_conformance::report::{
-    AccountLine, Greedy, Mode, ModelPoint, ModelRun, Path, Report, Step, Suite,
-};
+use qiao_conformance::report::{AccountLine, Greedy, Mode, ModelPoint, ModelRun, Path, Report, Step, Suite};
 use qiao_conformance::run::Counts;
 use qiao_conformance::{Check, DeviceFacts, Failure, Measured, Outcome, Platform, Profile, Record, Run, Status};
 
@@ -129,7 +127,8 @@ fn record(id: &str) -> Record {
     match parts[..] {
         ["device", "event", "destroyed_while_pending"] => unsupported("the driver has no events of its own"),
         ["op", "rope", "bf16", "rows=3,cols=129"] => {
-            let mut r = failed(id, Check::Limit, "element 1337: got 2.13e0, want 1.955e0, error 1.75e-1 past the limit 4.2e-3");
+            let mut r =
+                failed(id, Check::Limit, "element 1337: got 2.13e0, want 1.955e0, error 1.75e-1 past the limit 4.2e-3");
             r.replay = Some("qiao-report/replays/op_rope_bf16_rows=3,cols=129.replay.json".into());
             r
         }
@@ -308,7 +307,14 @@ fn account() -> Vec<AccountLine> {
         reason: Some("operand 0: dtype f16, the kernel takes f32".into()),
         ..native("sample", 1)
     };
-    vec![native("matmul", 197), native("rope", 56), native("attention_decode", 28), native("silu_mul", 28), decomposed, host]
+    vec![
+        native("matmul", 197),
+        native("rope", 56),
+        native("attention_decode", 28),
+        native("silu_mul", 28),
+        decomposed,
+        host,
+    ]
 }
 
 /// The machine of the sample.

@@ -30,8 +30,24 @@ fn is_of(value: &Value, name: &str) -> bool {
 /// Where it is not, and why.
 fn hold(value: &Value, schema: &Value, root: &Value, at: &str) -> Result<(), String> {
     const KNOWN: [&str; 18] = [
-        "$schema", "$id", "$defs", "$ref", "$comment", "title", "description", "type", "required", "properties", "items",
-        "prefixItems", "enum", "const", "anyOf", "additionalProperties", "minItems", "maxItems",
+        "$schema",
+        "$id",
+        "$defs",
+        "$ref",
+        "$comment",
+        "title",
+        "description",
+        "type",
+        "required",
+        "properties",
+        "items",
+        "prefixItems",
+        "enum",
+        "const",
+        "anyOf",
+        "additionalProperties",
+        "minItems",
+        "maxItems",
     ];
     let words = schema.as_object().ok_or(format!("{at}: the schema is no object"))?;
     if let Some(word) = words.keys().find(|w| !KNOWN.contains(&w.as_str())) {
@@ -81,7 +97,8 @@ fn hold(value: &Value, schema: &Value, root: &Value, at: &str) -> Result<(), Str
                 hold(inner, known, root, &format!("{at}[{i}]"))?;
             }
         }
-        let within = |word: &str, ok: fn(u64, u64) -> bool| schema[word].as_u64().is_none_or(|n| ok(list.len() as u64, n));
+        let within =
+            |word: &str, ok: fn(u64, u64) -> bool| schema[word].as_u64().is_none_or(|n| ok(list.len() as u64, n));
         if !within("minItems", |n, least| n >= least) || !within("maxItems", |n, most| n <= most) {
             return Err(format!("{at}: {} items", list.len()));
         }

@@ -164,3 +164,21 @@ fn an_operator_without_cases_is_not_claimed() {
     assert_eq!(verdict.reached().unwrap().level, Level::DeviceContract);
     assert_eq!(verdict.at(Level::LlmCore).standing, Standing::NotAsked);
 }
+
+#[test]
+fn pages_that_a_device_does_not_declare_are_missed_only_where_it_has_no_others() {
+    let elective = |which: &dyn Fn(&str) -> bool| {
+        let mut report = sample::clean(Profile::LlmServing);
+        let decode = |id: &str| id.starts_with("op/attention_decode/f16/");
+        for record in records(&mut report).iter_mut().filter(|r| decode(&r.id) && which(&r.id)) {
+            *record = Record { elective: true, ..Record::of(record.id.clone(), Outcome::Unsupported("pages".into())) };
+        }
+        Verdict::of(&report).at(Level::LlmServing).reached_in().contains(&"f16")
+    };
+    assert!(elective(&|id| id.ends_with("cols=64")));
+    assert!(!elective(&|_| true));
+    // A record that contradicts itself is no panic.
+    let mut report = sample::clean(Profile::LlmServing);
+    records(&mut report).iter_mut().for_each(|r| r.elective = true);
+    assert_eq!(reached(&report), Some(Level::LlmServing));
+}

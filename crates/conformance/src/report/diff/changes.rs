@@ -109,7 +109,12 @@ fn levels(before: &Report, after: &Report) -> Vec<Change> {
             let why = then.missing.first().map_or(String::new(), |m| format!(": {} {}", m.what, clipped(&m.why, 200)));
             match (d.standing, then.standing) {
                 (Standing::Reached, Standing::Missed) => {
-                    changes.push(Change::new(ChangeKind::LevelLost, what.trim(), "reached", format!("not reached{why}")));
+                    changes.push(Change::new(
+                        ChangeKind::LevelLost,
+                        what.trim(),
+                        "reached",
+                        format!("not reached{why}"),
+                    ));
                 }
                 (was, Standing::Reached) if was != Standing::Reached => {
                     changes.push(Change::new(ChangeKind::LevelGained, what.trim(), word(was), "reached"));
@@ -212,7 +217,8 @@ fn operators(before: &Report, after: &Report) -> Vec<Change> {
             -1 => ChangeKind::Faster,
             _ => return None,
         };
-        let by = format!("{} ({:+.1} %, noise {})", seconds(b.p50), (b.p50 / a.p50 - 1.0) * 100.0, percent(noise(a, b)));
+        let by =
+            format!("{} ({:+.1} %, noise {})", seconds(b.p50), (b.p50 / a.p50 - 1.0) * 100.0, percent(noise(a, b)));
         Some(Change::new(kind, id, seconds(a.p50), by))
     });
     changed.collect()

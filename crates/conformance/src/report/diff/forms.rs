@@ -5,11 +5,13 @@ use std::fmt::Write;
 use super::super::digest::Mark;
 use super::super::html::{both, document, left_out, section, t, table};
 use super::super::levels::Standing;
-use super::super::show::{clipped, count, markdown as md, markdown_code as code, markup, moment, number, percent, seconds};
+use super::super::show::{
+    clipped, count, markdown as md, markdown_code as code, markup, moment, number, percent, seconds,
+};
 use super::super::words::{self, Said, say};
+use super::Comparison;
 use super::changes::{Change, ChangeKind};
 use super::sides::{Side, SideLevel};
-use super::Comparison;
 
 /// Changes and rows that are shown; all stand in the JSON.
 const LISTED: usize = 300;
@@ -102,14 +104,21 @@ fn overview(c: &Comparison) -> Rows {
     for (i, level) in c.sides.first().map_or(&[][..], |s| &s.levels).iter().enumerate() {
         rows.push(of(words::level(level.level), &|s| s.levels.get(i).map_or(String::new(), level_cell)));
     }
-    for (i, name) in [say("passed", "通过"), say("failed", "失败"), say("unsupported", "不支持"), say("expected failures", "预期失败")]
-        .into_iter()
-        .enumerate()
+    for (i, name) in [
+        say("passed", "通过"),
+        say("failed", "失败"),
+        say("unsupported", "不支持"),
+        say("expected failures", "预期失败"),
+    ]
+    .into_iter()
+    .enumerate()
     {
         rows.push(of(name, &|s| count(s.counts[i] as u64)));
     }
     if c.sides.iter().any(|s| s.decode_tokens_per_s.is_some()) {
-        rows.push(of(say("decode, tokens/s", "解码，词元/秒"), &|s| s.decode_tokens_per_s.map_or(String::new(), number)));
+        rows.push(of(say("decode, tokens/s", "解码，词元/秒"), &|s| {
+            s.decode_tokens_per_s.map_or(String::new(), number)
+        }));
         rows.push(of(say("time to first token", "首词元延迟"), &|s| s.ttft.map_or(String::new(), seconds)));
     }
     rows
@@ -272,7 +281,8 @@ fn changes(c: &Comparison, worse: bool, id: &str, heading: (&str, &str)) -> Stri
             ]
         })
         .collect();
-    let heads = [("what", "对象", false), ("change", "变化", false), ("before", "之前", false), ("after", "之后", false)];
+    let heads =
+        [("what", "对象", false), ("change", "变化", false), ("before", "之前", false), ("after", "之后", false)];
     section(id, heading, ("", ""), &(table(&heads, &rows) + &left_out(of.len(), LISTED)))
 }
 

@@ -72,9 +72,11 @@ fn notes(reports: &[Report], same_chip: bool) -> Vec<String> {
         notes.push("a debug build is among them: its times are no speeds and were not compared".into());
     }
     if differ(|r| r.suite.qiao.clone()) {
-        notes.push("the suites are those of different versions of Qiao: a level may ask for more in one of them".into());
+        notes
+            .push("the suites are those of different versions of Qiao: a level may ask for more in one of them".into());
     }
-    let asked = |r: &Report| r.check.as_ref().map_or(String::new(), |c| format!("{} {}", c.profile, c.filter.join(" ")));
+    let asked =
+        |r: &Report| r.check.as_ref().map_or(String::new(), |c| format!("{} {}", c.profile, c.filter.join(" ")));
     if differ(asked) {
         notes.push("the runs walked different cases: what one of them did not walk is not compared".into());
     }

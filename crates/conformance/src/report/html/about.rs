@@ -34,7 +34,10 @@ pub(super) fn platform(report: &Report) -> String {
         (say("stores", "仅存储类型"), list(&d.stores)),
         (say("KV cache layouts / block", "KV 缓存布局/块"), own(&kv.join(", "))),
         (say("capabilities", "能力"), list(&d.caps)),
-        (say("tensor alignment", "张量对齐"), if d.tensor_align > 0 { bytes(d.tensor_align as u64) } else { String::new() }),
+        (
+            say("tensor alignment", "张量对齐"),
+            if d.tensor_align > 0 { bytes(d.tensor_align as u64) } else { String::new() },
+        ),
         (say("declared peaks", "标称峰值"), own(&declared)),
         (say("source of the peaks", "标称来源"), own(&d.peak_source)),
     ]);
@@ -83,7 +86,11 @@ pub(super) fn steps(report: &Report) -> String {
                 StepOutcome::Skipped(why) => ("idle", say("– skipped", "– 跳过"), why.as_str()),
                 StepOutcome::Broken(why) => ("failed", say("✕ not finished", "✕ 未完成"), why.as_str()),
             };
-            let time = if step.outcome == StepOutcome::Done || step.seconds > 0.0 { seconds(step.seconds) } else { String::new() };
+            let time = if step.outcome == StepOutcome::Done || step.seconds > 0.0 {
+                seconds(step.seconds)
+            } else {
+                String::new()
+            };
             let tag = format!("<span class=\"tag {class}\">{}</span>", both(&word));
             vec![both(&words::step(&clipped(&step.name, 80))), tag, own(why), time]
         })
@@ -134,5 +141,10 @@ pub(super) fn method() -> String {
          docs/report-schema.json.",
         "各项数据的定义与出处见 Qiao 仓库 docs/conformance.md；JSON 格式见 docs/report-schema.json。",
     ));
-    section("method", ("Method", "测试方法"), ("", ""), &format!("<ul>{items}</ul><p class=\"small soft\">{link}</p>\n"))
+    section(
+        "method",
+        ("Method", "测试方法"),
+        ("", ""),
+        &format!("<ul>{items}</ul><p class=\"small soft\">{link}</p>\n"),
+    )
 }

@@ -6,19 +6,20 @@ use crate::profile::Profile;
 use crate::run::Run;
 use crate::verdict::{Record, Status};
 
-use super::super::digest::{
-    Cell, Mark, Row, Shared, by_reason, largest_margins, matrix, replay_command,
-};
+use super::super::digest::{Cell, Mark, Row, Shared, by_reason, largest_margins, matrix, replay_command};
 use super::super::facts::Report;
 use super::super::levels::ACTIVATIONS;
 use super::super::show::{clipped, count, markup, number, percent};
 use super::super::suite::dtype_rank;
 use super::super::words::{self, say};
-use super::{FAILURES, LISTED, both, left_out, own, section, t, table};
+use super::{FAILURES, LISTED, both, left_out, own, path, section, t, table};
 
 /// Rows and, in a row, formats of the matrix; a suite has fewer, a hostile file may not.
 const ROWS: usize = 300;
 const FORMATS: usize = 64;
+
+/// More native formats than these in one row are told together.
+const ALIKE: usize = 10;
 
 /// Reasons in the panel of a cell.
 const REASONS: usize = 4;
@@ -35,7 +36,8 @@ pub(super) fn matrix_section(report: &Report) -> String {
     for dtype in ACTIVATIONS {
         let _ = write!(body, "<span role=\"columnheader\">{dtype}</span>");
     }
-    let _ = write!(body, "<span role=\"columnheader\">{}</span></div>\n", t("other dtypes and formats", "其他类型与格式"));
+    let _ =
+        write!(body, "<span role=\"columnheader\">{}</span></div>\n", t("other dtypes and formats", "其他类型与格式"));
     let operators = joined(rows.iter().filter(|r| kind(r).is_empty()));
     let mut tier = None;
     for row in operators.iter().take(ROWS) {
@@ -148,23 +150,39 @@ fn matrix_row(row: &Row) -> String {
     }
     out.push_str("<span class=\"more\" role=\"cell\">");
     let others = || row.cells.iter().filter(|(d, _)| !d.is_empty() && !ACTIVATIONS.contains(&d.as_str()));
-    let asked: Vec<_> = others().filter(|(_, cell)| cell.walked() > 0).collect();
-    asked.iter().take(FORMATS).for_each(|(dtype, cell)| out.push_str(&chip(&row.name, dtype, cell, true)));
-    if asked.len() > FORMATS {
-        let _ = write!(out, "<span class=\"soft small\">+{}</span>", asked.len() - FORMATS);
+    // Where many formats are alike, one chip stands for them.
+    let is_native = |(_, cell): &&(String, Cell)| cell.mark() == Mark::Native;
+    let asked = others().filter(|(_, cell)| cell.walked() > 0);
+    let (native, others_asked): (Vec<&(String, Cell)>, Vec<&(String, Cell)>) = asked.partition(is_native);
+    if native.len() > ALIKE {
+        let names: Vec<_> =
+            native.iter().map(|(d, cell)| format!("{} {}", markup(&clipped(d, 24)), cell.passed())).collect();
+        let n = native.len();
+        let said = both(&say(format!("{n} others"), format!("其他 {n} 种")));
+        out.push_str(&group_chip("native", 'N', &said, &names.join(", ")));
+    } else {
+        native.iter().for_each(|(dtype, cell)| out.push_str(&chip(&row.name, dtype, cell, true)));
+    }
+    others_asked.iter().take(FORMATS).for_each(|(dtype, cell)| out.push_str(&chip(&row.name, dtype, cell, true)));
+    if others_asked.len() > FORMATS {
+        let _ = write!(out, "<span class=\"soft small\">+{}</span>", others_asked.len() - FORMATS);
     }
     let idle: Vec<&str> = others().filter(|(_, cell)| cell.walked() == 0).map(|(d, _)| d.as_str()).collect();
     if !idle.is_empty() {
         let (n, names) = (idle.len(), markup(&clipped(&idle.join(", "), 400)));
         let said = both(&say(format!("{n} not asked"), format!("{n} 项未测试")));
-        let _ = write!(
-            out,
-            "<span class=\"has-tip\" tabindex=\"0\"><span class=\"chip asked-none\"><i>·</i>{said}</span>\
-             <span class=\"tip\" role=\"tooltip\">{names}</span></span>"
-        );
+        out.push_str(&group_chip("asked-none", '·', &said, &names));
     }
     out.push_str("</span></div>\n");
     out
+}
+
+/// A chip for several cells, whose names stand in its panel.
+fn group_chip(class: &str, letter: char, said: &str, names: &str) -> String {
+    format!(
+        "<span class=\"has-tip\" tabindex=\"0\"><span class=\"chip {class}\"><i>{letter}</i>{said}</span>\
+         <span class=\"tip\" role=\"tooltip\">{names}</span></span>"
+    )
 }
 
 /// A cell with its panel.
@@ -219,7 +237,11 @@ fn tip(name: &str, dtype: &str, cell: &Cell) -> String {
     }
     if cell.reasons.len() > REASONS {
         let n = cell.reasons.len() - REASONS;
-        let _ = write!(out, "<span class=\"line\">{}</span>", both(&say(format!("and {n} more reasons"), format!("另有 {n} 种原因"))));
+        let _ = write!(
+            out,
+            "<span class=\"line\">{}</span>",
+            both(&say(format!("and {n} more reasons"), format!("另有 {n} 种原因")))
+        );
     }
     out
 }
@@ -339,7 +361,8 @@ fn shared(reasons: &[Shared<'_>]) -> String {
         .iter()
         .take(LISTED)
         .map(|s| {
-            let families: Vec<_> = s.families.iter().take(12).map(|(f, n)| format!("{} {}", markup(&clipped(f, 80)), n)).collect();
+            let families: Vec<_> =
+                s.families.iter().take(12).map(|(f, n)| format!("{} {}", markup(&clipped(f, 80)), n)).collect();
             let more = s.families.len().saturating_sub(12);
             let more = if more > 0 { format!(" … +{more}") } else { String::new() };
             let reason = if s.reason.is_empty() { t("no reason given", "未说明原因") } else { own(&s.reason) };
@@ -362,7 +385,7 @@ pub(super) fn margins(report: &Report) -> String {
                 .iter()
                 .map(|(r, m)| {
                     vec![
-                        format!("<span class=\"mono\">{}</span>", own(&r.id)),
+                        path(&r.id),
                         m.margin.map_or("∞".into(), percent),
                         number(m.max_abs),
                         figure(m.limit),
@@ -386,10 +409,10 @@ pub(super) fn margins(report: &Report) -> String {
         "margins",
         ("Accuracy: the largest margins", "精度：最接近限值的用例"),
         (
-            "The passed cases that came closest to their limits. The error is the largest |result − truth|, the truth is worked \
+            "The passed case of each family and dtype that came closest to its limit, the closest first. The error is the largest |result − truth|, the truth is worked \
              out in f64; the limit is that of the worst element. The smallest tolerance is the least r that would have passed as \
              |error| ≤ r · max(|truth|, rms of the truth).",
-            "通过但最接近限值的用例。误差为 |结果 − 真值| 的最大值，真值以 f64 计算；限值取最差元素的限值。最小容差为满足 |误差| ≤ r · \
+            "每个用例族与数据类型中通过且最接近限值的用例，按接近程度排列。误差为 |结果 − 真值| 的最大值，真值以 f64 计算；限值取最差元素的限值。最小容差为满足 |误差| ≤ r · \
              max(|真值|, 真值均方根) 的最小 r。",
         ),
         &body,

@@ -113,6 +113,11 @@ pub(super) fn own(text: &str) -> String {
     markup(&clipped(text, TEXT))
 }
 
+/// The path of a case, which may be broken after a comma.
+pub(super) fn path(text: &str) -> String {
+    format!("<span class=\"mono\">{}</span>", own(text).replace(',', ",<wbr>"))
+}
+
 /// A section with its heading and what it shows.
 pub(super) fn section(id: &str, heading: (&str, &str), lead: (&str, &str), body: &str) -> String {
     let lead = match lead.0.is_empty() {

@@ -107,9 +107,7 @@ fn said(greedy: &Greedy) -> String {
     let with = greedy.compared_with.clone().unwrap_or_default();
     let with = clipped(&with, 200);
     let (class, judged) = match greedy.equal {
-        Some(true) => {
-            ("native", say(format!("✓ the same tokens as {with}"), format!("✓ 与 {with} 的词元完全一致")))
-        }
+        Some(true) => ("native", say(format!("✓ the same tokens as {with}"), format!("✓ 与 {with} 的词元完全一致"))),
         Some(false) => {
             let at = greedy.first_difference.map_or(String::new(), |i| i.to_string());
             (

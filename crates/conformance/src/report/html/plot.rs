@@ -135,7 +135,8 @@ pub(super) fn roofline(bench: &OpsBench) -> Option<(String, String)> {
     let intensity = |f: &OpFigure| f.flops as f64 / f.bytes as f64;
     let limits = || std::iter::once(&bench.measured).chain(&bench.declared);
     let ceilings = limits().flat_map(|l| l.ops_per_s.iter().map(|(_, v)| *v)).filter(|v| *v > 0.0 && v.is_finite());
-    let ridges = limits().filter(|l| l.bytes_per_s > 0.0).flat_map(|l| l.ops_per_s.iter().map(|(_, v)| v / l.bytes_per_s));
+    let ridges =
+        limits().filter(|l| l.bytes_per_s > 0.0).flat_map(|l| l.ops_per_s.iter().map(|(_, v)| v / l.bytes_per_s));
     let least = |a: f64, b: f64| a.min(b);
     let xs = figures.iter().map(|f| intensity(f));
     let (x_low, x_high) = (xs.clone().fold(f64::INFINITY, least), xs.chain(ridges).fold(0.0, f64::max));
@@ -150,7 +151,8 @@ pub(super) fn roofline(bench: &OpsBench) -> Option<(String, String)> {
 
 fn draw(bench: &OpsBench, figures: &[&OpFigure], frame: &Frame, names: usize) -> String {
     let (w, h) = (frame.width, frame.height);
-    let mut svg = format!("<svg viewBox=\"0 0 {w} {h}\" width=\"{w}\" height=\"{h}\" role=\"img\" aria-label=\"roofline\">");
+    let mut svg =
+        format!("<svg viewBox=\"0 0 {w} {h}\" width=\"{w}\" height=\"{h}\" role=\"img\" aria-label=\"roofline\">");
     axes(&mut svg, frame);
     let mut taken: Vec<Taken> = Vec::new();
     let limits: Vec<Roof> = bench.declared.iter().chain(Some(&bench.measured)).map(Roof::of).collect();
@@ -186,14 +188,21 @@ fn axes(svg: &mut String, frame: &Frame) {
         let _ = write!(svg, "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{y0:.1}\" y2=\"{y1:.1}\"/>");
         if i % every == 0 {
             let label = number(*value);
-            let anchor = if i == 0 { "start" } else if i + 1 == decades.len() { "end" } else { "middle" };
+            let anchor = if i == 0 {
+                "start"
+            } else if i + 1 == decades.len() {
+                "end"
+            } else {
+                "middle"
+            };
             let _ = write!(svg, "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{label}</text>", y1 + 16.0);
         }
     }
     for (value, _) in frame.y.decades() {
         let y = frame.y(value);
         let _ = write!(svg, "<line class=\"grid\" x1=\"{x0:.1}\" x2=\"{x1:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>");
-        let _ = write!(svg, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", x0 - 8.0, y + 4.0, rate(value));
+        let _ =
+            write!(svg, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", x0 - 8.0, y + 4.0, rate(value));
     }
     let _ = write!(svg, "<path class=\"axis\" fill=\"none\" d=\"M{x0:.1} {y0:.1}V{y1:.1}H{x1:.1}\"/>");
     let _ = write!(svg, "<text x=\"{x1:.1}\" y=\"{:.1}\" text-anchor=\"end\">FLOP / byte</text>", y1 + 34.0);
@@ -273,8 +282,10 @@ impl Roof {
         for (dtypes, v) in &self.ceilings {
             let text = format!("{dtypes} {} {}", rate(*v), self.class);
             let (width, y) = (text.chars().count() as f64 * 6.5, frame.y(*v));
-            let places: Vec<(f64, f64)> =
-                [0.0, 0.5, 1.0, 1.5].iter().flat_map(|w| [-5.0, 14.0].map(|dy| (right - width * (1.0 + w), y + dy))).collect();
+            let places: Vec<(f64, f64)> = [0.0, 0.5, 1.0, 1.5]
+                .iter()
+                .flat_map(|w| [-5.0, 14.0].map(|dy| (right - width * (1.0 + w), y + dy)))
+                .collect();
             write_at(&text, &places);
         }
         if let (Some([(xa, ya), (xb, yb)]), Some(bandwidth_limit)) = (self.slope(frame), self.bytes_per_s) {
@@ -340,8 +351,16 @@ fn label(
         let text = clipped(op, 28);
         let (x, y) = points[i];
         let (width, height) = (text.chars().count() as f64 * 6.3, 13.0);
-        let places = [(8.0, 4.0), (-8.0 - width, 4.0), (-width / 2.0, -9.0), (-width / 2.0, 18.0), (8.0, -8.0), (8.0, 16.0),
-            (-8.0 - width, -8.0), (-8.0 - width, 16.0)];
+        let places = [
+            (8.0, 4.0),
+            (-8.0 - width, 4.0),
+            (-width / 2.0, -9.0),
+            (-width / 2.0, 18.0),
+            (8.0, -8.0),
+            (8.0, 16.0),
+            (-8.0 - width, -8.0),
+            (-8.0 - width, 16.0),
+        ];
         for (dx, dy) in places {
             let rect = Taken { x0: x + dx, y0: y + dy - height + 3.0, x1: x + dx + width, y1: y + dy + 3.0 };
             let inside = rect.x0 > frame.left

@@ -8,7 +8,7 @@ use super::super::facts::Report;
 use super::super::show::{bandwidth, clipped, count, markup, number, percent, rate, seconds};
 use super::super::words::say;
 use super::plot;
-use super::{both, left_out, own, section, t, table};
+use super::{both, left_out, own, path, section, t, table};
 
 /// Operators whose latencies are shown unfolded, and in all.
 const SHOWN: usize = 24;
@@ -103,9 +103,12 @@ fn latencies(bench: &OpsBench) -> String {
     let high = measured.iter().map(|f| f.judged().p99 / f.judged().p50).fold(1.0, f64::max);
     let axis = plot::LogAxis::of_multiples(low, high);
     let head = || {
-        let mut row = format!("<div class=\"row head\"><span class=\"what\">{}</span>", t("operator and shape", "算子与形状"));
+        let mut row =
+            format!("<div class=\"row head\"><span class=\"what\">{}</span>", t("operator and shape", "算子与形状"));
         let _ = write!(row, "<span class=\"strip scale\">{}</span>", axis_labels(&axis));
-        for (en, zh) in [("p50", "p50"), ("p99", "p99"), ("cv", "变异系数"), ("reached", "达到"), ("of limit", "占上限")] {
+        for (en, zh) in
+            [("p50", "p50"), ("p99", "p99"), ("cv", "变异系数"), ("reached", "达到"), ("of limit", "占上限")]
+        {
             let _ = write!(row, "<span class=\"num\">{}</span>", t(en, zh));
         }
         row.push_str("</div>\n");
@@ -113,11 +116,15 @@ fn latencies(bench: &OpsBench) -> String {
     };
     let (first, rest) = measured.split_at(measured.len().min(SHOWN));
     let rows = |of: &[&OpFigure]| of.iter().map(|f| latency(f, &axis)).collect::<String>();
-    let mut out = format!("<h3>{}</h3>\n<ul class=\"legend\"><li>{}</li></ul>\n", t("Latency", "延迟分布"), t(
-        "Each strip is relative to its own median, on one logarithmic scale: thick tick at the median, band to p90, thin line from \
+    let mut out = format!(
+        "<h3>{}</h3>\n<ul class=\"legend\"><li>{}</li></ul>\n",
+        t("Latency", "延迟分布"),
+        t(
+            "Each strip is relative to its own median, on one logarithmic scale: thick tick at the median, band to p90, thin line from \
          the least to p99.",
-        "每条均以自身中位数为基准，共用同一对数刻度：粗刻线为中位数，色带至 p90，细线从最小值到 p99。",
-    ));
+            "每条均以自身中位数为基准，共用同一对数刻度：粗刻线为中位数，色带至 p90，细线从最小值到 p99。",
+        )
+    );
     let _ = write!(out, "<div class=\"speed\">\n{}{}</div>\n", head(), rows(first));
     if !rest.is_empty() {
         let n = count(rest.len() as u64);
@@ -157,10 +164,10 @@ fn latency(figure: &OpFigure, axis: &plot::LogAxis) -> String {
     );
     let id = figure.id.strip_prefix("op/").unwrap_or(&figure.id);
     format!(
-        "<div class=\"row\"><span class=\"what\"><span class=\"mono\">{}</span><small>{}{}{}</small></span>\
+        "<div class=\"row\"><span class=\"what\">{}<small>{}{}{}</small></span>\
          <span class=\"strip\">{strip}</span><span class=\"num\">{}</span><span class=\"num\">{}</span>\
          <span class=\"num\">{}</span><span class=\"num\">{reached}</span><span class=\"num\">{share}</span></div>\n",
-        markup(&clipped(id, 160)),
+        path(&clipped(id, 160)),
         markup(&clipped(&figure.origin, 120)),
         if figure.origin.is_empty() { "" } else { " · " },
         both(&title),
@@ -185,15 +192,10 @@ fn not_measured(bench: &OpsBench) -> String {
                 (_, Some(why)) => ("idle", t("skipped", "跳过"), why.as_str()),
                 _ => ("failed", t("✕ failed", "✕ 失败"), f.failure.as_deref().unwrap_or_default()),
             };
-            let id = format!("<span class=\"mono\">{}</span>", own(&f.id));
+            let id = path(&f.id);
             vec![id, format!("<span class=\"tag {class}\">{word}</span>"), own(why)]
         })
         .collect();
     let heads = [("operator and shape", "算子与形状", false), ("outcome", "结果", false), ("why", "原因", false)];
-    format!(
-        "<h3>{}</h3>{}{}",
-        t("Without a figure", "无有效数据"),
-        table(&heads, &rows),
-        left_out(none.len(), ROWS)
-    )
+    format!("<h3>{}</h3>{}{}", t("Without a figure", "无有效数据"), table(&heads, &rows), left_out(none.len(), ROWS))
 }

@@ -19,8 +19,7 @@ const MISSING: usize = 200;
 pub(super) fn verdict(report: &Report, verdict: &Verdict) -> String {
     let mut out = String::from("<section class=\"verdict\" id=\"verdict\">\n");
     let device = &report.device;
-    let subject: Vec<String> =
-        [name_of(report), &device.arch].into_iter().filter(|s| !s.is_empty()).map(own).collect();
+    let subject: Vec<String> = [name_of(report), &device.arch].into_iter().filter(|s| !s.is_empty()).map(own).collect();
     let when = moment(report.platform.started);
     let _ = writeln!(
         out,
@@ -43,7 +42,9 @@ pub(super) fn verdict(report: &Report, verdict: &Verdict) -> String {
 
 /// Names of levels are not broken at their hyphen.
 fn unbroken(markup: String) -> String {
-    ["llm-core", "llm-serving"].iter().fold(markup, |m, name| m.replace(name, &format!("<span class=\"keep\">{name}</span>")))
+    ["llm-core", "llm-serving"]
+        .iter()
+        .fold(markup, |m, name| m.replace(name, &format!("<span class=\"keep\">{name}</span>")))
 }
 
 const CONTENTS_OPEN: &str = "<nav class=\"contents\" aria-label=\"Contents 目录\">";
@@ -154,7 +155,8 @@ fn next(verdict: &Verdict) -> String {
         let _ = write!(out, "<p{class}>{line}</p>\n{}", missing_list(&lacks.missing));
         if let Some(profile) = level.profile().filter(|_| lacks.standing == Standing::NotAsked) {
             let how = t("To ask for the rest:", "补齐测试的命令：");
-            let _ = writeln!(out, "<p class=\"how\">{how}</p><code class=\"cmd\">qiao check --profile {profile}</code>");
+            let _ =
+                writeln!(out, "<p class=\"how\">{how}</p><code class=\"cmd\">qiao check --profile {profile}</code>");
         }
     }
     out.push_str("</div>\n");
@@ -165,7 +167,10 @@ fn next(verdict: &Verdict) -> String {
 fn is_alike(a: &InDtype, b: &InDtype) -> bool {
     let plain = |d: &InDtype| {
         let of = |m: &Missing| {
-            let path = m.what.rsplit_once('/').map_or(m.what.as_str(), |(path, last)| if last == d.dtype { path } else { &m.what });
+            let path = m
+                .what
+                .rsplit_once('/')
+                .map_or(m.what.as_str(), |(path, last)| if last == d.dtype { path } else { &m.what });
             (m.kind, path.to_string(), m.count, m.of, m.why.clone())
         };
         d.missing.iter().map(of).collect::<Vec<_>>()
@@ -188,7 +193,10 @@ fn missing_list(missing: &[Missing]) -> String {
         let summary = both(&say(format!("{n} more"), format!("另有 {n} 项")));
         let items: String = more.iter().take(MISSING).map(item).collect();
         let tail = left_out(more.len(), MISSING);
-        let _ = writeln!(out, "<details class=\"plain\"><summary>{summary}</summary><div><ul>{items}</ul>{tail}</div></details>");
+        let _ = writeln!(
+            out,
+            "<details class=\"plain\"><summary>{summary}</summary><div><ul>{items}</ul>{tail}</div></details>"
+        );
     }
     if !open.is_empty() {
         let summary = t("Not asked, by family: cases", "未测试的用例族与用例数");
@@ -222,9 +230,16 @@ fn key_figures(report: &Report) -> String {
         figures.push((say("cases failed", "失败的用例"), count(of(Status::Failed) as u64), String::new()));
         let expected = match of(Status::ExpectedFailure) {
             0 => String::new(),
-            n => both(&say(format!("+ {} expected failures", count(n as u64)), format!("+ 预期失败 {}", count(n as u64)))),
+            n => both(&say(
+                format!("+ {} expected failures", count(n as u64)),
+                format!("+ 预期失败 {}", count(n as u64)),
+            )),
         };
-        figures.push((say("cases not run by the device", "设备不支持的用例"), count(of(Status::Unsupported) as u64), expected));
+        figures.push((
+            say("cases not run by the device", "设备不支持的用例"),
+            count(of(Status::Unsupported) as u64),
+            expected,
+        ));
         if let Some((record, measured)) = largest_margins(run, 1).first() {
             let family = own(family_of(&record.id));
             let share = measured.margin.map_or("∞".into(), percent);
@@ -252,22 +267,22 @@ fn speed_figures(report: &Report) -> Vec<Figure> {
         if let Some(median) = shares.get(shares.len() / 2) {
             let n = count(shares.len() as u64);
             let after = both(&say(format!("median of {n}"), format!("{n} 项的中位数")));
-            figures.push((say("operators, share of the measured limit", "算子性能占实测上限"), percent(*median), after));
+            figures.push((
+                say("operators, share of the measured limit", "算子性能占实测上限"),
+                percent(*median),
+                after,
+            ));
         }
     }
     if let Some(point) = report.model.as_ref().and_then(|m| m.points.first()) {
         if let Some(rate) = &point.decode_tokens_per_s {
-            let after = both(&say(
-                format!("tokens/s, batch {}", point.batch),
-                format!("词元/秒，批大小 {}", point.batch),
-            ));
+            let after =
+                both(&say(format!("tokens/s, batch {}", point.batch), format!("词元/秒，批大小 {}", point.batch)));
             figures.push((say("decode, median", "解码速度（中位数）"), number(rate.p50), after));
         }
         if let Some(ttft) = &point.ttft {
-            let after = both(&say(
-                format!("p50, prompt of {}", point.prompt),
-                format!("p50，提示 {} 词元", point.prompt),
-            ));
+            let after =
+                both(&say(format!("p50, prompt of {}", point.prompt), format!("p50，提示 {} 词元", point.prompt)));
             figures.push((say("time to first token", "首词元延迟"), seconds(ttft.p50), after));
         }
     }
