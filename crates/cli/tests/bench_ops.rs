@@ -1,6 +1,5 @@
 //! `qiao bench ops` as its users meet it. No test looks at how long anything takes.
 
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -78,8 +77,10 @@ fn wrong_selections_end_with_2_and_absent_devices_with_3() {
 
 #[test]
 fn a_file_that_can_not_be_written_is_named() {
-    let nowhere = Path::new("no").join("such").join("folder").join("x.json");
-    let args = ["bench", "ops", "--quick", "--filter", "op/kv_write/*", "--json", nowhere.to_str().unwrap()];
+    let folder = tempfile::tempdir().unwrap();
+    let taken = folder.path().join("x.json");
+    std::fs::create_dir(&taken).unwrap();
+    let args = ["bench", "ops", "--quick", "--filter", "op/kv_write/*", "--json", taken.to_str().unwrap()];
     let output = qiao(&args);
     let err = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{err}");
