@@ -188,7 +188,8 @@ impl Suite {
         let plain = self.profile.cases().into_iter().filter(|c| c.depth() == Depth::Smoke);
         let records: Vec<Record> = plain.map(|c| self.run(&c, subject)).collect();
         let held = held(self.profile, &records);
-        let gaps = |h: &Held| h.gaps.iter().map(|g| format!("\n    {} {}: {}", g.what, g.dtype, g.why)).collect::<String>();
+        let gaps =
+            |h: &Held| h.gaps.iter().map(|g| format!("\n    {} {}: {}", g.what, g.dtype, g.why)).collect::<String>();
         let lacks: String = held.iter().map(|h| format!("\n  in {} it lacks{}", h.dtype, gaps(h))).collect();
         assert!(held.iter().any(|h| h.gaps.is_empty()), "profile {} is held in no dtype:{lacks}", self.profile);
     }
