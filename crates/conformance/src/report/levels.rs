@@ -126,6 +126,19 @@ pub struct InDtype {
     pub missing: Vec<Missing>,
 }
 
+impl InDtype {
+    /// Whether two dtypes lack the same things, their own names apart.
+    fn is_alike(&self, other: &InDtype) -> bool {
+        fn plain(d: &InDtype) -> impl Iterator<Item = (MissingKind, &str, usize, usize, &str)> {
+            d.missing.iter().map(|m| {
+                let own = m.what.rsplit_once('/').filter(|(_, last)| *last == d.dtype);
+                (m.kind, own.map_or(m.what.as_str(), |(path, _)| path), m.count, m.of, m.why.as_str())
+            })
+        }
+        plain(self).eq(plain(other))
+    }
+}
+
 /// How a device stands to a level.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LevelVerdict {
@@ -157,6 +170,17 @@ impl LevelVerdict {
         };
         self.dtypes.iter().min_by_key(weight).expect("every level has an entry")
     }
+}
+
+/// Dtypes that lack the same things for the same next level.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lacking<'a> {
+    /// The level.
+    pub level: Level,
+    /// What they lack, as the first of them does.
+    pub lacks: &'a InDtype,
+    /// The dtypes; one without a name for levels that have none.
+    pub dtypes: Vec<&'a str>,
 }
 
 /// What a report shows of a device.
@@ -203,6 +227,22 @@ impl Verdict {
         let own = |d: &&InDtype| d.dtype == dtype || d.dtype.is_empty();
         let standings = self.levels.iter().filter_map(|l| Some((l.level, l.dtypes.iter().find(own)?)));
         standings.into_iter().find(|(_, d)| d.standing != Standing::Reached)
+    }
+
+    /// What every activation dtype lacks for its next level, the dtype that stands best first. Empty where all levels are
+    /// reached.
+    pub fn lacking(&self) -> Vec<Lacking<'_>> {
+        let Some(next) = self.next() else { return Vec::new() };
+        let closest = next.closest().dtype.as_str();
+        let mut told: Vec<Lacking<'_>> = Vec::new();
+        for dtype in std::iter::once(closest).chain(ACTIVATIONS.into_iter().filter(|d| *d != closest)) {
+            let Some((level, lacks)) = self.next_in(dtype).filter(|(level, _)| *level <= next.level) else { continue };
+            match told.iter_mut().find(|t| t.level == level && t.lacks.is_alike(lacks)) {
+                Some(same) => same.dtypes.push(dtype),
+                None => told.push(Lacking { level, lacks, dtypes: vec![dtype] }),
+            }
+        }
+        told
     }
 
     /// How the device stands to a level.

@@ -7,7 +7,7 @@ use crate::verdict::Status;
 
 use super::digest::{Mark, by_reason, count_of, largest_margins, matrix, replay_command, why_of};
 use super::facts::{Path, Report, StepOutcome};
-use super::levels::{Standing, Verdict};
+use super::levels::{Missing, MissingKind, Standing, Verdict};
 use super::show::{
     bandwidth, bytes, clipped, count, markdown as md, markdown_code as code, moment, number, percent, rate, seconds,
 };
@@ -92,7 +92,7 @@ fn verdict(page: &mut Page, report: &Report) {
     let title = page.t("Adaptation report", "芯片适配测试报告");
     page.line(&format!("# {title}: {}\n", short(name)));
     let headline = page.of(&words::headline(&verdict));
-    page.line(&format!("**{headline}.**\n"));
+    page.line(&format!("**{headline}**\n"));
     let outcome = page.of(&words::outcome_line(report));
     page.line(&outcome);
     if let Some(run) = &report.check {
@@ -127,15 +127,22 @@ fn verdict(page: &mut Page, report: &Report) {
         let cases = format!("{} / {}", count(level.walked as u64), count(level.asks as u64));
         page.row(&[name, format!("{sign} {standing}"), level.reached_in().join(", "), cases]);
     }
-    if let Some(next) = verdict.next() {
-        let line = page.of(&words::next_line(next));
+    for next in verdict.lacking() {
+        let line = page.of(&words::next_line_in(&next));
         page.line(&format!("\n{line}\n"));
-        let missing = &next.closest().missing;
-        for m in missing.iter().take(LISTED) {
+        let is_open = |m: &&Missing| matches!(m.kind, MissingKind::NotAsked | MissingKind::NoCases);
+        let (open, against): (Vec<&Missing>, Vec<&Missing>) = next.lacks.missing.iter().partition(is_open);
+        for m in against.iter().take(LISTED) {
             let line = page.of(&words::missing(m));
             page.line(&format!("- {line}"));
         }
-        page.left_out(missing.len(), LISTED);
+        page.left_out(against.len(), LISTED);
+        if !open.is_empty() {
+            let families: Vec<_> = open.iter().take(LISTED).map(|m| format!("{} {}", code(&m.what), m.count)).collect();
+            let not_asked = page.t("Not asked", "未测试");
+            page.line(&format!("- {not_asked}: {}", families.join(", ")));
+            page.left_out(open.len(), LISTED);
+        }
     }
 }
 

@@ -32,6 +32,6 @@ pub use diff::{Change, ChangeKind, Comparison, diff};
 pub use facts::{AccountLine, Greedy, Mode, ModelPoint, ModelRun, Path, Report, Step, StepOutcome};
 pub use forms::{Form, save};
 pub use json::{ReadError, read};
-pub use levels::{Level, LevelVerdict, Missing, MissingKind, Standing, Verdict};
+pub use levels::{Lacking, Level, LevelVerdict, Missing, MissingKind, Standing, Verdict};
 pub use suite::Suite;
 pub use words::Language;

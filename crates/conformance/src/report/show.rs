@@ -69,7 +69,7 @@ pub fn bytes(n: u64) -> String {
 /// Seconds, from nanoseconds to hours.
 pub fn seconds(s: f64) -> String {
     match s {
-        s if s == 0.0 => "0 s".into(),
+        0.0 => "0 s".into(),
         s if !s.is_finite() => number(s),
         s if s < 1e-6 => format!("{} ns", number(s * 1e9)),
         s if s < 1e-3 => format!("{} µs", number(s * 1e6)),

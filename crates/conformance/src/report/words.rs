@@ -4,7 +4,7 @@ use crate::verdict::{Check, Status};
 
 use super::digest::Mark;
 use super::facts::{Mode, Path, Report, Step};
-use super::levels::{InDtype, Level, LevelVerdict, Missing, MissingKind, Standing, Verdict};
+use super::levels::{Lacking, Level, LevelVerdict, Missing, MissingKind, Standing, Verdict};
 use super::show::{clipped, count};
 
 /// The languages of a report.
@@ -247,15 +247,15 @@ pub fn headline(verdict: &Verdict) -> Said {
 /// What stands between the device and its next level, in the dtype that is closest to it, in one line.
 pub fn next_line(next: &LevelVerdict) -> Said {
     let closest = next.closest();
-    next_line_in(next.level, closest, &[&closest.dtype])
+    next_line_in(&Lacking { level: next.level, lacks: closest, dtypes: vec![&closest.dtype] })
 }
 
 /// What stands between the device and its next level in dtypes that lack the same things, in one line.
-pub fn next_line_in(next: Level, closest: &InDtype, dtypes: &[&str]) -> Said {
-    let name = level(next);
+pub fn next_line_in(next: &Lacking<'_>) -> Said {
+    let (name, closest) = (level(next.level), next.lacks);
     let (en_in, zh_in) = match closest.dtype.is_empty() {
         true => (String::new(), String::new()),
-        false => (format!(" in {}", joined(dtypes)), format!("（{}）", dtypes.join("、"))),
+        false => (format!(" in {}", joined(&next.dtypes)), format!("（{}）", next.dtypes.join("、"))),
     };
     let of = |wanted: &[MissingKind]| {
         let found = closest.missing.iter().filter(|m| wanted.contains(&m.kind));
@@ -334,10 +334,9 @@ pub fn fault(text: &str) -> Said {
         return all("没有任何用例执行并通过：什么都不支持的设备不算通过".into());
     }
     let held = text.strip_prefix("profile ").and_then(|t| t.split_once(" is held in no dtype; "));
-    if let Some((profile, rest)) = held {
-        if let Some((dtype, lacks)) = rest.split_once(" comes closest and lacks ") {
-            return all(format!("配置档 {profile} 在任何数据类型下均未满足；最接近的是 {dtype}，尚缺 {lacks}"));
-        }
+    let closest = held.and_then(|(profile, t)| Some((profile, t.split_once(" comes closest and lacks ")?)));
+    if let Some((profile, (dtype, lacks))) = closest {
+        return all(format!("配置档 {profile} 在任何数据类型下均未满足；最接近的是 {dtype}，尚缺 {lacks}"));
     }
     let stale = text.strip_prefix("line ").and_then(|t| t.split_once(" of the expectations, "));
     if let Some((line, rest)) = stale {

@@ -56,7 +56,7 @@ pub(crate) fn elements(text: &str, html: bool) -> Result<Vec<Element>, String> {
         elements.push(element);
         if html && RAW.contains(&name.as_str()) {
             rest = rest.split_once(&format!("</{name}>")).ok_or(format!("<{name}> without end"))?.1;
-        } else if !closed && !(html && VOID.contains(&name.as_str())) {
+        } else if !(closed || html && VOID.contains(&name.as_str())) {
             open.push(name);
         }
     }

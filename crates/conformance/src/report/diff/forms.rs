@@ -173,10 +173,10 @@ fn aligned(out: &mut String, title: &str, rows: &Rows, plain: &dyn Fn(&str) -> S
         return;
     }
     let _ = writeln!(out, "\n{title}");
-    let width = |of: &dyn Fn(&(Said, Vec<String>)) -> usize| rows.iter().map(of).max().unwrap_or(0);
-    let first = width(&|r| r.0.en.chars().count());
-    let columns: Vec<usize> =
-        (0..rows[0].1.len()).map(|i| width(&|r| r.1.get(i).map_or(0, |c| c.chars().count()))).collect();
+    let length = |text: &str| text.chars().count();
+    let first = rows.iter().map(|(name, _)| length(&name.en)).max().unwrap_or(0);
+    let column = |i: usize| rows.iter().map(|(_, cells)| cells.get(i).map_or(0, |c| length(c))).max().unwrap_or(0);
+    let columns: Vec<usize> = (0..rows[0].1.len()).map(column).collect();
     for (name, cells) in rows {
         let mut line = format!("  {:first$}", plain(&name.en));
         for (cell, w) in cells.iter().zip(&columns) {

@@ -37,7 +37,7 @@ pub(super) fn matrix_section(report: &Report) -> String {
         let _ = write!(body, "<span role=\"columnheader\">{dtype}</span>");
     }
     let _ =
-        write!(body, "<span role=\"columnheader\">{}</span></div>\n", t("other dtypes and formats", "其他类型与格式"));
+        writeln!(body, "<span role=\"columnheader\">{}</span></div>", t("other dtypes and formats", "其他类型与格式"));
     let operators = joined(rows.iter().filter(|r| kind(r).is_empty()));
     let mut tier = None;
     for row in operators.iter().take(ROWS) {
@@ -153,7 +153,7 @@ fn matrix_row(row: &Row) -> String {
     // Where many formats are alike, one chip stands for them.
     let is_native = |(_, cell): &&(String, Cell)| cell.mark() == Mark::Native;
     let asked = others().filter(|(_, cell)| cell.walked() > 0);
-    let (native, others_asked): (Vec<&(String, Cell)>, Vec<&(String, Cell)>) = asked.partition(is_native);
+    let (native, others_asked) = asked.partition::<Vec<_>, _>(is_native);
     if native.len() > ALIKE {
         let names: Vec<_> =
             native.iter().map(|(d, cell)| format!("{} {}", markup(&clipped(d, 24)), cell.passed())).collect();

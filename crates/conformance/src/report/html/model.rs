@@ -51,7 +51,7 @@ fn run(model: &ModelRun) -> String {
         (say("model", "模型"), format!("{} {verified}", own(&model.name))),
         (say("source", "来源"), own(&model.source)),
         (say("architecture", "架构"), own(&model.architecture)),
-        (say("parameters", "参数量"), known(model.parameters, |n| count(n))),
+        (say("parameters", "参数量"), known(model.parameters, count)),
         (say("computes in", "计算类型"), own(&model.compute_dtype)),
         (say("weights stored as", "权重存储类型"), own(&model.weight_dtypes.join(", "))),
         (say("weights", "权重"), known(model.weight_bytes, bytes)),

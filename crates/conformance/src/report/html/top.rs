@@ -6,7 +6,7 @@ use crate::verdict::Status;
 
 use super::super::digest::{count_of, family_of, largest_margins};
 use super::super::facts::{Path, Report};
-use super::super::levels::{ACTIVATIONS, InDtype, Level, LevelVerdict, Missing, MissingKind, Standing, Verdict};
+use super::super::levels::{LevelVerdict, Missing, MissingKind, Standing, Verdict};
 use super::super::show::{clipped, count, markup, moment, number, percent, seconds};
 use super::super::words::{self, Said, say};
 use super::{TEXT, both, left_out, name_of, own, t};
@@ -130,30 +130,19 @@ fn state(level: &LevelVerdict) -> Said {
     }
 }
 
-/// What is missing: for the next level in the dtype that is closest to it, and for every dtype that stands lower.
+/// What is missing for the next level, in every dtype.
 fn next(verdict: &Verdict) -> String {
-    let Some(next) = verdict.next() else {
+    let lacking = verdict.lacking();
+    if lacking.is_empty() {
         let said = t("Every level of the suite is reached.", "测试集的全部等级均已达到。");
         return format!("<div class=\"next\"><p>{said}</p></div>\n");
-    };
-    // Dtypes that lack the same things are told together, the closest to its next level first.
-    let mut told: Vec<(Level, &InDtype, Vec<&str>)> = Vec::new();
-    let closest = next.closest().dtype.as_str();
-    let order = std::iter::once(closest).chain(ACTIVATIONS.into_iter().filter(|d| *d != closest));
-    for dtype in order {
-        let Some((level, lacks)) = verdict.next_in(dtype).filter(|(level, _)| *level <= next.level) else { continue };
-        let same = |(l, other, _): &&mut (Level, &InDtype, Vec<&str>)| *l == level && is_alike(other, lacks);
-        match told.iter_mut().find(same) {
-            Some((.., names)) => names.push(dtype),
-            None => told.push((level, lacks, vec![dtype])),
-        }
     }
     let mut out = String::from("<div class=\"next\">");
-    for (i, (level, lacks, names)) in told.iter().enumerate() {
+    for (i, next) in lacking.iter().enumerate() {
         let class = if i > 0 { " class=\"lower\"" } else { "" };
-        let line = both(&words::next_line_in(*level, lacks, names));
-        let _ = write!(out, "<p{class}>{line}</p>\n{}", missing_list(&lacks.missing));
-        if let Some(profile) = level.profile().filter(|_| lacks.standing == Standing::NotAsked) {
+        let line = both(&words::next_line_in(next));
+        let _ = write!(out, "<p{class}>{line}</p>\n{}", missing_list(&next.lacks.missing));
+        if let Some(profile) = next.level.profile().filter(|_| next.lacks.standing == Standing::NotAsked) {
             let how = t("To ask for the rest:", "补齐测试的命令：");
             let _ =
                 writeln!(out, "<p class=\"how\">{how}</p><code class=\"cmd\">qiao check --profile {profile}</code>");
@@ -161,21 +150,6 @@ fn next(verdict: &Verdict) -> String {
     }
     out.push_str("</div>\n");
     out
-}
-
-/// Whether two dtypes lack the same things, their own names apart.
-fn is_alike(a: &InDtype, b: &InDtype) -> bool {
-    let plain = |d: &InDtype| {
-        let of = |m: &Missing| {
-            let path = m
-                .what
-                .rsplit_once('/')
-                .map_or(m.what.as_str(), |(path, last)| if last == d.dtype { path } else { &m.what });
-            (m.kind, path.to_string(), m.count, m.of, m.why.clone())
-        };
-        d.missing.iter().map(of).collect::<Vec<_>>()
-    };
-    plain(a) == plain(b)
 }
 
 /// What speaks against a level, case by case; what was merely not asked, by its families.
