@@ -207,6 +207,13 @@ fn tail(found: &OpsBench) -> String {
         count(|f| f.unsupported.is_some()),
         count(|f| f.skipped.is_some()),
     );
+    let above = count(|f| f.of_measured.is_some_and(|of| of > 1.05));
+    if above > 0 {
+        _ = writeln!(
+            text,
+            "{above} above the measured limits: the machine was busy while they were measured; run again"
+        );
+    }
     if found.interrupted {
         text.push_str("interrupted: what was measured until then\n");
     }
@@ -291,7 +298,9 @@ mod tests {
         assert_eq!(text.matches("\nrms_norm/bf16 ").count(), 1);
         assert!(text.contains("declared   not declared by the device"), "{text}");
         assert!(text.contains("3 shapes in 0 s: 3 measured and right, 0 wrong"), "{text}");
-        assert!(!text.contains("% declared"));
+        assert!(!text.contains("% declared") && !text.contains("above the measured limits"));
+        let figures = vec![OpFigure { of_measured: Some(1.4), ..figure("op/matmul/bf16/m=1") }];
+        assert!(to_text(&OpsBench { figures, ..OpsBench::default() }).contains("1 above the measured limits"));
     }
 
     #[test]
