@@ -265,9 +265,12 @@ pub fn next_line_in(next: &Lacking<'_>) -> Said {
     let mut part = |kinds: &[MissingKind], en: &str, zh: &str| {
         let (cases, places) = of(kinds);
         if places > 0 {
+            let families = if places == 1 { "family" } else { "families" };
             let (cases, places) = (count(cases as u64), count(places as u64));
-            parts
-                .push(say(format!("{cases} {en} ({places} families)"), format!("{cases} 个{zh}（{places} 个用例族）")));
+            parts.push(say(
+                format!("{cases} {en} ({places} {families})"),
+                format!("{cases} 个{zh}（{places} 个用例族）"),
+            ));
         }
     };
     part(&[MissingKind::Failed], "cases failed", "用例失败");

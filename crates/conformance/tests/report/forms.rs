@@ -247,3 +247,14 @@ fn a_verdict_that_was_written_by_hand_is_refused() {
     assert!(matches!(error, ReadError::Altered { .. }), "{error}");
     assert!(error.to_string().contains("'full'"), "{error}");
 }
+
+#[test]
+fn no_time_of_a_debug_build_is_shown_as_a_speed() {
+    let mut report = sample::report();
+    assert!(Form::Html.write(&report).contains("<dt><span class=\"en\">decode, median"));
+    report.platform.debug_build = true;
+    report.bench.as_mut().unwrap().platform.debug_build = true;
+    let page = Form::Html.write(&report);
+    assert!(!page.contains("<dt><span class=\"en\">decode, median"));
+    assert!(page.contains("no time in this report is a speed") && page.contains("none of these times is a speed"));
+}

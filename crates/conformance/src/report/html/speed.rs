@@ -22,6 +22,11 @@ pub(super) fn speed(report: &Report) -> String {
         return section("speed", heading, ("", ""), &none);
     };
     let mut body = limits(bench);
+    if bench.platform.debug_build {
+        let said =
+            t("Measured by a debug build: none of these times is a speed.", "由调试版本测得：以下时间均不代表性能。");
+        let _ = writeln!(body, "<p><span class=\"tag partial\">!</span> {said}</p>");
+    }
     if bench.interrupted {
         let said = t("The measurement was stopped before its end.", "测量在完成前被中止。");
         let _ = writeln!(body, "<p><span class=\"tag partial\">!</span> {said}</p>");

@@ -235,7 +235,9 @@ fn key_figures(report: &Report) -> String {
 
 fn speed_figures(report: &Report) -> Vec<Figure> {
     let mut figures: Vec<Figure> = Vec::new();
-    if let Some(bench) = &report.bench {
+    // No time of a debug build is a speed.
+    let is_speed = !report.platform.debug_build;
+    if let Some(bench) = report.bench.as_ref().filter(|_| is_speed) {
         let mut shares: Vec<f64> = bench.figures.iter().filter(|f| f.verified).filter_map(|f| f.of_measured).collect();
         shares.sort_by(f64::total_cmp);
         if let Some(median) = shares.get(shares.len() / 2) {
@@ -248,7 +250,7 @@ fn speed_figures(report: &Report) -> Vec<Figure> {
             ));
         }
     }
-    if let Some(point) = report.model.as_ref().and_then(|m| m.points.first()) {
+    if let Some(point) = report.model.as_ref().filter(|_| is_speed).and_then(|m| m.points.first()) {
         if let Some(rate) = &point.decode_tokens_per_s {
             let after =
                 both(&say(format!("tokens/s, batch {}", point.batch), format!("词元/秒，批大小 {}", point.batch)));
