@@ -27,6 +27,9 @@ pub(crate) fn report(args: &Report, out: &mut dyn Write) -> anyhow::Result<Exit>
 }
 
 /// One report: in every form into a folder, in some forms into files, or as Markdown on standard output.
+/// Writes a comparison in one form.
+type Writer = fn(&Comparison) -> String;
+
 fn single(args: &Report, one: &report::Report, out: &mut dyn Write) -> anyhow::Result<Exit> {
     if let Some(folder) = &args.out {
         let files = report::save(one, folder).with_context(|| format!("can't write into {}", folder.display()))?;
@@ -41,7 +44,7 @@ fn single(args: &Report, one: &report::Report, out: &mut dyn Write) -> anyhow::R
 }
 
 fn compare(args: &Report, comparison: &Comparison, out: &mut dyn Write) -> anyhow::Result<Exit> {
-    let forms: [(&Option<PathBuf>, fn(&Comparison) -> String); 3] =
+    let forms: [(&Option<PathBuf>, Writer); 3] =
         [(&args.html, diff::html), (&args.json, diff::json), (&args.markdown, diff::markdown)];
     keep(forms.map(|(path, form)| (path, move || form(comparison))))?;
     write!(out, "{}", diff::text(comparison))?;

@@ -137,7 +137,8 @@ pub fn held(profile: Profile, records: &[Record]) -> Vec<Held> {
                 let Case::Op { family, dtype, .. } = case else { continue };
                 if family.op == kind {
                     let record = by_id.get(id.as_str()).copied();
-                    *passed.entry(*dtype).or_default() += usize::from(record.is_some_and(|r| r.status == Status::Passed));
+                    *passed.entry(*dtype).or_default() +=
+                        usize::from(record.is_some_and(|r| r.status == Status::Passed));
                     let to = if record.is_some_and(|r| r.elective) { &mut elective } else { &mut found };
                     to.entry(*dtype).or_default().extend(trouble(record, id));
                 }
@@ -236,7 +237,8 @@ mod tests {
         let elective = |which: &dyn Fn(&Record) -> bool| {
             let mut records = passed(Profile::LlmServing);
             for record in records.iter_mut().filter(|r| decode(r) && which(r)) {
-                *record = Record { elective: true, ..Record::of(record.id.clone(), Outcome::Unsupported("pages".into())) };
+                *record =
+                    Record { elective: true, ..Record::of(record.id.clone(), Outcome::Unsupported("pages".into())) };
             }
             let held = held(Profile::LlmServing, &records);
             let f16 = held.iter().find(|h| h.dtype == "f16").unwrap();
