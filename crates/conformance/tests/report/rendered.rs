@@ -13,7 +13,9 @@ use crate::sample;
 
 #[test]
 fn the_golden_report_is_as_it_stands_here() {
-    let report = sample::report();
+    let mut report = sample::report();
+    // The version of Qiao stands in it, and the golden files stay as they are when that moves on.
+    report.platform.qiao = "0.1.0".into();
     save(&report, &Path::new(env!("CARGO_TARGET_TMPDIR")).join("sample-report")).unwrap();
     for (form, golden) in [
         (Form::Markdown, include_str!("golden.md")),
