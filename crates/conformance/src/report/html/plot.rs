@@ -145,7 +145,7 @@ pub(super) fn roofline(bench: &OpsBench) -> Option<(String, String)> {
     // Room above the highest roof for its name.
     let (x, y) = (LogAxis::round(x_low, x_high * 1.5), LogAxis::round(y_low, y_high * 1.6));
     let wide = Frame { width: 1008.0, height: 480.0, left: 92.0, right: 12.0, top: 14.0, bottom: 46.0, x, y };
-    let narrow = Frame { width: 360.0, height: 380.0, left: 66.0, right: 8.0, top: 14.0, bottom: 42.0, x, y };
+    let narrow = Frame { width: 360.0, height: 380.0, left: 82.0, right: 8.0, top: 14.0, bottom: 42.0, x, y };
     Some((draw(bench, &figures, &wide, 14), draw(bench, &figures, &narrow, 4)))
 }
 
