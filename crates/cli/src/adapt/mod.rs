@@ -66,7 +66,8 @@ fn expectations(args: &Adapt) -> anyhow::Result<Expectations> {
 /// The conformance run.
 fn check(args: &Adapt, expectations: Expectations, steps: &mut Steps, report: &mut Report) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let profile = if args.full { Profile::Full } else { Profile::LlmServing };
+    let usual = if args.full { Profile::Full } else { Profile::LlmServing };
+    let profile = args.profile.map_or(usual, Profile::from);
     let run = match steps.done::<Run>(Step::CHECK) {
         Some(run) => run,
         None => {

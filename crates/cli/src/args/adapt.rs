@@ -21,6 +21,9 @@ pub(crate) struct Adapt {
     /// Everything: every case of every profile, operators of several models, long contexts. Takes an hour and more.
     #[arg(long)]
     pub(crate) full: bool,
+    /// How far the conformance run goes; without it llm-serving, and full with --full.
+    #[arg(long, value_enum)]
+    pub(crate) profile: Option<super::Profile>,
     /// Data follow from the seed.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,

@@ -1,0 +1,107 @@
+//! `qiao check` as its users meet it: what it prints, what it leaves, and how it ends.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn qiao_in(folder: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qiao"));
+    command.args(args).current_dir(folder).stdin(Stdio::null()).env_remove("QIAO_REQUIRE").output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+const FEW: &[&str] = &["check", "--profile", "smoke", "--filter", "op/rms_norm/f16/*"];
+
+#[test]
+fn a_filtered_run_passes_and_claims_no_profile() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = qiao_in(folder.path(), FEW);
+    let out = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{out}{}", text(&output.stderr));
+    assert!(out.contains("op/rms_norm/f16") && out.contains("smoke: not judged, only a part of it ran"), "{out}");
+    assert!(out.ends_with("verdict: passed\n"), "{out}");
+    assert!(!folder.path().join("qiao-replays").exists(), "nothing failed, so nothing is left");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |seed: &str| {
+        let output = qiao_in(folder.path(), &[FEW, &["--seed", seed, "--json", "-"]].concat());
+        let mut run: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(run["schema"], "qiao.check/1");
+        run["records"].as_array_mut().unwrap().iter_mut().for_each(|r| r["millis"] = 0.into());
+        run["records"].take()
+    };
+    let (first, again, other) = (run("7"), run("7"), run("8"));
+    assert!(first.as_array().unwrap().len() > 3);
+    assert_eq!(first, again);
+    assert_ne!(first, other);
+}
+
+#[test]
+fn a_smoke_run_holds_its_profile_in_every_dtype() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = qiao_in(folder.path(), &["check", "--profile", "smoke", "--json", "run.json"]);
+    let out = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{out}");
+    for dtype in ["f32", "f16", "bf16"] {
+        assert!(out.contains(&format!("smoke in {dtype}: held")), "{out}");
+    }
+    let run: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path().join("run.json")).unwrap()).unwrap();
+    assert_eq!(run["counts"]["failed"], 0);
+    assert_eq!(run["faults"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn nothing_selected_and_nothing_there_are_no_passes() {
+    let folder = tempfile::tempdir().unwrap();
+    let fails = |args: &[&str], code: i32, word: &str| {
+        let output = qiao_in(folder.path(), args);
+        let err = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {err}");
+        assert!(err.contains(word), "{args:?}: {err}");
+    };
+    fails(&["check", "--filter", "op/no_such_operator/*"], 1, "no case of profile");
+    fails(&["check", "--device", "npu:0"], 3, "not present");
+    fails(&["check", "--device", "cpu:7"], 3, "not present");
+    fails(&["check", "--replay", "missing.json"], 1, "missing.json");
+    fails(&["check", "--profile", "everything"], 2, "possible values");
+    fails(&["check", "--timeout", "0"], 2, "above 0");
+    std::fs::write(folder.path().join("rows"), "op/rms_norm/f16/*").unwrap();
+    fails(&["check", "--expectations", "rows"], 2, "line 1");
+}
+
+#[test]
+fn an_expected_failure_that_passes_and_a_row_that_names_nothing_fail_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = "op/rms_norm/f16/* = it rounds twice\nop/rms_norm/f17/* = no such dtype\n";
+    std::fs::write(folder.path().join("rows"), rows).unwrap();
+    let output = qiao_in(folder.path(), &[FEW, &["--expectations", "rows"]].concat());
+    let out = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{out}");
+    assert!(out.contains("unexpected_pass") && out.contains("line 2 of the expectations"), "{out}");
+}
+
+#[test]
+fn a_replay_file_runs_its_case_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let replay = serde_json::json!({
+        "schema": "qiao.replay/1", "qiao": "0.1.0", "device": "cpu", "id": "op/rms_norm/f32/rows=3,cols=5", "seed": 9,
+        "found_as": "op/rms_norm/f32/rows=7,cols=4096",
+        "record": { "id": "op/rms_norm/f32/rows=3,cols=5", "status": "failed", "failure": null, "reason": null,
+                    "way": "", "measured": [], "millis": 0.0, "replay": null },
+    });
+    std::fs::write(folder.path().join("r.json"), replay.to_string()).unwrap();
+    let output = qiao_in(folder.path(), &["check", "--replay", "r.json"]);
+    let out = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{out}{}", text(&output.stderr));
+    assert!(out.contains("op/rms_norm/f32/rows=3,cols=5  seed 9") && out.contains("error/limit"), "{out}");
+    std::fs::write(folder.path().join("old.json"), r#"{"schema":"qiao.replay/9"}"#).unwrap();
+    let output = qiao_in(folder.path(), &["check", "--replay", "old.json"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("qiao.replay/9"));
+}
