@@ -14,7 +14,8 @@ pub struct Comparison {
     pub special_mismatches: usize,
     /// Elements whose error is above its limit, the special mismatches included.
     pub failures: usize,
-    /// Elements that are 0 where the golden value is subnormal: reported, not failed.
+    /// Elements that are 0 where the golden value is subnormal, or the smallest normal number by rounding: reported, not
+    /// failed.
     pub flushed: usize,
     /// The largest |result − golden|.
     pub max_abs: f64,
@@ -66,11 +67,13 @@ pub fn compare(dtype: DType, got: &[f64], golden: &[f64], limits: &[f64]) -> Com
         golden2 += y * y;
         c.max_abs = c.max_abs.max(error);
         c.max_ulp = c.max_ulp.max(error / ulp(dtype, y));
-        if x == 0.0 && y != 0.0 && y.abs() < min_normal(dtype) {
+        let limit = limits[if limits.len() == 1 { 0 } else { i }];
+        // Chips that look for subnormal results before they round flush what would round up to the smallest normal number.
+        let tiny = y.abs() < min_normal(dtype) || y.abs() == min_normal(dtype) && limit > 0.0;
+        if x == 0.0 && y != 0.0 && tiny {
             c.flushed += 1;
             continue;
         }
-        let limit = limits[if limits.len() == 1 { 0 } else { i }];
         let margin = if error == 0.0 { 0.0 } else { error / limit };
         // A limit that is not a number lets nothing pass.
         if margin.is_nan() || margin > 1.0 {
@@ -135,6 +138,14 @@ mod tests {
         let c = compare(DType::F16, &[0.0, 1.0], &[3e-6, 1.0], &[0.0]);
         assert!(c.passes());
         assert_eq!(c.flushed, 1);
+    }
+
+    #[test]
+    fn what_rounds_up_to_a_normal_number_may_be_flushed_before_unless_it_is_exact() {
+        let smallest = 2f64.powi(-14);
+        assert_eq!(compare(DType::F16, &[0.0], &[smallest], &[1e-9]).flushed, 1);
+        assert_eq!(compare(DType::F16, &[0.0], &[smallest], &[0.0]).failures, 1);
+        assert_eq!(compare(DType::F16, &[0.0], &[1.5 * smallest], &[1e-9]).failures, 1);
     }
 
     #[test]
