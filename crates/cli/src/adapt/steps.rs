@@ -31,7 +31,7 @@ impl Steps {
             "device": args.device,
             "model": args.model,
             "mode": mode,
-            "profile": args.profile.map(|p| qiao_conformance::Profile::from(p)),
+            "profile": args.profile.map(qiao_conformance::Profile::from),
             "seed": args.seed,
             "expectations": args.expectations.as_ref().and_then(|p| std::fs::read_to_string(p).ok()),
             "timeout": args.timeout,
