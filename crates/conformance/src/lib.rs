@@ -1,9 +1,9 @@
 //! The instrument with which a chip is tested: cases, the device contract, profiles, measurement and reports.
 //!
-//! - A [`Case`](case::Case) is one thing that a device is held to. Operators come in families ([`family::Family`]): data that
+//! - A [`Case`] is one thing that a device is held to. Operators come in families ([`family::Family`]): data that
 //!   says which points of their space are walked, and a function that makes one. The device contract is a list of clauses
 //!   ([`contract::Clause`]).
-//! - Cases know no backend, and backends know no cases: they meet in a [`Subject`](subject::Subject).
+//! - Cases know no backend, and backends know no cases: they meet in a [`Subject`].
 //! - The truth is that of `qiao_reference`, in f64; every record keeps error, limit and margin.
 //!
 //! Modules, from ground to roof: `sets`, `point`, `verdict`, `make`, `family` with `ops`, `subject`, `contract`, `refusal`,

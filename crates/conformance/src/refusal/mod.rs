@@ -1,9 +1,9 @@
 //! Descriptions that are wrong in one thing, each of which must be refused before any device is asked.
 //!
-//! A valid node of every operator is taken from its family ([`draft`]), and one thing about it is changed ([`mutation`]): the
+//! A valid node of every operator is taken from its family (`draft`), and one thing about it is changed (`mutation`): the
 //! rank, a size, the dtype or the strides of an operand, an attribute, an output, what shares storage with what. Which
 //! changes an operator must refuse follows from its operands and from a short list of those that are legal
-//! ([`legal`]). Paths are `refuse/<operator>/<change>`.
+//! (`legal`). Paths are `refuse/<operator>/<change>`.
 
 mod draft;
 mod legal;

@@ -1,7 +1,7 @@
 //! One self-contained page: no resource from elsewhere, and no script needed to read it.
 //!
 //! Every text stands in the page in both languages, and style alone shows one of them; the script remembers the choice. What a
-//! device or an environment says is text and never markup: it passes [`markup`](super::show::markup). Sizes are bounded: passed
+//! device or an environment says is text and never markup: it passes [`markup`]. Sizes are bounded: passed
 //! cases are summed up, and of everything that is listed so many are shown as the caps below say, with a count of the rest.
 
 mod about;
