@@ -182,7 +182,13 @@ fn judge(group: &'static str, mutant: &'static Mutant, all: &Cases, shared: &Sub
 #[test]
 fn every_mutant_is_caught_by_the_family_that_should() {
     let start = Instant::now();
-    std::panic::set_hook(Box::new(|_| {}));
+    // Mutants panic on purpose, on threads without a name or with a clause's; what a test says is heard.
+    let heard = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().name().is_some_and(|name| !name.contains('/')) {
+            heard(panic);
+        }
+    }));
     let all = Cases::new();
     let only = std::env::var("QIAO_MUTANT").unwrap_or_else(|_| "*".into());
     let only = Glob::new(only);
@@ -220,6 +226,10 @@ fn every_mutant_is_caught_by_the_family_that_should() {
     let killed = verdicts.iter().filter(|v| v.killed()).count();
     println!("mutation score: {killed} of {} in {:.1} s", verdicts.len(), start.elapsed().as_secs_f64());
     let bad: Vec<String> = verdicts.iter().filter(|v| !v.killed() || !v.base.is_empty()).map(Verdict::line).collect();
+    let judged = |r: &&Record| r.failure.as_ref().is_some_and(|f| matches!(f.check, Check::Limit | Check::Special));
+    for record in verdicts.iter().filter_map(|v| v.caught.as_ref()).filter(judged) {
+        assert!(!record.measured.is_empty(), "a record of a failure says how far off it was: {record:?}");
+    }
     assert!(bad.is_empty(), "{} mutants are not caught as they should be:\n{}", bad.len(), bad.join("\n"));
     assert!(verdicts.len() >= 60 || only.text() != "*", "{} mutants", verdicts.len());
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use qiao_core::{Binding, DType, Device, Error, Graph, Op, Result, Support, TensorDesc, TensorId};
+use qiao_core::{Binding, DType, Device, Error, Graph, Op, OpKind, Result, Support, TensorDesc, TensorId};
 
 use crate::compare::{Comparison, compare};
 use crate::data::to_bytes;
 use crate::tolerance;
 use crate::truth;
-use crate::value::Value;
+use crate::value::{Output, Value};
 
 /// An operator and its operands. Outputs are bound, so that they can be read back.
 #[derive(Clone, Debug)]
@@ -30,6 +30,9 @@ pub struct Golden {
     pub dtypes: Vec<DType>,
     /// The limit of each element of each output.
     pub limits: Vec<Vec<f64>>,
+    /// The bytes of each output, row-major, where the operator only moves elements: there even the sign of a zero and the
+    /// payload of a NaN are the operand's.
+    pub bytes: Vec<Option<Vec<u8>>>,
 }
 
 /// A graph of one node with everything bound.
@@ -241,12 +244,17 @@ impl Trial {
             self.inputs.iter().map(|i| i.as_ref().map(|(_, bytes)| &bytes[..])).collect();
         let truth = truth::eval(node, &operands)?;
         let limits = tolerance::limits(node, &operands, &truth, act)?;
-        let mut golden = Golden { outputs: Vec::new(), dtypes: Vec::new(), limits };
+        let mut golden = Golden { outputs: Vec::new(), dtypes: Vec::new(), limits, bytes: Vec::new() };
         for (output, &id) in truth.iter().zip(&built.outputs) {
             let position = built.graph.bound().iter().position(|b| *b == id).expect("outputs are bound");
             let desc = built.graph.desc(id);
             golden.outputs.push(output.rounded(desc, &built.bytes[position])?);
             golden.dtypes.push(desc.dtype);
+            golden.bytes.push(match output {
+                // A row that no id names is NaN, and any NaN will do.
+                Output::Exact(bytes) if node.kind() != OpKind::GatherRows => Some(bytes.clone()),
+                _ => None,
+            });
         }
         Ok(golden)
     }
