@@ -6,6 +6,8 @@ use std::hash::{Hash, Hasher};
 
 /// A field of an attribute struct, carried as one 32-bit word.
 pub trait Word: Sized + Copy {
+    /// The type of a field of this kind in C.
+    const C: &'static str = "uint32_t";
     /// The word that stands for this value.
     fn to_word(self) -> u32;
     /// The value that a word stands for, if it stands for one.
@@ -22,6 +24,7 @@ impl Word for u32 {
 }
 
 impl Word for f32 {
+    const C: &'static str = "float";
     fn to_word(self) -> u32 {
         self.to_bits()
     }
@@ -47,6 +50,12 @@ impl Word for bool {
 pub trait Attrs: Sized + Clone + fmt::Debug {
     /// Field names, in the order of [`Attrs::words`].
     const FIELDS: &'static [&'static str];
+    /// The fields' types in C, in the same order.
+    const C_TYPES: &'static [&'static str];
+    /// What each field says, in the same order.
+    const DOCS: &'static [&'static str];
+    /// The struct's own name.
+    const NAME: &'static str;
     /// The fields as words, in order.
     fn words(&self) -> Vec<u32>;
     /// The struct of these words; a missing tail is 0. `None` when a word stands for no value or the tail is longer
@@ -54,8 +63,21 @@ pub trait Attrs: Sized + Clone + fmt::Debug {
     fn from_words(words: &[u32]) -> Option<Self>;
 }
 
+/// An attribute that is one of a few values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WordEnum {
+    /// Its type's name.
+    pub name: &'static str,
+    /// Its values, each with its name.
+    pub values: &'static [(&'static str, u32)],
+}
+
 macro_rules! word_enum {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $value:literal $text:literal,)* })*) => {$(
+    ($($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $value:literal $text:literal,)* })*) => {
+        /// Every attribute that is one of a few values.
+        pub const WORD_ENUMS: &[WordEnum] =
+            &[$(WordEnum { name: stringify!($name), values: &[$(($text, $value),)*] },)*];
+    $(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
         #[repr(u32)]
@@ -167,13 +189,16 @@ impl Word for Perm {
 }
 
 macro_rules! attrs {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $ty:ty,)* })*) => {$(
+    ($($(#[$doc:meta])* $name:ident { $($(#[doc = $fdoc:literal])* $field:ident: $ty:ty,)* })*) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default)]
-        pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
+        pub struct $name { $($(#[doc = $fdoc])* pub $field: $ty,)* }
 
         impl Attrs for $name {
             const FIELDS: &'static [&'static str] = &[$(stringify!($field),)*];
+            const C_TYPES: &'static [&'static str] = &[$(<$ty as Word>::C,)*];
+            const DOCS: &'static [&'static str] = &[$(concat!($($fdoc),*),)*];
+            const NAME: &'static str = stringify!($name);
 
             fn words(&self) -> Vec<u32> { vec![$(self.$field.to_word(),)*] }
 

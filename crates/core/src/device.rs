@@ -323,6 +323,13 @@ pub fn refuse(info: &DeviceInfo, graph: &Graph, answers: &[NodeSupport]) -> Erro
 ///
 /// Ranges may start at any byte and hold any number of bytes, 0 included.
 pub trait Stream: Any + Send {
+    /// Bounds how long any later call may wait for the device: one that would wait longer answers [`Error::Timeout`], and
+    /// the stream stays usable. Without a bound a call waits for as long as it takes. Default: nothing, for streams whose
+    /// commands cannot hang.
+    fn set_patience(&mut self, limit: Duration) {
+        let _ = limit;
+    }
+
     /// Copies host bytes to the start of `dst`, which holds at least as many. Returns when `src` may be reused.
     ///
     /// # Errors

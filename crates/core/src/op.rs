@@ -190,6 +190,14 @@ macro_rules! define_ops {
                 match self { $(OpKind::$variant => <$attrs as Attrs>::FIELDS,)* }
             }
 
+            /// The attribute struct's name, and for each field its name, its type in C and what it says.
+            pub fn attr_fields(self) -> (&'static str, Vec<[&'static str; 3]>) {
+                fn of<A: Attrs>() -> (&'static str, Vec<[&'static str; 3]>) {
+                    (A::NAME, (0..A::FIELDS.len()).map(|i| [A::FIELDS[i], A::C_TYPES[i], A::DOCS[i].trim()]).collect())
+                }
+                match self { $(OpKind::$variant => of::<$attrs>(),)* }
+            }
+
             /// What the operator computes, in a sentence or two.
             pub const fn meaning(self) -> &'static str {
                 match self { $(OpKind::$variant => concat!($($doc),*).trim_ascii_start(),)* }

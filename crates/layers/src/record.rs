@@ -235,6 +235,10 @@ struct LoggedStream {
 }
 
 impl Stream for LoggedStream {
+    fn set_patience(&mut self, limit: Duration) {
+        self.inner.set_patience(limit);
+    }
+
     fn upload(&mut self, dst: &Binding, src: &[u8]) -> Result<()> {
         let call = Call::Upload { stream: self.number, bytes: src.len() };
         self.log.enter(call, self.inner.upload(dst, src))

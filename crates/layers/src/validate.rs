@@ -161,6 +161,10 @@ struct ValidStream {
 }
 
 impl Stream for ValidStream {
+    fn set_patience(&mut self, limit: Duration) {
+        self.inner.set_patience(limit);
+    }
+
     fn upload(&mut self, dst: &Binding, src: &[u8]) -> Result<()> {
         dst.check("upload", src.len())?;
         self.inner.upload(dst, src)
