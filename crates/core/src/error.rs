@@ -38,6 +38,20 @@ pub enum Error {
         /// Every node that it refuses.
         list: Vec<Unsupported>,
     },
+    /// Neither the device nor the host that it may fall back to runs these nodes.
+    #[error(
+        "{device} does not run {} operator(s) that its host {host} does not run either: {}",
+        list.len(),
+        list_refused(list)
+    )]
+    UnsupportedByBoth {
+        /// The device's name.
+        device: String,
+        /// The host's name.
+        host: String,
+        /// Every node that both refuse, with the device's reason, and the host's reason.
+        list: Vec<(Unsupported, Reason)>,
+    },
     /// A memory of the device has no room.
     #[error(
         "out of memory on {device}: asked for {asked} bytes{}; use a smaller model, context or batch",
@@ -114,9 +128,16 @@ fn left(free: u64) -> String {
 }
 
 fn list_unsupported(list: &[Unsupported]) -> String {
+    each_once(list.iter().map(|u| format!("{}: {}", u.op, u.reason)))
+}
+
+fn list_refused(list: &[(Unsupported, Reason)]) -> String {
+    each_once(list.iter().map(|(u, host)| format!("{}: {}, and on the host: {host}", u.op, u.reason)))
+}
+
+fn each_once(lines: impl Iterator<Item = String>) -> String {
     let mut seen: Vec<String> = Vec::new();
-    for u in list {
-        let line = format!("{}: {}", u.op, u.reason);
+    for line in lines {
         if !seen.contains(&line) {
             seen.push(line);
         }
