@@ -69,6 +69,7 @@ pub struct Graph {
     tensors: Vec<Tensor>,
     nodes: Vec<Node>,
     bound: Vec<TensorId>,
+    /// Whether a tensor that owns its bytes has any yet. A view is asked through its root; its own entry says nothing.
     written: Vec<bool>,
 }
 
@@ -124,8 +125,7 @@ impl Graph {
         }
         let (root, base) = self.root(of);
         let name = self.tensor(of).name.clone();
-        let written = self.written[root.index()];
-        Ok(self.push(name, desc, Storage::View(root, base + offset), written))
+        Ok(self.push(name, desc, Storage::View(root, base + offset), false))
     }
 
     /// Adds a node whose outputs are new temporaries of the operator's own dtype; outputs in place are the operands.
@@ -238,7 +238,6 @@ impl Graph {
         for &id in &outputs {
             let root = self.root(id).0;
             self.written[root.index()] = true;
-            self.written[id.index()] = true;
         }
         self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs });
         Ok(NodeId(self.nodes.len() as u32 - 1))
@@ -316,11 +315,7 @@ impl Graph {
 
     /// The same tensors and bindings without nodes, so that nodes can be rewritten one by one. Ids stay what they are.
     pub fn without_nodes(&self) -> Graph {
-        let written = self.tensors.iter().map(|t| match t.storage {
-            Storage::Bound(_) => true,
-            Storage::Temporary => false,
-            Storage::View(root, _) => matches!(self.tensor(root).storage, Storage::Bound(_)),
-        });
+        let written = self.tensors.iter().map(|t| matches!(t.storage, Storage::Bound(_)));
         Graph {
             tensors: self.tensors.clone(),
             nodes: Vec::new(),

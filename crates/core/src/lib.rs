@@ -11,8 +11,8 @@
 //! - **Three methods are required of a device** ([`Device::info`], [`Device::alloc`], [`Device::stream`]); the rest has
 //!   a default.
 //!
-//! Modules, from ground to roof: `attrs`, `dtype`, `support`, `error`, `shape`, `op`, `rules`, `graph`, `cost`,
-//! `decompose`, `place`, `table`, `event`, `device`, `host`, `noop`, `registry`.
+//! Modules, from ground to roof: `attrs`, `dtype`, `support`, `error`, `shape`, `op`, `rules`, `graph`, `text`,
+//! `cost`, `decompose`, `place`, `table`, `event`, `device`, `host`, `noop`, `registry`.
 #![forbid(unsafe_code)]
 
 pub mod attrs;
@@ -28,6 +28,7 @@ pub mod op;
 mod rules;
 
 pub mod graph;
+mod text;
 
 pub mod cost;
 
