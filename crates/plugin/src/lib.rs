@@ -2,8 +2,15 @@
 //!
 //! `include/qiao_plugin.h` is the truth of the boundary; [`abi`] mirrors it.
 //!
-//! Modules, from ground to roof: `abi`, `dtypes`, `header`.
+//! Modules, from ground to roof: `abi`, `dtypes`, `header`; `export`.
 
 pub mod abi;
 pub mod dtypes;
 pub mod header;
+
+pub mod export;
+
+pub use export::{Host, Level};
+
+/// The words that backends are written in.
+pub use qiao_core as core;
