@@ -55,7 +55,7 @@ fn attempt(subject: &Subject, key: &str, trial: &Trial, other: &Trial, found: &m
     let device = &subject.device;
     let built = trial.build().map_err(|e| Failure::new(Check::Support, format!("the case is not valid: {e}")))?;
     let answer = ask(&**device, &built.graph)?;
-    let lowered = match lower(device, built.graph.clone(), Policy::DEVICE_ONLY) {
+    let lowered = match lower(device, built.graph.clone(), &Policy::DeviceOnly) {
         Ok(lowered) => lowered,
         Err(Error::Unsupported { list, .. }) if answer != Support::Native => {
             let reasons: Vec<_> = list.iter().map(|u| u.reason.to_string()).collect();
@@ -134,6 +134,7 @@ fn way(lowered: &Lowered) -> String {
             let pieces: Vec<_> = into.iter().map(|p| p.op).collect();
             format!("decomposed: {}", pieces.join(" + "))
         }
+        Some(Way::Host { kernel, .. }) => format!("host {kernel}").trim_end().into(),
         None => String::new(),
     }
 }

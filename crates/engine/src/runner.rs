@@ -135,7 +135,7 @@ impl LoadedModel {
         let key = (DECODE, model.cache_shape(1));
         let mut g = model.graph(key)?;
         PlacedWeights::check(weights, &g)?;
-        let plan = lower(&model.device, take(&mut g.graph), Policy::DEVICE_ONLY)?;
+        let plan = lower(&model.device, take(&mut g.graph), &Policy::DeviceOnly)?;
         model.weights = PlacedWeights::place(&model.device, weights, &g, &plan.packs, progress)?;
         let decode = Prepared::new(&*model.device, key, g, plan);
         model.plans().keep(Arc::new(decode));
@@ -216,7 +216,7 @@ impl LoadedModel {
             return Ok(found);
         }
         let mut g = self.packed_graph(key)?;
-        let plan = lower(&self.device, take(&mut g.graph), Policy::DEVICE_ONLY)?;
+        let plan = lower(&self.device, take(&mut g.graph), &Policy::DeviceOnly)?;
         if let Some(pack) = plan.packs.first() {
             let name = &plan.graph.tensor(plan.graph.bound()[pack.bound]).name;
             let what = format!("private layout {:#x} of '{name}' for {} tokens", pack.layout, key.0.tokens);

@@ -1,22 +1,35 @@
 //! Devices made of devices, and the lowering of a graph onto a device.
 //!
 //! - [`lower()`] turns a graph into a plan on one device: native where the device has a kernel, decomposed into smaller
-//!   operators where it has none, constants in the private layouts that the device asks for. What became of every node
-//!   stands in the [`Account`].
+//!   operators where it has none, constants in the private layouts that the device asks for, and on a host where a
+//!   [`Policy`] names one. What became of every node stands in the [`Account`].
 //! - [`Validate`], [`Record`] and [`Profile`] are `Device → Device`. They compose in any order, and whoever holds a
 //!   device can't tell that it is wrapped: streams, buffers and plans of a wrapper go back to that wrapper.
 //!
 //! - [`Summary`] and [`Peaks`] are the figures that every measurement and forecast speaks in.
 //!
-//! Modules, from ground to roof: `summary`, `peaks`, `steps`, `account`, `lower`, `validate`, `record`, `profile`.
+//! Modules, from ground to roof: `summary`, `peaks`, `policy`, `steps`, `body`, `account`, `flow`, `draft`, `places`, `schedule`,
+//! `hosted`, `mixed`, `lower`, `validate`, `record`, `profile`.
 #![forbid(unsafe_code)]
 
 pub mod peaks;
 pub mod summary;
 
+pub mod policy;
+
+mod body;
 mod steps;
 
 pub mod account;
+
+mod draft;
+mod flow;
+mod places;
+mod schedule;
+
+mod hosted;
+mod mixed;
+
 pub mod lower;
 
 pub mod validate;
@@ -25,9 +38,11 @@ pub mod record;
 
 pub mod profile;
 
-pub use account::{Account, Entry, Piece, Way};
-pub use lower::{Lowered, Pack, Policy, Refusal, Survey, lower, survey};
+pub use account::{Account, Entry, Hosted, Line, Piece, Way};
+pub use draft::Pack;
+pub use lower::{Lowered, Refusal, Survey, lower, lower_with, survey};
 pub use peaks::{Peaks, Provenance};
+pub use policy::{Fallback, Home, Policy};
 pub use profile::{Profile, Times, Usage};
 pub use record::{Call, Entry as LogEntry, Record};
 pub use summary::Summary;

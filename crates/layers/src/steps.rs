@@ -1,5 +1,5 @@
-//! A graph as one plan per node: how a device that plans single operators runs a whole graph, and how a profile takes
-//! a graph apart.
+//! A graph as one plan per node: how a device that plans single operators runs a whole graph, how a profile takes a graph
+//! apart, and how a host runs what a device refuses.
 //!
 //! Operands become bound tensors of the node's own graph. A view is bound where it starts; only where that is no
 //! multiple of the device's alignment does the node bind the tensor behind it and hold the view inside.
@@ -13,7 +13,7 @@ use qiao_core::{
 
 /// Where an operand's bytes come from when a step runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Source {
+pub(crate) enum Source {
     /// The whole of the caller's binding at this position, as it stands.
     Whole(usize),
     /// `bytes` of the caller's binding at this position, from `offset` on.
@@ -23,7 +23,7 @@ enum Source {
 }
 
 impl Source {
-    fn bind(self, bindings: &[Binding], workspace: &Binding) -> Binding {
+    pub(crate) fn bind(self, bindings: &[Binding], workspace: &Binding) -> Binding {
         match self {
             Source::Whole(position) => bindings[position].clone(),
             Source::Bound { position, offset, bytes } => {
@@ -61,9 +61,17 @@ impl Steps {
         let mut steps = Vec::with_capacity(graph.nodes().len());
         let mut info = PlanInfo { workspace_align: align, ..Default::default() };
         let mut scratch = 0;
+        let roots = |root: TensorId| {
+            let base = match graph.tensor(root).storage {
+                Storage::Bound(position) => Base::Bound(position),
+                _ => {
+                    Base::Workspace(placement.offsets[root.index()].expect("a temporary that a node touches is placed"))
+                }
+            };
+            Root { base, constant: true, layout: true }
+        };
         for index in 0..graph.nodes().len() {
-            let mut single = Single::new(graph, &placement.offsets, align);
-            single.node(index)?;
+            let single = Single::new(graph, index, align, &roots)?;
             let plan = device.plan(&single.graph)?;
             let needs = plan.info();
             scratch = scratch.max(needs.workspace_bytes);
@@ -114,29 +122,55 @@ impl Steps {
     }
 }
 
-/// The graph of one node while it is made.
-struct Single<'a> {
+/// Where the bytes of a tensor that is no view are, and how whoever plans the node is to see it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Root {
+    pub(crate) base: Base,
+    /// Whether it may be told that a constant is one.
+    pub(crate) constant: bool,
+    /// Whether it is told of a private layout.
+    pub(crate) layout: bool,
+}
+
+/// Where bytes are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Base {
+    /// In the binding at this position.
+    Bound(usize),
+    /// In the workspace from here on.
+    Workspace(usize),
+}
+
+/// The graph of one node, and where its bound tensors come from.
+pub(crate) struct Single<'a> {
     whole: &'a Graph,
-    offsets: &'a [Option<usize>],
+    roots: &'a dyn Fn(TensorId) -> Root,
     align: usize,
-    graph: Graph,
-    operands: Vec<Source>,
+    pub(crate) graph: Graph,
+    pub(crate) operands: Vec<Source>,
     ids: HashMap<TensorId, TensorId>,
 }
 
 impl<'a> Single<'a> {
-    fn new(whole: &'a Graph, offsets: &'a [Option<usize>], align: usize) -> Self {
-        Single { whole, offsets, align, graph: Graph::new(), operands: Vec::new(), ids: HashMap::new() }
-    }
-
-    fn node(&mut self, index: usize) -> Result<()> {
-        let node = &self.whole.nodes()[index];
+    /// Makes the graph of the node at this position of a graph.
+    ///
+    /// # Errors
+    /// None for a node of a graph that is valid.
+    pub(crate) fn new(
+        whole: &'a Graph,
+        index: usize,
+        align: usize,
+        roots: &'a dyn Fn(TensorId) -> Root,
+    ) -> Result<Self> {
+        let mut single = Single { whole, roots, align, graph: Graph::new(), operands: Vec::new(), ids: HashMap::new() };
+        let node = &whole.nodes()[index];
         let mut inputs = Vec::with_capacity(node.inputs.len());
         for id in &node.inputs {
-            inputs.push(id.map(|id| self.operand(id)).transpose()?);
+            inputs.push(id.map(|id| single.operand(id)).transpose()?);
         }
-        let outputs = node.outputs.iter().map(|&id| self.operand(id)).collect::<Result<Vec<_>>>()?;
-        self.graph.add_into(node.op, &inputs, &outputs).map(|_| ())
+        let outputs = node.outputs.iter().map(|&id| single.operand(id)).collect::<Result<Vec<_>>>()?;
+        single.graph.add_into(node.op, &inputs, &outputs)?;
+        Ok(single)
     }
 
     /// The tensor of the node's own graph that stands for a tensor of the whole graph.
@@ -145,27 +179,32 @@ impl<'a> Single<'a> {
             return Ok(own);
         }
         let (root, offset) = self.whole.root(id);
-        let tensor = self.whole.tensor(id);
         let own = if offset.is_multiple_of(self.align) {
-            self.bind(&tensor.name, &tensor.desc, root, offset)?
+            self.bind(id, root, offset)?
         } else {
             let base = self.operand(root)?;
-            self.graph.view(base, tensor.desc.clone(), offset)?
+            let desc = self.seen(id, (self.roots)(root));
+            self.graph.view(base, desc, offset)?
         };
         self.ids.insert(id, own);
         Ok(own)
     }
 
-    fn bind(&mut self, name: &str, desc: &TensorDesc, root: TensorId, offset: usize) -> Result<TensorId> {
-        let source = match self.whole.tensor(root).storage {
-            Storage::Bound(position) if desc.layout != 0 => Source::Whole(position),
-            Storage::Bound(position) => Source::Bound { position, offset, bytes: desc.bytes()? },
-            _ => {
-                let base = self.offsets[root.index()].expect("a temporary that a node touches is placed");
-                Source::Workspace { offset: base + offset, bytes: desc.bytes()? }
-            }
+    fn seen(&self, id: TensorId, root: Root) -> TensorDesc {
+        let desc = self.whole.desc(id).clone();
+        let layout = if root.layout { desc.layout } else { 0 };
+        TensorDesc { constant: desc.constant && root.constant, layout, ..desc }
+    }
+
+    fn bind(&mut self, id: TensorId, root: TensorId, offset: usize) -> Result<TensorId> {
+        let at = (self.roots)(root);
+        let desc = self.seen(id, at);
+        let source = match at.base {
+            Base::Bound(position) if desc.layout != 0 => Source::Whole(position),
+            Base::Bound(position) => Source::Bound { position, offset, bytes: desc.bytes()? },
+            Base::Workspace(base) => Source::Workspace { offset: base + offset, bytes: desc.bytes()? },
         };
         self.operands.push(source);
-        Ok(self.graph.bind(name, desc.clone()))
+        Ok(self.graph.bind(&self.whole.tensor(id).name, desc))
     }
 }

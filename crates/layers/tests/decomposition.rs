@@ -75,7 +75,7 @@ impl Device for Lowering {
     }
 
     fn plan(&self, graph: &Graph) -> Result<Arc<dyn Plan>> {
-        let lowered = lower(&self.0, graph.clone(), Policy::DEVICE_ONLY)?;
+        let lowered = lower(&self.0, graph.clone(), &Policy::DeviceOnly)?;
         assert_eq!(lowered.account.decomposed(), 1, "{}", lowered.account);
         assert!(lowered.graph.views().all(|n| !is_composite(&n)), "{}", lowered.graph);
         Ok(Arc::new(lowered))
@@ -167,7 +167,7 @@ fn an_operator_in_place_of_a_temporary_is_seen_by_later_readers() {
     let want: Vec<f32> = data[4..].iter().map(|v| v / (1.0 + (-v).exp()) + v).collect();
     for multi_op in [true, false] {
         let device = Primitive::open(multi_op);
-        let lowered = lower(&device, graph.clone(), Policy::DEVICE_ONLY).unwrap();
+        let lowered = lower(&device, graph.clone(), &Policy::DeviceOnly).unwrap();
         assert_eq!(lowered.account.decomposed(), 1);
         let mut stream = device.stream().unwrap();
         let bindings = [32, 32, 16].map(|bytes| Binding::whole(device.alloc(0, bytes).unwrap()));

@@ -61,7 +61,7 @@ fn run(device: &Arc<dyn Device>, lowered: &Lowered, inputs: &[Vec<f32>], result:
 fn check_feed_forward(toy: Toy) -> Lowered {
     let (t, k, n) = (3, 5, 7);
     let device = toy.open();
-    let lowered = lower(&device, feed_forward(t, k, n), Policy::DEVICE_ONLY).unwrap();
+    let lowered = lower(&device, feed_forward(t, k, n), &Policy::DeviceOnly).unwrap();
     let (x, g, u, d) = (values(t * k), values(n * k), values(n * k + 1)[1..].to_vec(), values(k * n));
     let want = feed_forward_by_hand(t, k, n, &x, [&g, &u, &d]);
     let got = run(&device, &lowered, &[x, g, u, d], t * k);
@@ -120,7 +120,7 @@ fn pieces_that_are_refused_are_taken_apart_again() {
     let y = g.bind("y", desc(&[2, 3]));
     g.add_into(matmul(Epilogue::SiluMul), &[Some(x), Some(w)], &[y]).unwrap();
     let device = Toy::new().open();
-    let lowered = lower(&device, g, Policy::DEVICE_ONLY).unwrap();
+    let lowered = lower(&device, g, &Policy::DeviceOnly).unwrap();
     let Way::Decomposed { into, reason } = &lowered.account.entries[0].way else { panic!("{}", lowered.account) };
     assert_eq!(into.iter().map(|p| p.op).collect::<Vec<_>>(), ["matmul", "slice", "slice", "silu", "mul"]);
     assert!(reason.to_string().contains("epilogue"), "the first reason is kept, not a piece's: {reason}");
@@ -146,7 +146,7 @@ fn every_refusal_is_listed_with_its_own_reason() {
     g.op1(Op::Add(PLAIN), &[h, h]).unwrap();
     g.op1(Op::SiluMul(SiluMulAttrs::default()), &[x, x]).unwrap();
     let device = Toy::new().without(&[OpKind::Silu]).open();
-    let error = lower(&device, g, Policy::DEVICE_ONLY).err().unwrap();
+    let error = lower(&device, g, &Policy::DeviceOnly).err().unwrap();
     let Error::Unsupported { device, list } = error else { panic!("{error}") };
     assert_eq!(device, "toy");
     let found: Vec<_> = list.iter().map(|u| (u.node, u.op, u.reason.to_string())).collect();
@@ -169,22 +169,22 @@ fn a_survey_tells_what_runs_beside_what_does_not() {
     g.op1(matmul(Epilogue::None), &[x, w]).unwrap();
     g.op1(Op::Softmax(SoftmaxAttrs::default()), &[x]).unwrap();
     g.op1(Op::SiluMul(SiluMulAttrs::default()), &[x, x]).unwrap();
-    let found = survey(&Toy::new().without(&[OpKind::Silu]), g.clone()).unwrap();
+    let found = survey(&Toy::new().without(&[OpKind::Silu]), g.clone(), &Policy::DeviceOnly, &[]).unwrap();
     let none = Reason::operator;
     let Ok(Way::Native { kernel }) = &found.ways[0] else { panic!("{:?}", found.ways[0]) };
     assert_eq!(kernel, "matmul_f32.toy");
-    assert_eq!(found.ways[1], Err(Refusal { reason: none(), pieces: vec![] }));
-    assert_eq!(found.ways[2], Err(Refusal { reason: none(), pieces: vec![("silu", none())] }));
+    assert_eq!(found.ways[1], Err(Refusal { reason: none(), pieces: vec![], host: None }));
+    assert_eq!(found.ways[2], Err(Refusal { reason: none(), pieces: vec![("silu", none())], host: None }));
     assert_eq!(found.origin, [0, 1, 2, 2], "silu and mul stand for silu_mul");
     assert_eq!(found.packs.iter().map(|p| (p.bound, p.layout)).collect::<Vec<_>>(), [(1, TRANSPOSED)]);
-    let found = survey(&Toy::new(), g).unwrap();
+    let found = survey(&Toy::new(), g, &Policy::DeviceOnly, &[]).unwrap();
     assert!(matches!(&found.ways[2], Ok(Way::Decomposed { into, .. }) if into.len() == 2), "{:?}", found.ways[2]);
 }
 
 #[test]
 fn a_device_without_kernels_refuses_every_node() {
     let device: Arc<dyn Device> = Arc::new(noop::NoopDevice::default());
-    let error = lower(&device, feed_forward(1, 2, 3), Policy::DEVICE_ONLY).err().unwrap();
+    let error = lower(&device, feed_forward(1, 2, 3), &Policy::DeviceOnly).err().unwrap();
     let Error::Unsupported { list, .. } = error else { panic!("{error}") };
     assert_eq!(list.iter().map(|u| u.node).collect::<Vec<_>>(), [0, 1, 2, 3]);
 }
@@ -196,7 +196,7 @@ fn a_constant_that_one_node_packs_and_another_reads_is_an_error_naming_both() {
     let embedding = g.bind("embedding", desc(&[8, 4]).as_constant());
     let x = g.op1(Op::GatherRows(PLAIN), &[embedding, ids]).unwrap();
     g.op1(matmul(Epilogue::None), &[x, embedding]).unwrap();
-    let error = lower(&Toy::new().open(), g, Policy::DEVICE_ONLY).err().unwrap().to_string();
+    let error = lower(&Toy::new().open(), g, &Policy::DeviceOnly).err().unwrap().to_string();
     for word in ["'embedding'", "node 1 matmul", "node 0 gather_rows", "bind the constant a second time"] {
         assert!(error.contains(word), "{error}");
     }
@@ -213,7 +213,7 @@ fn a_view_is_bound_where_it_starts_aligned_or_not() {
         let row = g.view(t, desc(&[1, columns]), columns * 4).unwrap();
         g.add_into(Op::Add(PLAIN), &[Some(row), Some(row)], &[y]).unwrap();
         let device = Toy::new().open();
-        let lowered = lower(&device, g, Policy::DEVICE_ONLY).unwrap();
+        let lowered = lower(&device, g, &Policy::DeviceOnly).unwrap();
         let x = values(2 * columns);
         let got = run(&device, &lowered, std::slice::from_ref(&x), columns);
         let want: Vec<f32> = x[columns..].iter().map(|v| 2.0 * (v / (1.0 + (-v).exp()))).collect();
@@ -240,7 +240,7 @@ fn a_device_that_packs_what_is_no_constant_is_named() {
         }
     }
     let device: Arc<dyn Device> = Arc::new(Odd(Toy::new()));
-    let error = lower(&device, feed_forward(1, 2, 3), Policy::DEVICE_ONLY).err().unwrap();
+    let error = lower(&device, feed_forward(1, 2, 3), &Policy::DeviceOnly).err().unwrap();
     assert!(matches!(error, Error::Internal { .. }), "{error}");
     assert!(error.to_string().contains("toy asks for a private layout of operand 0 of node 0 matmul"), "{error}");
 }
@@ -248,7 +248,7 @@ fn a_device_that_packs_what_is_no_constant_is_named() {
 #[test]
 fn bindings_and_workspace_that_do_not_fit_are_errors() {
     let device = Toy::new().open();
-    let lowered = lower(&device, feed_forward(1, 2, 3), Policy::DEVICE_ONLY).unwrap();
+    let lowered = lower(&device, feed_forward(1, 2, 3), &Policy::DeviceOnly).unwrap();
     let mut stream = device.stream().unwrap();
     let buffer = Binding::whole(device.alloc(0, 1024).unwrap());
     let small = Binding::part(&buffer.buffer, 0, 4);
@@ -284,7 +284,7 @@ fn two_layouts_for_one_constant_are_an_error_naming_both_nodes() {
     let y = g.op1(matmul(Epilogue::None), &[x, w]).unwrap();
     g.op1(matmul(Epilogue::None), &[y, w]).unwrap();
     let device: Arc<dyn Device> = Arc::new(Fickle(Toy::new()));
-    let error = lower(&device, g, Policy::DEVICE_ONLY).err().unwrap().to_string();
+    let error = lower(&device, g, &Policy::DeviceOnly).err().unwrap().to_string();
     for word in ["private layout 0x9 of 'w' for node 1 matmul", "node 0 matmul wants it in layout 0x8"] {
         assert!(error.contains(word), "{error}");
     }
@@ -298,7 +298,7 @@ fn an_operator_in_place_is_decomposed_in_place() {
     let b = g.bind("b", desc(&[2, 4]));
     let y = g.bind("y", desc(&[2, 4]));
     g.add_into(Op::AddRmsNorm(NormAttrs { eps: 1e-6, ..Default::default() }), &[Some(a), Some(b)], &[a, y]).unwrap();
-    let error = lower(&Toy::new().open(), g, Policy::DEVICE_ONLY).err().unwrap();
+    let error = lower(&Toy::new().open(), g, &Policy::DeviceOnly).err().unwrap();
     // The toy has no rms_norm, so that what is listed is the composite, and not an error of rewriting it.
     let Error::Unsupported { list, .. } = error else { panic!("{error}") };
     assert_eq!((list.len(), list[0].op), (1, "add_rms_norm"));

@@ -22,7 +22,7 @@ fn small() -> Graph {
 
 /// Lowers and runs [`small`] on a device and checks its values.
 fn check(device: &Arc<dyn Device>) {
-    let lowered = lower(device, small(), Policy::DEVICE_ONLY).unwrap();
+    let lowered = lower(device, small(), &Policy::DeviceOnly).unwrap();
     let mut stream = device.stream().unwrap();
     let x = values(4);
     let bindings = [upload(&**device, &mut *stream, &x), upload(&**device, &mut *stream, &[f32::NAN; 4])];

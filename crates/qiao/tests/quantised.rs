@@ -49,7 +49,7 @@ fn run(device: &Arc<dyn Device>, op: Op, operands: &Operands) -> Result<(Value, 
     graph.add_into(op, &ids, &[out])?;
     let desc = graph.desc(out).clone();
     bytes.push(vec![0xa5; desc.bytes()?]);
-    let plan = lower(device, graph, Policy::DEVICE_ONLY)?;
+    let plan = lower(device, graph, &Policy::DeviceOnly)?;
     assert!(plan.packs.is_empty(), "a decomposed product has no constant to pack");
     let mut stream = device.stream()?;
     let mut bindings = Vec::new();

@@ -140,7 +140,7 @@ impl Stage {
     pub(crate) fn new(device: &Arc<dyn Device>, work: &Work, clock: &mut Clock, cache: u64) -> Result<Stage, Obstacle> {
         let bound = work.bind().map_err(Obstacle::Failed)?;
         let start = Instant::now();
-        let lowered = lower(device, bound.graph.clone(), Policy::DEVICE_ONLY)?;
+        let lowered = lower(device, bound.graph.clone(), &Policy::DeviceOnly)?;
         let planned = start.elapsed().as_secs_f64();
         let sizes = sizes(&bound, &lowered)?;
         let held: u64 = sizes.iter().map(|&s| s as u64).sum();
@@ -242,6 +242,7 @@ impl Stage {
         match self.lowered.account.entries.first().map(|e| &e.way) {
             Some(Way::Native { kernel }) => format!("native {kernel}").trim_end().into(),
             Some(Way::Decomposed { .. }) => format!("decomposed: {}", self.pieces().join(" + ")),
+            Some(Way::Host { kernel, .. }) => format!("host {kernel}").trim_end().into(),
             None => String::new(),
         }
     }

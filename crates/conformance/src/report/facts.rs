@@ -126,6 +126,9 @@ impl AccountLine {
                     into.iter().map(|p| p.op.to_string()).collect(),
                     Some(reason.to_string()),
                 ),
+                Way::Host { kernel, reason, .. } => {
+                    (Path::Host, told(kernel).into_iter().collect(), Vec::new(), Some(reason.to_string()))
+                }
             };
             let (flops, bytes) = (entry.cost.flops, entry.cost.read.saturating_add(entry.cost.written));
             let op = entry.op.to_string();
@@ -329,7 +332,7 @@ mod tests {
         let into = vec![piece("silu", "silu_f32.avx2"), piece("mul", "")];
         let way = Way::Decomposed { into, reason: Reason::operator() };
         let last = Entry { node: 2, op: "silu_mul", way, cost: Cost::default() };
-        let lines = AccountLine::of(&Account { device: "toy".into(), entries: vec![native(0), native(1), last] });
+        let lines = AccountLine::of(&Account { device: "toy".into(), host: String::new(), entries: vec![native(0), native(1), last] });
         assert_eq!(lines.len(), 2);
         assert_eq!((lines[0].count, lines[0].flops, lines[0].bytes), (2, 4, 14));
         assert_eq!((lines[1].path, &lines[1].into[..]), (Path::Decomposed, &["silu".to_string(), "mul".into()][..]));

@@ -112,7 +112,7 @@ impl Lane {
         let g = model.packed_graph(key)?;
         let tapped = Tapped::new(&g.graph)?;
         let act = device.support(&g.graph).into_iter().map(|answer| answer.act_dtype).collect();
-        let plan = lower(device, tapped.graph.clone(), Policy::DEVICE_ONLY)?;
+        let plan = lower(device, tapped.graph.clone(), &Policy::DeviceOnly)?;
         let bare = ModelGraph { graph: Graph::new(), ..g.clone() };
         let whole = Prepared::new(&**device, key, bare, plan);
         let bytes = |id: TensorId| g.graph.desc(id).bytes();
@@ -242,7 +242,7 @@ impl Lane {
                 }
             }
         }
-        let plan = lower(self.model.device(), graph, Policy::DEVICE_ONLY)?;
+        let plan = lower(self.model.device(), graph, &Policy::DeviceOnly)?;
         if let Some(pack) = plan.packs.first() {
             let what = format!(
                 "private layout {:#x} of '{}'",

@@ -49,7 +49,7 @@ impl Planner<'_> {
                 g.graph.set_layout(id, layout)?;
             }
         }
-        let survey = survey(&**self.device, g.graph.clone())?;
+        let survey = survey(&**self.device, g.graph.clone(), &Policy::DeviceOnly, &[])?;
         if let (Some(pack), true) = (survey.packs.first(), packed.is_some()) {
             let name = &g.graph.tensor(g.graph.bound()[pack.bound]).name;
             let what = format!("private layout {:#x} of '{name}' for {} tokens", pack.layout, shape.tokens);
@@ -65,7 +65,7 @@ impl Planner<'_> {
         if refused > 0 {
             return Err(format!("{refused} of {} operators are not supported", asked.survey.ways.len()));
         }
-        let plan = lower(self.device, asked.g.graph.clone(), Policy::DEVICE_ONLY).map_err(|e| e.to_string())?;
+        let plan = lower(self.device, asked.g.graph.clone(), &Policy::DeviceOnly).map_err(|e| e.to_string())?;
         let info = plan.info();
         Ok((info.workspace_bytes as u64).saturating_add(info.resident_bytes as u64))
     }

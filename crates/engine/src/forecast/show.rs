@@ -102,6 +102,7 @@ fn way(way: &Result<Way, Refusal>) -> String {
             let pieces: Vec<_> = into.iter().map(|p| p.op).collect();
             format!("→ {}", pieces.join(" + "))
         }
+        Ok(Way::Host { .. }) => "HOST".into(),
         Err(_) => "NOT SUPPORTED".into(),
     }
 }
@@ -187,7 +188,8 @@ fn reasons(forecast: &Forecast) -> Vec<String> {
         let line = match &o.way {
             Ok(Way::Native { .. }) => continue,
             Ok(Way::Decomposed { reason, .. }) => format!("{}: runs as smaller operators: {reason}", o.op),
-            Err(Refusal { reason, pieces }) => {
+            Ok(Way::Host { reason, .. }) => format!("{}: runs on the host: {reason}", o.op),
+            Err(Refusal { reason, pieces, .. }) => {
                 let pieces: Vec<_> =
                     pieces.iter().map(|(op, why)| format!("; as smaller operators, {op}: {why}")).collect();
                 format!("{}: not supported: {reason}{}", o.op, pieces.concat())
@@ -308,7 +310,10 @@ fn operator(o: &Operator) -> Value {
             let into: Vec<_> = into.iter().map(|p| json!({ "op": p.op, "kernel": p.kernel })).collect();
             json!({ "way": "decomposed", "into": into, "reason": reason.to_string() })
         }
-        Err(Refusal { reason, pieces }) => {
+        Ok(Way::Host { kernel, reason, .. }) => {
+            json!({ "way": "host", "kernel": kernel, "reason": reason.to_string() })
+        }
+        Err(Refusal { reason, pieces, .. }) => {
             let pieces: Vec<_> =
                 pieces.iter().map(|(op, why)| json!({ "op": op, "reason": why.to_string() })).collect();
             json!({ "way": "unsupported", "reason": reason.to_string(), "pieces": pieces })
