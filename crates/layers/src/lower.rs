@@ -119,7 +119,7 @@ pub struct Refusal {
     /// Where the node is composite: those of its smaller operators that the device refuses too, with its reason for each.
     pub pieces: Vec<(&'static str, Reason)>,
     /// The host's reason, where the policy has a host.
-    pub host: Option<Box<Reason>>,
+    pub host: Option<Reason>,
 }
 
 /// Asks a device about every node of a graph as [`lower_with`] does, and plans nothing.
@@ -130,9 +130,12 @@ pub struct Refusal {
 pub fn survey(device: &dyn Device, graph: Graph, policy: &Policy, fixed: &[Option<Home>]) -> Result<Survey> {
     let Settled { draft, answers, account, homes, refused, .. } = Settled::new(device, graph, policy, fixed)?;
     let packs = draft.packs()?;
-    let mut ways: Vec<_> = account.entries.into_iter().map(|e| Ok(e.way)).collect();
+    let mut ways: Vec<Result<Way, Refusal>> = Vec::with_capacity(account.entries.len());
+    for entry in account.entries {
+        ways.push(Ok(entry.way));
+    }
     for (u, host) in refused {
-        ways[u.node] = Err(Refusal { reason: u.reason, pieces: Vec::new(), host: host.map(Box::new) });
+        ways[u.node] = Err(Refusal { reason: u.reason, pieces: Vec::new(), host });
     }
     for ((node, &origin), answer) in draft.graph.views().zip(&draft.origin).zip(&answers) {
         let Support::No(why) = &answer.answer else { continue };

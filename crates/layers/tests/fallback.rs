@@ -412,7 +412,7 @@ fn a_survey_tells_what_the_host_would_run_and_what_would_cross() {
     assert_eq!((hosted.down, hosted.up, log.plans.load(Ordering::Relaxed)), (128, 128, 0));
     let found = survey(&*device, chain(), &fallback(&toy::Toy::new().open()), &[]).unwrap();
     let Err(refusal) = &found.ways[1] else { panic!("{:?}", found.ways) };
-    assert_eq!(refusal.host, Some(Box::new(Reason::operator())));
+    assert_eq!(refusal.host, Some(Reason::operator()));
 }
 
 #[test]
@@ -451,7 +451,8 @@ fn a_steady_state_allocates_nothing_on_either_side() {
     let lowered = lower(&own, chain(), &fallback(&own_host)).unwrap();
     let mut bound = Bound::new(&own, &own_host, &lowered, &bytes_of(&chain()));
     bound.execute().unwrap();
-    (device.take(), host.take());
+    device.take();
+    host.take();
     bound.execute().unwrap();
     let calls = device.calls();
     let name = |call: &Call| format!("{call:?}").split_whitespace().next().unwrap().to_string();
