@@ -2,7 +2,7 @@
 //!
 //! `include/qiao_plugin.h` is the truth of the boundary; [`abi`] mirrors it.
 //!
-//! Modules, from ground to roof: `abi`, `dtypes`, `header`; `export`.
+//! Modules, from ground to roof: `abi`, `dtypes`, `header`; `export`; `load`.
 
 pub mod abi;
 pub mod dtypes;
@@ -10,7 +10,10 @@ pub mod header;
 
 pub mod export;
 
+pub mod load;
+
 pub use export::{Host, Level};
+pub use load::{Options, Plugin, PluginBackend};
 
 /// The words that backends are written in.
 pub use qiao_core as core;

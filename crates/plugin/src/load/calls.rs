@@ -1,0 +1,239 @@
+//! Calls of a plugin's functions: the layer that watches over what comes back.
+//!
+//! Every out-parameter is poisoned before its call and must be written by one that answers OK. Sizes of structs must stay
+//! as they were. A handle is not NULL and is not given out again while it is alive. `QIAO_PLUGIN_TRACE=1` writes a line to
+//! stderr for every call, with its duration and its answer.
+
+use std::collections::HashSet;
+use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use super::failure::{Answer, Failure, name};
+use crate::abi::{self, ErrorRecord, Sized32, Status};
+
+/// A handle of a plugin: never NULL, never dereferenced.
+pub(super) struct Raw<T>(NonNull<T>);
+
+impl<T> Raw<T> {
+    pub(super) fn get(self) -> *mut T {
+        self.0.as_ptr()
+    }
+
+    fn number(self) -> usize {
+        self.0.as_ptr().addr()
+    }
+}
+
+impl<T> Clone for Raw<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Raw<T> {}
+
+// SAFETY: a number that the plugin understands on any thread (R6); nobody here looks behind it.
+unsafe impl<T> Send for Raw<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Raw<T> {}
+
+/// What an out-parameter holds until it is written.
+const POISON: u64 = 0x5afe_c0de_dead_f00d;
+
+/// The kinds of handles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Backend,
+    Device,
+    Buffer,
+    Stream,
+    Event,
+    Plan,
+}
+
+/// Makes calls, and remembers which handles are alive.
+pub(super) struct Calls {
+    plugin: String,
+    trace: bool,
+    alive: [Mutex<HashSet<usize>>; 6],
+}
+
+impl Calls {
+    pub(super) fn new(plugin: &str) -> Calls {
+        let trace = std::env::var_os("QIAO_PLUGIN_TRACE").is_some_and(|v| v == "1");
+        Calls { plugin: plugin.into(), trace, alive: Default::default() }
+    }
+
+    fn alive(&self, kind: Kind) -> std::sync::MutexGuard<'_, HashSet<usize>> {
+        self.alive[kind as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many handles of a kind are alive.
+    #[cfg(test)]
+    pub(super) fn count(&self, kind: Kind) -> usize {
+        self.alive(kind).len()
+    }
+
+    /// One call with a record for its failure.
+    ///
+    /// # Errors
+    /// What the plugin answered, unless that was OK.
+    pub(super) fn call(&self, slot: &'static str, run: impl FnOnce(*mut ErrorRecord) -> Status) -> Answer<()> {
+        let mut record = ErrorRecord::sized();
+        let start = self.trace.then(Instant::now);
+        let status = run(&mut record);
+        if let Some(start) = start {
+            let words = if status == abi::OK { String::new() } else { Failure::of(slot, status, &record).message };
+            eprintln!("{} {slot} {} {:?} {words}", self.plugin, name(status), start.elapsed());
+        }
+        same_size(slot, "qiao_error", &record)?;
+        if status == abi::OK { Ok(()) } else { Err(Failure::of(slot, status, &record)) }
+    }
+
+    /// One call that returns nothing.
+    pub(super) fn done(&self, slot: &'static str, run: impl FnOnce()) {
+        let start = self.trace.then(Instant::now);
+        run();
+        if let Some(start) = start {
+            eprintln!("{} {slot} {:?}", self.plugin, start.elapsed());
+        }
+    }
+
+    /// One call that fills a struct, which begins as all zero but for its size.
+    pub(super) fn filled<T: Sized32>(
+        &self,
+        slot: &'static str,
+        run: impl FnOnce(*mut T, *mut ErrorRecord) -> Status,
+    ) -> Answer<T> {
+        let mut out = T::sized();
+        let place = &raw mut out;
+        let answer = self.call(slot, |record| run(place, record));
+        same_size(slot, "the struct that it fills", &out)?;
+        answer.map(|()| out)
+    }
+
+    /// One call that answers with a number.
+    pub(super) fn number(
+        &self,
+        slot: &'static str,
+        run: impl FnOnce(*mut u64, *mut ErrorRecord) -> Status,
+    ) -> Answer<u64> {
+        let mut out = POISON;
+        let place = &raw mut out;
+        self.call(slot, |record| run(place, record))?;
+        if out == POISON { Err(Failure::broke(slot, "answers OK and wrote no number")) } else { Ok(out) }
+    }
+
+    /// One call that answers with a small number.
+    pub(super) fn small(
+        &self,
+        slot: &'static str,
+        run: impl FnOnce(*mut u32, *mut ErrorRecord) -> Status,
+    ) -> Answer<u32> {
+        let mut out = POISON as u32;
+        let place = &raw mut out;
+        self.call(slot, |record| run(place, record))?;
+        if out == POISON as u32 { Err(Failure::broke(slot, "answers OK and wrote no number")) } else { Ok(out) }
+    }
+
+    /// One call that answers with a new handle, which is alive until [`Calls::gone`].
+    pub(super) fn handle<T>(
+        &self,
+        slot: &'static str,
+        kind: Kind,
+        run: impl FnOnce(*mut *mut T, *mut ErrorRecord) -> Status,
+    ) -> Answer<Raw<T>> {
+        let mut out: *mut T = std::ptr::without_provenance_mut(POISON as usize);
+        let place = &raw mut out;
+        self.call(slot, |record| run(place, record))?;
+        if out.addr() == POISON as usize {
+            return Err(Failure::broke(slot, "answers OK and wrote no handle"));
+        }
+        let Some(raw) = NonNull::new(out).map(Raw) else {
+            return Err(Failure::broke(slot, "answers OK with a NULL handle"));
+        };
+        if !self.alive(kind).insert(raw.number()) {
+            let how = format!("answers with handle {:#x}, which it gave out before and which is alive", raw.number());
+            return Err(Failure::broke(slot, how));
+        }
+        Ok(raw)
+    }
+
+    /// One call that gives a handle back. Never fails.
+    pub(super) fn gone<T>(&self, slot: &'static str, kind: Kind, raw: Raw<T>, run: impl FnOnce(*mut T)) {
+        // Forgotten first: the plugin may give the number out again before its function has returned.
+        self.alive(kind).remove(&raw.number());
+        self.done(slot, || run(raw.get()));
+    }
+}
+
+/// The plugin left the size of a struct as it was.
+pub(super) fn same_size<T: Sized32>(slot: &'static str, what: &str, out: &T) -> Answer<()> {
+    // SAFETY: the first field is the u32 that holds the size, by the contract of the trait.
+    let found = unsafe { (&raw const *out).cast::<u32>().read() };
+    if found as usize == size_of::<T>() {
+        return Ok(());
+    }
+    let how = format!("changed struct_size of {what} from {} to {found}; a writer leaves it as it is", size_of::<T>());
+    Err(Failure::broke(slot, how))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn calls() -> Calls {
+        Calls::new("test")
+    }
+
+    #[test]
+    fn an_answer_of_ok_must_have_written() {
+        let c = calls();
+        let words = |f: Failure| f.words();
+        assert!(words(c.number("n", |_, _| 0).unwrap_err()).contains("wrote no number"));
+        assert!(words(c.small("n", |_, _| 0).unwrap_err()).contains("wrote no number"));
+        assert!(words(c.handle::<u8>("h", Kind::Buffer, |_, _| 0).err().unwrap()).contains("wrote no handle"));
+        let null = c.handle::<u8>("h", Kind::Buffer, |out, _| {
+            // SAFETY: `out` is the place that the call gives.
+            unsafe { *out = std::ptr::null_mut() };
+            0
+        });
+        assert!(words(null.err().unwrap()).contains("NULL handle"));
+        assert_eq!(c.count(Kind::Buffer), 0);
+    }
+
+    #[test]
+    fn a_handle_is_given_out_once_while_it_is_alive() {
+        let c = calls();
+        let ask = |kind| {
+            c.handle::<u8>("h", kind, |out, _| {
+                // SAFETY: `out` is the place that the call gives.
+                unsafe { *out = std::ptr::without_provenance_mut(4096) };
+                0
+            })
+        };
+        let first = ask(Kind::Buffer).ok().unwrap();
+        assert!(ask(Kind::Buffer).err().unwrap().words().contains("gave out before"));
+        assert!(ask(Kind::Stream).is_ok(), "each kind has its own");
+        c.gone("g", Kind::Buffer, first, |raw| assert_eq!(raw.addr(), 4096));
+        assert!(ask(Kind::Buffer).is_ok());
+    }
+
+    #[test]
+    fn sizes_of_structs_stay() {
+        let c = calls();
+        let changed = c.filled::<abi::PlanInfo>("p", |out, _| {
+            // SAFETY: `out` is the place that the call gives.
+            unsafe { (*out).struct_size = 8 };
+            0
+        });
+        assert!(changed.err().unwrap().words().contains("changed struct_size"));
+        let record = c.call("p", |record| {
+            // SAFETY: `record` is the place that the call gives.
+            unsafe { (*record).struct_size = u32::MAX };
+            9
+        });
+        assert!(record.unwrap_err().words().contains("changed struct_size of qiao_error"));
+    }
+}
