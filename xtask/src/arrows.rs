@@ -48,6 +48,7 @@ const ROOMS: &[Room] = &[
     room(5, "qiao-cli", Only(&["qiao", "qiao-conformance"])),
     room(5, "qiao-benches", Below),
     room(5, "qiao-examples", Below),
+    room(5, "acme-npu-rust", Only(&["qiao-core", "qiao-plugin"])),
     room(5, "xtask", Only(&[])),
 ];
 
