@@ -26,10 +26,12 @@ impl Plugin {
     /// [`Error::NotPresent`] where the driver or the chip is not on this machine. A file that is no plugin, of another
     /// machine, or of an ABI that this host does not speak, with what was found and how to mend it.
     pub fn load(path: impl AsRef<Path>, options: &Options) -> Result<Arc<PluginBackend>> {
-        let (path, query) = library::open(path.as_ref())?;
+        let library = library::open(path.as_ref())?;
+        let place = library.path.display().to_string();
         // SAFETY: the function carries the name that the header gives it, so that it keeps what the header says.
-        let asked = unsafe { query::ask(query, &path.display().to_string(), query::sanitizer_here()) }?;
-        Ok(Arc::new(PluginBackend { session: Session::start(asked, Some(path), options)? }))
+        let mut asked = unsafe { query::ask(library.query, &place, query::sanitizer_here()) }?;
+        asked.notes.extend(library.notes);
+        Ok(Arc::new(PluginBackend { session: Session::start(asked, Some(library.path), options)? }))
     }
 
     /// A plugin that is part of this process.

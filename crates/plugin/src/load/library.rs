@@ -20,11 +20,19 @@ fn wrong(path: &Path, found: impl Into<String>, mend: impl Into<String>) -> Erro
     Error::invalid(format!("plugin {}", path.display()), found, mend)
 }
 
+/// A library that was loaded.
+pub(super) struct Library {
+    pub(super) path: PathBuf,
+    pub(super) query: QueryFn,
+    /// What is odd about it.
+    pub(super) notes: Vec<String>,
+}
+
 /// Loads a library, for good, and finds its query.
 ///
 /// # Errors
 /// What is wrong with the file and how to mend it.
-pub(super) fn open(path: &Path) -> Result<(PathBuf, QueryFn)> {
+pub(super) fn open(path: &Path) -> Result<Library> {
     let full = path.canonicalize().map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => wrong(path, "there is no such file", "give the path of the plugin's .so"),
         _ => wrong(path, e.to_string(), "make it readable for this user"),
@@ -49,10 +57,21 @@ pub(super) fn open(path: &Path) -> Result<(PathBuf, QueryFn)> {
         if !found.is_null() {
             // SAFETY: the header gives the function of this name this type.
             let query = unsafe { std::mem::transmute::<*mut libc::c_void, QueryFn>(found) };
-            return Ok((full, query));
+            return Ok(Library { query, notes: exports(&elf), path: full });
         }
     }
     Err(no_query(&full, &elf))
+}
+
+/// What a library exports beside its query: harmless here, since every library's names are its own, but a sign that it was
+/// built without hidden visibility.
+fn exports(elf: &Elf) -> Vec<String> {
+    let others: Vec<&str> = elf.gives.iter().map(String::as_str).filter(|s| !s.starts_with(QUERY_PREFIX)).collect();
+    let Some(first) = others.first() else { return Vec::new() };
+    vec![format!(
+        "it exports {} more symbols, such as {first}: build it with -fvisibility=hidden (rule R1)",
+        others.len()
+    )]
 }
 
 fn machine(path: &Path, elf: &Elf) -> Result<()> {
