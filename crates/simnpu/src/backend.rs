@@ -12,6 +12,8 @@ use crate::options::Settings;
 pub struct SimBackend {
     settings: Settings,
     driver: String,
+    /// Whether the host's memory is in reach.
+    near: bool,
     chips: Vec<Slot>,
 }
 
@@ -38,18 +40,22 @@ pub(crate) fn gate(ordinal: Option<usize>, closed: bool) {
 impl SimBackend {
     /// The devices that options ask for, in this process; [`open`](crate::open) also knows of those in another.
     pub fn new(settings: Settings) -> SimBackend {
-        SimBackend::driven(settings, "simulated".into())
+        SimBackend::with(settings, "simulated".into(), true)
     }
 
-    /// The same under another word for their driver.
-    pub(crate) fn driven(settings: Settings, driver: String) -> SimBackend {
+    /// The devices of a process whose host is another.
+    pub(crate) fn far(settings: Settings) -> SimBackend {
+        SimBackend::with(settings, format!("simulated, process {}", std::process::id()), false)
+    }
+
+    fn with(settings: Settings, driver: String, near: bool) -> SimBackend {
         let chip = |_| Arc::new(Mutex::new(Chip::new(&settings, Arc::default())));
         let chips: Vec<Slot> = (0..settings.devices).map(chip).collect();
         let mut slots = locked(&SLOTS);
         slots.retain(|(_, slot)| slot.strong_count() > 0);
         slots.extend(chips.iter().enumerate().map(|(i, chip)| (i, Arc::downgrade(chip))));
         drop(slots);
-        SimBackend { settings, driver, chips }
+        SimBackend { settings, driver, near, chips }
     }
 
     /// Opens a device as what it is.
@@ -62,7 +68,7 @@ impl SimBackend {
         if chip.referee.alive().is_err() {
             *chip = Chip::new(&self.settings, chip.counters.clone());
         }
-        Ok(SimDevice::new(chip.clone(), &self.driver))
+        Ok(SimDevice::new(chip.clone(), &self.driver, self.near))
     }
 }
 

@@ -24,10 +24,10 @@ pub struct SimDevice {
 }
 
 impl SimDevice {
-    /// A handle to a chip.
-    pub(crate) fn new(chip: Arc<Chip>, driver: &str) -> SimDevice {
+    /// A handle to a chip; `near` where the host's memory is in reach.
+    pub(crate) fn new(chip: Arc<Chip>, driver: &str, near: bool) -> SimDevice {
         chip.opened();
-        let info = chip.limits().info(driver.into(), chip.arena.free(), true);
+        let info = chip.limits().info(driver.into(), chip.arena.free(), near);
         SimDevice { chip, info }
     }
 
