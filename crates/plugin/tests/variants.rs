@@ -29,7 +29,8 @@ fn refused(name: &str, parts: &[&str]) {
 /// Holds a device to the contract and returns the clauses that it breaks.
 fn broken(device: Arc<PluginBackend>) -> Vec<String> {
     let subject = Subject::open(move || device.open(0)).unwrap();
-    let own = |c: &&Clause| c.id != "device/compute/results_are_not_the_hosts";
+    // Leaks are looked for where nothing else runs beside: the whole example is, in a test program of its own.
+    let own = |c: &&Clause| c.id != "device/compute/results_are_not_the_hosts" && c.kind() != "leaks";
     let failed = Clause::all().filter(own).filter_map(|clause| match clause.outcome(&subject) {
         Outcome::Failed(failure) => Some(format!("{}: {}", clause.id, failure.why)),
         _ => None,
