@@ -1,7 +1,9 @@
-//! A plugin in this process whose every answer is drawn from a seed: right most of the time, wild in between.
+//! A plugin in this process that answers as it is told: by a seed, right most of the time and wild in between, or call by call.
 //!
 //! It keeps what no host can check: pointers are what they seem, and nothing is written behind a struct. Everything else may
 //! be anything. Meanwhile it watches over what the host does with what it was given.
+
+#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -30,7 +32,18 @@ struct Stage {
     called: Vec<&'static str>,
     faults: Vec<String>,
     api: Option<Box<Api>>,
+    /// Answers of functions that are laid down, the next one first.
+    laid: Vec<(&'static str, Status, String)>,
+    /// What is changed in the structs that a function fills.
+    changes: Vec<(&'static str, Change)>,
+    /// Slots that the table does not have.
+    without: Vec<&'static str>,
+    /// What prepack_size says.
+    packed: Option<u64>,
 }
+
+/// Changes a struct where it lies.
+type Change = Box<dyn Fn(*mut c_void)>;
 
 thread_local! {
     static STAGE: RefCell<Stage> = RefCell::default();
@@ -53,6 +66,33 @@ pub(crate) fn faults() -> Vec<String> {
         faults.extend(s.alive.drain().map(|(handle, (kind, _))| format!("{kind} {handle} was not given back")));
         faults
     })
+}
+
+/// Lays down what a function answers at its next call that has nothing laid down before.
+pub(crate) fn lay(slot: &'static str, status: Status, message: &str) {
+    stage(|s| s.laid.push((slot, status, message.into())));
+}
+
+/// Changes what a function fills, from now on.
+pub(crate) fn change<T: Sized32>(slot: &'static str, change: impl Fn(&mut T) + 'static) {
+    // SAFETY: the function fills structs of this type.
+    let change: Change = Box::new(move |out| change(unsafe { &mut *out.cast::<T>() }));
+    stage(|s| s.changes.push((slot, change)));
+}
+
+/// Leaves functions out of the table.
+pub(crate) fn without(slots: &[&'static str]) {
+    stage(|s| s.without.extend(slots));
+}
+
+/// What prepack_size says from now on.
+pub(crate) fn packed(bytes: u64) {
+    stage(|s| s.packed = Some(bytes));
+}
+
+/// How often a function was called.
+pub(crate) fn times(slot: &str) -> usize {
+    called().iter().filter(|c| **c == slot).count()
 }
 
 /// The functions that were called.
@@ -115,6 +155,15 @@ fn resize<T: Sized32>(s: &mut Stage, out: *mut T) -> bool {
 
 /// A status, with a record to it.
 fn status(s: &mut Stage, err: *mut ErrorRecord) -> Status {
+    let slot = s.called.last().copied().unwrap_or_default();
+    if let Some(at) = s.laid.iter().position(|(l, ..)| *l == slot) {
+        let (_, status, message) = s.laid.remove(at);
+        if status != abi::OK && !err.is_null() {
+            // SAFETY: the caller's record.
+            put(unsafe { &mut (*err).message }, &message);
+        }
+        return status;
+    }
     if !s.wild() {
         return abi::OK;
     }
@@ -128,6 +177,14 @@ fn status(s: &mut Stage, err: *mut ErrorRecord) -> Status {
         spoil(s, record, &[]);
     }
     status
+}
+
+/// Draws without wildness where the head is to be sane.
+fn sane<R>(s: &mut Stage, f: impl FnOnce(&mut Stage) -> R) -> R {
+    let wildness = if s.sane_head { std::mem::take(&mut s.wildness) } else { s.wildness };
+    let result = f(s);
+    s.wildness = wildness;
+    result
 }
 
 /// Answers with a handle, or with what should be one.
@@ -197,6 +254,7 @@ fn fill<D, T: Sized32>(
         // SAFETY: the caller's struct.
         let own = unsafe { &mut *out };
         right(own);
+        changed(s, slot, out);
         let head = s.sane_head && slot.ends_with("_info");
         if !head && s.wild() {
             spoil(s, own, pointers);
@@ -204,8 +262,13 @@ fn fill<D, T: Sized32>(
         if !head {
             resize(s, out);
         }
-        if head { abi::OK } else { status(s, err) }
+        if head { sane(s, |s| status(s, err)) } else { status(s, err) }
     })
+}
+
+/// Makes the changes that were asked for.
+fn changed<T: Sized32>(s: &Stage, slot: &str, out: *mut T) {
+    s.changes.iter().filter(|(c, _)| *c == slot).for_each(|(_, change)| change(out.cast()));
 }
 
 fn put(to: &mut [c_char], text: &str) {
@@ -217,11 +280,10 @@ fn put(to: &mut [c_char], text: &str) {
 unsafe extern "C" fn backend_init(_: *const abi::Host, out: *mut *mut abi::Backend, err: *mut ErrorRecord) -> Status {
     stage(|s| {
         s.called.push("backend_init");
-        let wildness = if s.sane_head { std::mem::take(&mut s.wildness) } else { s.wildness };
-        let status = status(s, err);
-        let status = handle(s, "backend", 0, out, status);
-        s.wildness = wildness;
-        status
+        sane(s, |s| {
+            let status = status(s, err);
+            handle(s, "backend", 0, out, status)
+        })
     })
 }
 
@@ -238,7 +300,7 @@ unsafe extern "C" fn device_count(backend: *mut abi::Backend, out: *mut u32, err
         let wild = !s.sane_head && s.wild();
         // SAFETY: the caller's place.
         unsafe { *out = if wild { s.number() as u32 } else { 1 } };
-        if s.sane_head { abi::OK } else { status(s, err) }
+        sane(s, |s| status(s, err))
     })
 }
 
@@ -249,11 +311,10 @@ unsafe extern "C" fn device_open(
     err: *mut ErrorRecord,
 ) -> Status {
     call("device_open", "backend", backend, |s| {
-        let wildness = if s.sane_head { std::mem::take(&mut s.wildness) } else { s.wildness };
-        let status = status(s, err);
-        let status = handle(s, "device", backend.addr(), out, status);
-        s.wildness = wildness;
-        status
+        sane(s, |s| {
+            let status = status(s, err);
+            handle(s, "device", backend.addr(), out, status)
+        })
     })
 }
 
@@ -453,7 +514,7 @@ unsafe extern "C" fn graph_support(
                 let op = &**(*graph).ops.add(i);
                 record.level = abi::SUPPORT_NATIVE;
                 let packable = (0..(*graph).n_tensors as usize).any(|t| (**(*graph).tensors.add(t)).flags != 0);
-                if op.opcode == 48 && packable && s.draw() >> 40 & 1 == 0 {
+                if op.opcode == 48 && packable && (**(*graph).tensors.add(1)).layout == 0 && s.draw() >> 40 & 1 == 0 {
                     (record.level, record.operand, record.layout) = (abi::SUPPORT_RELAYOUT, 2, 77);
                 }
                 if s.wild() {
@@ -466,6 +527,7 @@ unsafe extern "C" fn graph_support(
                     record.property =
                         if s.draw() >> 40 & 1 == 0 { record.property } else { (s.draw() >> 40) as u32 % 8 };
                 }
+                changed(s, "graph_support", &raw mut *record);
                 resize(s, record);
             }
         }
@@ -484,6 +546,7 @@ unsafe extern "C" fn plan_create(
         // SAFETY: the caller's struct.
         let own = unsafe { &mut *info };
         own.workspace_bytes = 64;
+        changed(s, "plan_create", info);
         if s.wild() {
             spoil(s, own, &[]);
         }
@@ -524,7 +587,7 @@ unsafe extern "C" fn prepack_size(
     call("prepack_size", "device", device, |s| {
         let wild = s.wild();
         // SAFETY: the caller's place.
-        unsafe { *out = if wild { s.number() } else { 1 << 10 } };
+        unsafe { *out = if wild { s.number() } else { s.packed.unwrap_or(1 << 10) } };
         status(s, err)
     })
 }
@@ -602,13 +665,24 @@ pub(crate) unsafe extern "C" fn query(q: *mut abi::Query, err: *mut ErrorRecord)
         if !s.sane_head && s.wild() {
             holes(s, &mut api);
         }
+        for slot in &s.without {
+            let (_, offset, _) = abi::LAYOUT
+                .iter()
+                .find(|l| l.name == "Api")
+                .and_then(|l| l.fields.iter().find(|(name, ..)| name == slot))
+                .expect("a slot of the table");
+            // SAFETY: the slot lies in the table, and an empty slot is a value of it.
+            unsafe { (&raw mut *api).cast::<u8>().add(*offset).cast::<u64>().write(0) };
+        }
         (own.plugin_minor, own.api) = (abi::MINOR, &*api);
         put(&mut own.name, "wild");
+        s.called.push("query");
+        changed(s, "query", q);
         s.api = Some(api);
         if !s.sane_head && s.wild() {
             spoil(s, own, &[std::mem::offset_of!(abi::Query, api)]);
             own.api = if s.draw() >> 40 & 1 == 0 { own.api } else { std::ptr::null() };
         }
-        if s.sane_head { abi::OK } else { status(s, err) }
+        sane(s, |s| status(s, err))
     })
 }
