@@ -91,11 +91,17 @@ macro_rules! handles {
 }
 handles! { Backend Device Buffer Stream Event Plan }
 
+/// A struct of the boundary, which some peer may know in part.
+pub trait Fields {
+    /// Where its fields begin: the sizes that a peer of an older header may say it has.
+    const OFFSETS: &'static [usize];
+}
+
 /// A struct that crosses the boundary: it begins with its `struct_size`, and all zero is a value of it.
 ///
 /// # Safety
 /// `repr(C)`, the first field is a `u32` that holds the size of the struct, no padding, and every bit pattern is a value.
-pub unsafe trait Sized32: Copy {
+pub unsafe trait Sized32: Copy + Fields {
     /// All zero but for the size.
     fn sized() -> Self {
         // SAFETY: all zero is a value by the contract of the trait.
@@ -111,8 +117,12 @@ macro_rules! structs {
         $(
             $(#[$doc])*
             #[repr(C)]
-            #[derive(Clone, Copy)]
+            #[derive(Clone, Copy, Debug)]
             pub struct $name { $(pub $field: $ty,)* }
+
+            impl Fields for $name {
+                const OFFSETS: &'static [usize] = &[$(std::mem::offset_of!($name, $field)),*];
+            }
         )*
 
         /// Name, size and alignment of every struct, and name, offset and size of its fields.

@@ -44,6 +44,7 @@ pub(super) fn support(answer: &NodeSupport, node: &NodeView<'_>) -> abi::Support
 
 fn refusal(reason: &Reason, node: &NodeView<'_>) -> abi::Support {
     let (limit, words) = match &reason.limit {
+        Limit::Int(v) if is_float(reason, node) => (i64::from((*v as f32).to_bits()), ""),
         Limit::Int(v) => (*v, ""),
         Limit::Dtype(d) => (i64::from(dtype(*d)), ""),
         Limit::Text(words) => (0, words.as_str()),
@@ -77,6 +78,12 @@ fn refusal(reason: &Reason, node: &NodeView<'_>) -> abi::Support {
 /// The position of an attribute in its struct.
 fn attribute(node: &NodeView<'_>, name: &str) -> Option<usize> {
     node.kind().attr_names().iter().position(|n| *n == name)
+}
+
+/// Whether a reason is about an attribute that crosses the boundary as the bits of an f32.
+fn is_float(reason: &Reason, node: &NodeView<'_>) -> bool {
+    let Property::Attribute(name) = reason.property else { return false };
+    node.kind().attr_fields().1.iter().any(|[field, ty, _]| *field == name && *ty == "float")
 }
 
 /// What was found, as a number: where the backend says it in words, what the graph holds there.

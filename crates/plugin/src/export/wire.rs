@@ -40,6 +40,10 @@ impl<T: Sized32> In<T> {
         unsafe {
             let size = struct_size(self.0.cast(), what)?;
             let known = size.min(size_of::<T>());
+            if known < size_of::<T>() && !T::OFFSETS.contains(&known) {
+                // A part of a pointer is no pointer.
+                return Err(Fault::abi(format!("{what}: its struct_size, {size}, is inside a field; give its sizeof")));
+            }
             self.0.cast::<u8>().copy_to_nonoverlapping((&raw mut own).cast::<u8>(), known);
             if !tail_is_zero(self.0.cast(), known, size) {
                 return Err(Fault::abi(format!(
@@ -278,7 +282,7 @@ mod tests {
 
     #[test]
     fn sizes_that_are_none_are_refused_before_anything_is_read() {
-        for size in [0, 3, 4097, u32::MAX] {
+        for size in [0, 3, 5, 11, 4097, u32::MAX] {
             assert_eq!(read(&raw(size, &[])).err().unwrap().code, abi::ERR_ABI);
         }
         // SAFETY: NULL is allowed.
