@@ -10,11 +10,13 @@ mod bench_ops;
 
 mod adapt;
 mod bench;
+mod plugins;
 mod report;
 
 pub(crate) use adapt::Adapt;
 pub(crate) use bench::{Bench, BenchModel};
 pub(crate) use bench_ops::BenchOps;
+pub(crate) use plugins::{Lang, NewBackend, Plugins, device_given};
 pub(crate) use report::Report;
 
 const EXAMPLES: &str = "\
@@ -27,12 +29,17 @@ Examples:
   qiao bench ops --quick                         how fast its operators are, beside its limits
   qiao bench model ./Qwen2.5-0.5B --prompt 128,512   how fast it is, and whether that lasts
   qiao report before.json after.json             what became worse, with an exit code
-  qiao plan ./config.json --device cpu           what a device would make of a model, without its weights";
+  qiao plan ./config.json --device cpu           what a device would make of a model, without its weights
+  qiao run --plugin ./libacme.so --fallback host     a model on a vendor's chip, what it lacks on the host
+  qiao check --plugin ./libacme.so --profile llm-core
+  qiao new-backend acme --lang c                 the beginning of a port";
 
 /// Runs language models on whatever chip is present.
 #[derive(Parser)]
 #[command(name = "qiao", version, about, after_help = format!("{EXAMPLES}\n\n{TABLE}"))]
 pub(crate) struct CommandLine {
+    #[command(flatten)]
+    pub(crate) plugins: Plugins,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -63,6 +70,8 @@ pub(crate) enum Command {
     /// limits leave, and the memory.
     #[command(after_help = PLAN_HELP)]
     Plan(Plan),
+    /// Make the example backend under a name of your own, in C or in Rust: where a port begins (PORTING.md).
+    NewBackend(NewBackend),
 }
 
 #[derive(Args)]
@@ -301,13 +310,6 @@ pub(crate) struct Check {
     /// Answer requests for cases on standard input.
     #[arg(long, hide = true)]
     pub(crate) worker: bool,
-}
-
-impl Check {
-    /// Whether the command line names a device. The default does not count.
-    pub(crate) fn device_given(&self) -> bool {
-        std::env::args().any(|a| a == "--device" || a.starts_with("--device="))
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -13,10 +12,11 @@ use qiao_conformance::{
     Case, Executor, Expectations, Glob, Progress, Record, Run, Selection, Status, Subject, replay, run, save, worker,
 };
 
-use crate::args::Check;
+use crate::args::{Check, device_given};
 use crate::exit::{Exit, Usage};
 use crate::interrupt;
 use crate::load::present;
+use crate::plugins;
 use crate::terminal::tell_line;
 
 /// Failures that are printed; the others stand in the JSON.
@@ -106,9 +106,10 @@ fn executor(args: &Check) -> anyhow::Result<Executor> {
 
 /// Cases on a device in a process of their own: this program, as a worker.
 pub(crate) fn worker_for(device: &str, timeout: Duration) -> anyhow::Result<worker::Worker> {
-    let (program, device) = (std::env::current_exe()?, device.to_string());
+    let device = device.to_string();
+    plugins::again()?;
     let start = move || {
-        let mut command = Command::new(&program);
+        let mut command = plugins::again().expect("this program was found when the run began");
         command.args(["check", "--worker", "--device", &device]);
         // Ctrl-C is for the run, which lets the case end.
         #[cfg(unix)]
@@ -126,7 +127,7 @@ fn work(args: &Check) -> anyhow::Result<Exit> {
 
 fn again(args: &Check, file: &Path, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let saved = replay::Replay::read(file)?;
-    let device = if args.device_given() { args.device.clone() } else { saved.device.clone() };
+    let device = if device_given() { args.device.clone() } else { saved.device.clone() };
     present(&device)?;
     let case = Case::parse(&saved.id)?;
     let on = Check { device: device.clone(), ..args.clone() };

@@ -10,6 +10,8 @@ mod args;
 
 mod interrupt;
 mod load;
+mod plugins;
+mod scaffold;
 
 mod answer;
 
@@ -37,8 +39,9 @@ use crate::exit::Exit;
 use crate::terminal::{Output, tell_line};
 
 fn main() -> ExitCode {
-    let args = CommandLine::parse();
-    let result = interrupt::install().and_then(|()| {
+    let mut args = CommandLine::parse();
+    let result = interrupt::install().and_then(|()| plugins::load(&args.plugins)).and_then(|plugin| {
+        args.command.prefer(plugin);
         let out: &mut dyn Write = &mut Output::new();
         match &args.command {
             Command::Devices(args) => devices::devices(args, out),
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
             Command::Check(args) => check::check(args, out),
             Command::Plan(args) => plan::plan(args, out),
             Command::Report(args) => report::report(args, out),
+            Command::NewBackend(args) => scaffold::new_backend(args, out),
         }
     });
     match result {

@@ -37,6 +37,11 @@ impl Registry {
         Ok(())
     }
 
+    /// The backends' names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.backends.iter().map(|b| b.name())
+    }
+
     /// Every backend with its devices.
     pub fn list(&self) -> Vec<Listing> {
         self.backends.iter().map(|b| Listing { backend: b.name().into(), devices: b.devices() }).collect()

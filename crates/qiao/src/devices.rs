@@ -5,13 +5,16 @@ use std::sync::Arc;
 use qiao_core::{Backend, Device, Error, Registry, Result};
 use qiao_cpu::{CpuDevice, CpuOptions};
 
-/// Every backend that was compiled in, the preferred first: `cpu`, `reference`. Whether its chip is on this machine is known
-/// when it is asked for its devices.
+use crate::plugin;
+
+/// Every backend that was compiled in, the preferred first: `cpu`, `reference`; then the plugins. Whether its chip is on this
+/// machine is known when it is asked for its devices.
 pub fn registry() -> Registry {
-    let backends: [Arc<dyn Backend>; 2] = [Arc::new(qiao_cpu::CpuBackend), Arc::new(qiao_reference::ReferenceBackend)];
+    let built_in: [Arc<dyn Backend>; 2] = [Arc::new(qiao_cpu::CpuBackend), Arc::new(qiao_reference::ReferenceBackend)];
     let mut registry = Registry::new();
-    for backend in backends {
-        registry.add(backend).expect("each backend of the list has a name of its own");
+    for backend in built_in.into_iter().chain(plugin::all()) {
+        // Of two of one name the first is the one that is meant.
+        registry.add(backend).ok();
     }
     registry
 }

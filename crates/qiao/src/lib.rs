@@ -25,12 +25,15 @@
 //! - [`compare()`] judges a model on a device against golden logits.
 //! - [`LockStep`] runs a model on two devices and names the first operator at which they part.
 //! - [`forecast()`] tells from `config.json` alone what a device would make of a model.
+//! - [`plugin`] opens chips that come as a shared library.
 //! - [`mod@bench`] measures a model on a device: latency, throughput, memory, energy, and whether they last.
 //!
 //! Everything blocks the thread that calls it, and may be called from any.
 #![forbid(unsafe_code)]
 
 mod error;
+
+pub mod plugin;
 
 mod devices;
 

@@ -8,7 +8,7 @@ mod steps;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use qiao_conformance::measure::OpsBench;
@@ -22,6 +22,7 @@ use crate::check::{bar, step, worker_for};
 use crate::exit::{Exit, Usage};
 use crate::interrupt;
 use crate::load::present;
+use crate::plugins;
 use crate::terminal::tell_line;
 
 use model::ModelStep;
@@ -170,8 +171,7 @@ fn child<T: serde::de::DeserializeOwned + serde::Serialize>(
     let begun = Instant::now();
     // What an earlier run left must not be taken for this one's.
     let _ = std::fs::remove_file(file);
-    let status =
-        Command::new(std::env::current_exe()?).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).status()?;
+    let status = plugins::again()?.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).status()?;
     let seconds = begun.elapsed().as_secs_f64();
     let read = std::fs::read_to_string(file).ok().and_then(|text| serde_json::from_str::<T>(&text).ok());
     let _ = std::fs::remove_file(file);
