@@ -38,6 +38,8 @@
 #define QUERY_FAILS          25
 #define NO_SUCH_LIBRARY      26 /* linked against one that is not there */
 #define INIT_FAILS           27
+#define CRASHES_IN_SHUTDOWN  28
+#define TALKS                29 /* on both outputs, without an end of line */
 
 #if VARIANT == EXTRA_SYMBOLS || VARIANT == TWO_MAJORS
 EXPORT int acme_internal_state;
@@ -68,8 +70,21 @@ static qiao_status altered_init(const qiao_host* host, qiao_backend** out, qiao_
     if (e) e->vendor_code = 507011;
     return fail(e, QIAO_ERR_INTERNAL, "the driver's version is %s", "too old");
   }
-  if (VARIANT == CRASHES_IN_INIT) *(volatile int*)8 = 1;
+  if (VARIANT == CRASHES_IN_INIT) {
+    volatile uintptr_t nowhere = 8;
+    *(volatile int*)nowhere = 1;
+  }
+  if (VARIANT == TALKS) {
+    printf("initialising ...\nqiao-probe {nonsense"), fflush(stdout);
+    fprintf(stderr, "warning: a driver says more than it should");
+  }
   return backend_init(host, out, e);
+}
+
+static void altered_shutdown(qiao_backend* backend) {
+  fprintf(stderr, "free(): invalid pointer\n");
+  backend_shutdown(backend);
+  abort();
 }
 
 static qiao_status no_devices(qiao_backend* backend, uint32_t* out, qiao_error* e) {
@@ -107,7 +122,8 @@ static qiao_status altered_query(qiao_query* query, qiao_error* e) {
     case HOST_TOO_OLD_UNSAID: query->plugin_minor = 9, query->plugin_min_host_minor = 7; break;
     case TOO_OLD_FOR_HOST: query->plugin_minor = 0; break;
     case SANITIZED: query->sanitizer = QIAO_SANITIZER_ADDRESS; break;
-    case NOT_PRESENT: case CRASHES_IN_INIT: case INIT_FAILS: t->backend_init = altered_init; break;
+    case CRASHES_IN_SHUTDOWN: t->backend_shutdown = altered_shutdown; break;
+    case NOT_PRESENT: case CRASHES_IN_INIT: case INIT_FAILS: case TALKS: t->backend_init = altered_init; break;
     case NO_DEVICES: t->device_count = no_devices; break;
     case NO_TABLE: query->api = NULL; break;
     case BAD_NAME: snprintf(query->name, sizeof query->name, "Acme NPU"); break;

@@ -20,12 +20,16 @@ pub struct Plugin;
 impl Plugin {
     /// Loads a plugin and starts its backend. A library stays in memory until the process ends.
     ///
-    /// This runs the code of the file, its constructors included: [`super::probe`] runs it in another process first.
+    /// This runs the code of the file, its constructors included: [`super::probe`] runs it in another process first, where
+    /// [`Options::before`] says so.
     ///
     /// # Errors
     /// [`Error::NotPresent`] where the driver or the chip is not on this machine. A file that is no plugin, of another
     /// machine, or of an ABI that this host does not speak, with what was found and how to mend it.
     pub fn load(path: impl AsRef<Path>, options: &Options) -> Result<Arc<PluginBackend>> {
+        if let Some(before) = &options.before {
+            before(path.as_ref(), options)?;
+        }
         let library = library::open(path.as_ref())?;
         let place = library.path.display().to_string();
         // SAFETY: the function carries the name that the header gives it, so that it keeps what the header says.

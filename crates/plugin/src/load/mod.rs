@@ -8,7 +8,8 @@
 //!   are a device.
 //!
 //! Files, from ground to roof: `words`, `options`, `services`, `failure`, `calls`, `slots`, `query`, `session`, `info`,
-//! `opened`, `event`, `stream`, `arena`, `support`, `plan`, `device`, `elf`, `library`, `backend`.
+//! `opened`, `event`, `stream`, `arena`, `support`, `plan`, `device`, `elf`, `library`, `backend`,
+//! `manifest`, `lazy`, `discover`, `probe`.
 
 mod words;
 
@@ -42,6 +43,16 @@ mod library;
 
 mod backend;
 
+mod manifest;
+
+mod lazy;
+
+mod discover;
+pub mod probe;
+
 pub use backend::{Plugin, PluginBackend};
+pub use discover::{Finding, Found, Places, VARIABLE, discover, discover_in};
+pub use lazy::LazyBackend;
 pub use library::QUERY_SYMBOLS;
-pub use options::{Level, Log, Options, TIMEOUT};
+pub use manifest::Manifest;
+pub use options::{Before, Level, Log, Options, TIMEOUT};

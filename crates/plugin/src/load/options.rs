@@ -1,6 +1,7 @@
 //! What the user tells a plugin, and where the plugin's words go.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +59,9 @@ impl fmt::Display for Level {
 /// Takes the lines of a plugin's log: the plugin's name, the level, one line of text. Called from any thread.
 pub type Log = Arc<dyn Fn(&str, Level, &str) + Send + Sync>;
 
+/// Looks at a plugin's file before it is loaded; an error refuses it.
+pub type Before = Arc<dyn Fn(&Path, &Options) -> Result<()> + Send + Sync>;
+
 /// How long a device may keep a call waiting where nobody says otherwise.
 pub const TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -69,11 +73,13 @@ pub struct Options {
     pub timeout: Duration,
     /// Takes the plugin's log. `None`: to stderr, from the level up that `QIAO_LOG` names, and nowhere without it.
     pub log: Option<Log>,
+    /// Looks at the file before it is loaded, e.g. with [`super::probe`].
+    pub before: Option<Before>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { pairs: Vec::new(), timeout: TIMEOUT, log: None }
+        Options { pairs: Vec::new(), timeout: TIMEOUT, log: None, before: None }
     }
 }
 
@@ -143,6 +149,13 @@ impl Options {
     #[must_use]
     pub fn with_log(mut self, log: impl Fn(&str, Level, &str) + Send + Sync + 'static) -> Options {
         self.log = Some(Arc::new(log));
+        self
+    }
+
+    /// The same with somebody who looks at the file before it is loaded.
+    #[must_use]
+    pub fn with_before(mut self, before: impl Fn(&Path, &Options) -> Result<()> + Send + Sync + 'static) -> Options {
+        self.before = Some(Arc::new(before));
         self
     }
 

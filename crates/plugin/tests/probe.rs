@@ -1,0 +1,106 @@
+//! A plugin tried in a process of its own: whatever it does there is one clear error here.
+
+mod built;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use built::{acme, says, variant};
+use qiao_core::{Backend, Error, Result};
+use qiao_plugin::load::probe::{self, Report};
+use qiao_plugin::{Options, Plugin};
+
+/// The child's part of this file: the program runs itself with this test alone.
+#[test]
+#[ignore = "it is run by the other tests, with a plugin as its last argument"]
+fn child() {
+    let path = std::env::args().next_back().unwrap();
+    let options = Options::parse(std::env::var("QIAO_TEST_OPTION").ok()).unwrap();
+    probe::answer(Path::new(&path), &options);
+}
+
+fn command() -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child", "--ignored", "--nocapture"]);
+    command
+}
+
+fn probed(path: &Path) -> Result<Report> {
+    probe::in_child(command(), path, Duration::from_secs(60))
+}
+
+#[track_caller]
+fn fails(name: &str, parts: &[&str]) {
+    let error = probed(&variant(name)).unwrap_err();
+    assert!(matches!(error, Error::Internal { .. }), "{error:?}");
+    says(&error, parts);
+    says(&error, &[&format!("lib{}.so", name.to_lowercase())]);
+}
+
+#[test]
+fn one_that_works_says_what_it_is() {
+    let report = probed(acme()).unwrap();
+    assert_eq!((report.name.as_str(), report.vendor.as_str(), report.version.as_str()), ("acme", "ACME", "1.0.0"));
+    assert_eq!((report.abi_minor, report.devices), (1, vec!["ACME NPU".to_string()]));
+    assert!(report.notes.iter().any(|n| n.starts_with("events absent")), "{:?}", report.notes);
+}
+
+#[test]
+fn a_crash_is_told_with_its_signal_and_when_it_came() {
+    fails("ABORTS_WHEN_LOADED", &["the plugin crashed with SIGABRT while it was loaded and started"]);
+    fails("CRASHES_IN_INIT", &["the plugin crashed with SIGSEGV while it was loaded and started"]);
+    fails("CRASHES_IN_SHUTDOWN", &["the plugin crashed with SIGABRT while it was shut down", "free(): invalid"]);
+}
+
+#[test]
+fn one_that_ends_the_process_is_told() {
+    fails("EXITS_WHEN_LOADED", &["the plugin ended the process with code 7 while it was loaded"]);
+}
+
+#[test]
+fn one_that_hangs_is_ended_in_time() {
+    let start = Instant::now();
+    let error = probe::in_child(command(), &variant("HANGS_WHEN_LOADED"), Duration::from_millis(800)).unwrap_err();
+    assert!(matches!(error, Error::Timeout { millis: 800, .. }), "{error:?}");
+    says(&error, &["libhangs_when_loaded.so, while it was loaded and started did not finish within 800 ms"]);
+    assert!(start.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn what_it_says_of_itself_comes_through_as_it_is() {
+    match probed(&variant("NOT_PRESENT")) {
+        Err(Error::NotPresent { what, why }) => {
+            assert_eq!((what.as_str(), why.as_str()), ("acme", "libacme_driver.so.1 is not on this machine"));
+        }
+        other => panic!("{other:?}"),
+    }
+    let error = probed(&variant("MISSING_SLOTS")).unwrap_err();
+    assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+    says(&error, &["device_close, stream_sync", "qiao check"]);
+    let error = probed(&variant("INIT_FAILS")).unwrap_err();
+    assert!(matches!(error, Error::Internal { .. }), "{error:?}");
+    says(&error, &["the driver's version is too old"]);
+    says(&probed(Path::new("/nowhere/libnone.so")).unwrap_err(), &["/nowhere/libnone.so", "no such file"]);
+}
+
+#[test]
+fn a_plugin_that_talks_does_not_drown_its_answer() {
+    assert_eq!(probed(&variant("TALKS")).unwrap().name, "acme");
+}
+
+#[test]
+fn a_program_that_does_not_answer_is_told() {
+    let error = probe::in_child(Command::new("true"), acme(), Duration::from_secs(60)).unwrap_err();
+    says(&error, &["ended the process with code 0 before it was loaded"]);
+    let error = probe::in_child(Command::new("/nowhere/qiao"), acme(), Duration::from_secs(60)).unwrap_err();
+    says(&error, &["can't be tried in a process of its own"]);
+}
+
+#[test]
+fn a_plugin_may_be_tried_each_time_before_it_is_loaded() {
+    let options = Options::default().with_before(|path, _| probed(path).map(|_| ()));
+    let crash: PathBuf = variant("ABORTS_WHEN_LOADED");
+    says(&Plugin::load(crash, &options).err().unwrap(), &["crashed with SIGABRT"]);
+    assert_eq!(Plugin::load(acme(), &options).unwrap().name(), "acme");
+}
