@@ -20,8 +20,11 @@ pub struct SimBackend {
 /// Where a chip stands. One that was lost is replaced when it is opened again.
 type Slot = Arc<Mutex<Arc<Chip>>>;
 
-/// Every chip of this process, for the gate that knows no backend.
-static SLOTS: Mutex<Vec<(usize, Weak<Mutex<Arc<Chip>>>)>> = Mutex::new(Vec::new());
+/// A slot that its backend may have let go of.
+type Known = Weak<Mutex<Arc<Chip>>>;
+
+/// Every chip of this process with its position, for the gate that knows no backend.
+static SLOTS: Mutex<Vec<(usize, Known)>> = Mutex::new(Vec::new());
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

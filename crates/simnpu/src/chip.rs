@@ -70,7 +70,13 @@ impl Chip {
     ///
     /// # Errors
     /// It does not fit, starts off the alignment, lacks its padding, or lies where kernels do not reach.
-    pub(crate) fn operand(&self, binding: &Binding, name: &str, need: usize, written: bool) -> Result<(Arc<Storage>, usize)> {
+    pub(crate) fn operand(
+        &self,
+        binding: &Binding,
+        name: &str,
+        need: usize,
+        written: bool,
+    ) -> Result<(Arc<Storage>, usize)> {
         let limits = self.limits();
         let what = format!("binding of '{name}'");
         let find = if written { resolve_mut } else { resolve };

@@ -109,7 +109,11 @@ impl Device for SimDevice {
     fn prepack_bytes(&self, tensor: &TensorDesc, layout: u64) -> Result<usize> {
         if self.chip.limits().weights == crate::limits::Weights::Plain {
             let found = format!("{} has none", self.info.name);
-            return Err(Error::invalid(format!("private layout {layout:#x} of {tensor}"), found, "leave weights plain"));
+            return Err(Error::invalid(
+                format!("private layout {layout:#x} of {tensor}"),
+                found,
+                "leave weights plain",
+            ));
         }
         Fractal::check(tensor, layout)?.bytes()
     }

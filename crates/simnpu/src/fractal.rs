@@ -61,9 +61,9 @@ impl Fractal {
     pub(crate) fn bytes(&self) -> Result<usize> {
         let across = self.columns.div_ceil(self.width) * self.width;
         let total = self.rows.div_ceil(ROWS).checked_mul(ROWS).and_then(|r| r.checked_mul(across));
-        total.and_then(|n| n.checked_mul(self.size)).ok_or_else(|| {
-            Error::invalid("packed weight", "its size overflows", "use a smaller weight")
-        })
+        total
+            .and_then(|n| n.checked_mul(self.size))
+            .ok_or_else(|| Error::invalid("packed weight", "its size overflows", "use a smaller weight"))
     }
 
     /// Bytes between a piece of a row and the next.

@@ -25,10 +25,9 @@ pub(crate) fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
             .iter_mut()
             .zip(bytes.as_chunks::<2>().0)
             .for_each(|(o, b)| *o = f32::from_bits((u16::from_le_bytes(*b) as u32) << 16)),
-        DType::F16 => out
-            .iter_mut()
-            .zip(bytes.as_chunks::<2>().0)
-            .for_each(|(o, b)| *o = half_to_f32(u16::from_le_bytes(*b))),
+        DType::F16 => {
+            out.iter_mut().zip(bytes.as_chunks::<2>().0).for_each(|(o, b)| *o = half_to_f32(u16::from_le_bytes(*b)))
+        }
         other => unreachable!("{other} is no activation dtype"),
     }
 }

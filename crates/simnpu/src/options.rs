@@ -77,9 +77,9 @@ rows! {
     "sim.align" "a power of two" "What operands and workspace start on."
         => |s, v| { s.limits.align = power(v, 1 << 16)?; Ok(()) };
     "sim.tail_pad" "bytes" "What must be allocated behind every operand."
-        => |s, v| { s.limits.tail_pad = bytes(v)?.min(1 << 20) as usize; Ok(()) };
+        => |s, v| { s.limits.tail_pad = number(v, 0, 1 << 20)? as usize; Ok(()) };
     "sim.memory" "bytes" "Size of each memory; k, m and g are understood."
-        => |s, v| { s.limits.memory = bytes(v)?; s.limits.max_alloc = s.limits.max_alloc.min(s.limits.memory); Ok(()) };
+        => |s, v| { s.limits.memory = bytes(v)?; Ok(()) };
     "sim.max_alloc" "bytes" "The largest allocation."
         => |s, v| { s.limits.max_alloc = bytes(v)?; Ok(()) };
     "sim.memory_info" "on, off" "Whether the device tells how much memory it has."
@@ -172,7 +172,11 @@ impl Settings {
         for (i, (key, value)) in given.iter().enumerate() {
             let row = OPTIONS.iter().find(|r| r.key == key).ok_or_else(|| {
                 let keys: Vec<_> = OPTIONS.iter().map(|r| r.key).collect();
-                Error::invalid(format!("option {key}"), "there is none of that name", format!("use {}", keys.join(", ")))
+                Error::invalid(
+                    format!("option {key}"),
+                    "there is none of that name",
+                    format!("use {}", keys.join(", ")),
+                )
             })?;
             if given[..i].iter().any(|(earlier, _)| earlier == key) {
                 return Err(Error::invalid(format!("option {key}"), "it is given twice", "give it once"));
@@ -180,6 +184,7 @@ impl Settings {
             (row.apply)(&mut settings, value)
                 .map_err(|mend| Error::invalid(format!("option {key}"), format!("'{value}'"), mend))?;
         }
+        settings.limits.max_alloc = settings.limits.max_alloc.min(settings.limits.memory);
         settings.given = given;
         Ok(settings)
     }
@@ -263,7 +268,8 @@ fn toggle(settings: &mut Settings, text: &str, which: &[DType]) -> std::result::
 }
 
 fn kv(text: &str) -> std::result::Result<Vec<KvInfo>, Refused> {
-    let mend = || "use `any`, or a list of token_head:BLOCK and head_token:BLOCK, each once, blocks up to 65536".to_string();
+    let mend =
+        || "use `any`, or a list of token_head:BLOCK and head_token:BLOCK, each once, blocks up to 65536".to_string();
     if text == "any" {
         return Ok(Vec::new());
     }

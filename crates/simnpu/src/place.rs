@@ -23,16 +23,15 @@ pub(crate) fn beside(name: &str) -> Option<PathBuf> {
     places.into_iter().find(|path| path.is_file())
 }
 
-/// The file beside the running program; where a test runs under cargo, it is built first if it is not there.
-fn built(name: &str, target: &[&str]) -> Result<PathBuf> {
-    if let Some(path) = beside(name) {
-        return Ok(path);
-    }
-    let command = format!("cargo build -p qiao-simnpu {}", target.join(" "));
-    let missing = |found: String| Error::invalid(name, found, format!("build it with `{command}`"));
-    let (Ok(cargo), Ok(program)) = (std::env::var("CARGO"), std::env::current_exe()) else {
-        return Err(missing("it is not beside this program".into()));
+/// The file beside the running program. Where the tests of another crate run under cargo, which builds no programs for
+/// them, it is built first; `target` says how.
+fn built(name: &str, target: Option<&[&str]>) -> Result<PathBuf> {
+    let missing = |found: String| Error::invalid(name, found, "build it with `cargo build -p qiao-simnpu`");
+    let guest = std::env::var("CARGO_PKG_NAME").is_ok_and(|package| package != env!("CARGO_PKG_NAME"));
+    let (Some(target), Ok(cargo), true) = (target, std::env::var("CARGO"), guest) else {
+        return beside(name).ok_or_else(|| missing("it is not beside this program".into()));
     };
+    let program = std::env::current_exe().map_err(|e| missing(e.to_string()))?;
     // .../<target>/<profile>/deps/<program>
     let profile = program.ancestors().find(|p| p.ends_with("debug") || p.ends_with("release"));
     let Some((profile, folder)) = profile.and_then(|p| Some((p, p.parent()?))) else {
@@ -44,23 +43,27 @@ fn built(name: &str, target: &[&str]) -> Result<PathBuf> {
         build.arg("--release");
     }
     let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().map_err(|e| missing(e.to_string()))?;
-    beside(name).ok_or_else(|| missing(format!("building it ended with {status}")))
+    if !status.success() {
+        return Err(missing(format!("building it ended with {status}")));
+    }
+    beside(name).ok_or_else(|| missing("it is not beside this program, though it was built".into()))
 }
 
 /// Where the built plugin `libqiao_simnpu.so` lies: for tests of other crates, which have this one as a dependency.
 ///
 /// # Errors
-/// It is not beside the running program, and could not be built.
+/// It is not beside the running program.
 pub fn library() -> Result<PathBuf> {
     let name = format!("{}qiao_simnpu{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    built(&name, &["--lib"])
+    built(&name, None)
 }
 
-/// Where the program of a device's process lies, likewise.
+/// Where the program of a device's process lies, likewise. Cargo builds no programs of dependencies, so that it is built
+/// here where the tests of another crate ask for it.
 ///
 /// # Errors
-/// As [`library`].
+/// It is not beside the running program, or could not be built.
 pub fn device_program() -> Result<PathBuf> {
     let name = format!("qiao-simnpu-device{}", std::env::consts::EXE_SUFFIX);
-    built(&name, &["--bin", "qiao-simnpu-device"])
+    built(&name, Some(&["--bin", "qiao-simnpu-device"]))
 }

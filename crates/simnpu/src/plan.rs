@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use qiao_core::{
-    Binding, Error, Graph, NodeView, Placement, Plan, PlanInfo, Result, Storage as Where, Stream, TensorId, device, place,
+    Binding, Error, Graph, NodeView, Placement, Plan, PlanInfo, Result, Storage as Where, Stream, TensorId, device,
+    place,
 };
 use qiao_reference::value::Output;
 
@@ -50,7 +51,10 @@ impl SimPlan {
             return Err(device::refuse(info, graph, &answers));
         }
         if chip.faults.lying_plan {
-            return Err(Error::internal("plan", "it fails although support calls every node native: sim.fault said so"));
+            return Err(Error::internal(
+                "plan",
+                "it fails although support calls every node native: sim.fault said so",
+            ));
         }
         if graph.nodes().len() > 1 && !limits.multi_op {
             let found = format!("{} nodes, and {} plans one at a time", graph.nodes().len(), limits.name);
@@ -116,9 +120,7 @@ impl Plan for SimPlan {
         let graph = &self.executor.graph;
         let operands = bindings.iter().zip(&self.needs).zip(graph.bound());
         let places = operands
-            .map(|((binding, &(need, written)), &id)| {
-                self.chip.operand(binding, &graph.tensor(id).name, need, written)
-            })
+            .map(|((binding, &(need, written)), &id)| self.chip.operand(binding, &graph.tensor(id).name, need, written))
             .collect::<Result<Vec<Place>>>()?;
         let workspace = self.workspace(workspace)?;
         if self.chip.faults.lying_second && self.executed.load(Ordering::Relaxed) > 0 {
@@ -145,7 +147,9 @@ impl Frame {
     fn meet(self, fate: Fate) -> Outcome {
         match fate {
             Fate::Runs => Outcome::Done(self.run()),
-            Fate::Fails => Outcome::Done(Err(Error::internal("execution", "it failed on the device: sim.fault said so"))),
+            Fate::Fails => {
+                Outcome::Done(Err(Error::internal("execution", "it failed on the device: sim.fault said so")))
+            }
             Fate::Hangs => Outcome::Hangs,
             Fate::Loses => Outcome::Loses,
             Fate::Corrupts => Outcome::Done(self.run().map(|()| self.corrupt())),

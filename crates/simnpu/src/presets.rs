@@ -2,7 +2,7 @@
 //!
 //! A preset mimics the limits that are documented, not the chip: neither its speed nor its numerics beyond what is named.
 
-use qiao_core::DType::{BF16, Bool, F8E4M3, F8E5M2, F16, F32, F64, I4, I8, I16, I32, I64, Q4_0, Q8_0, U4, U8};
+use qiao_core::DType::{BF16, Bool, F16, F32, F64, I4, I8, I16, I32, I64, Q4_0, Q8_0, U4, U8};
 use qiao_core::{DType, KvInfo, KvLayout};
 
 use crate::limits::{Accumulate, Limits, Numerics, Weights};
@@ -64,9 +64,13 @@ fn plain() -> Limits {
     }
 }
 
-const NO_F64: &str = "FlagGems: UNSUPPORT_FP64 in src/flag_gems/runtime/backend (Ascend, Cambricon, Iluvatar, Kunlunxin, \
-                      Moore Threads); DIOPI: int64 is narrowed to int32 (four_bytes)";
-const CONTIGUOUS: &str = "llama.cpp: ggml/src/ggml-cann/ggml-cann.cpp, supports_op asks for contiguous operands";
+const NO_F64: &str = "FlagGems: UNSUPPORT_FP64 lists Ascend, Cambricon, Iluvatar, Kunlunxin and Moore Threads; DIOPI: int64 \
+                      is narrowed to int32 (four_bytes)";
+const START: &str = "CANN, aclrtMalloc: an allocation, and each segment that is cut from one, starts on 64 bytes";
+const TAIL: &str = "PaddleCustomDevice: backends/npu/runtime/runtime.cc, ExtraPaddingSize is 32; CANN: up32(n) + 32";
+const NO_PINNED: &str = "InfiniRT: docs/backends.md lists no pinned host memory";
+const CONTIGUOUS: &str = "llama.cpp: ggml/src/ggml-cann/ggml-cann.cpp, supports_op asks for operands without gaps";
+const ONE_SHOT: &str = "CANN, aclnn: an executor is not repeatable unless aclSetAclOpExecutorRepeatable was called";
 
 /// Every preset, `plain` first.
 pub fn all() -> Vec<Preset> {
@@ -136,7 +140,6 @@ pub fn all() -> Vec<Preset> {
             mimics: "Kunlunxin P800",
             limits: Limits {
                 name: "simnpu kunlun-like",
-                pinned: false,
                 memory_info: false,
                 dtypes: vec![F32, F16, BF16, I8, U8, I32, Bool],
                 formats: vec![],
@@ -177,11 +180,8 @@ pub fn all() -> Vec<Preset> {
             mimics: "Sophgo BM1684X: whole graphs of static shapes, compiled beforehand",
             limits: Limits {
                 name: "simnpu aot-like",
-                pinned: false,
-                dtypes: vec![F32, F16, BF16, F8E4M3, F8E5M2, I8, I4, U4, U8, I32, Bool],
+                dtypes: vec![F32, F16, BF16, I8, I4, U4, U8, I32, Bool],
                 formats: vec![],
-                strided: false,
-                event_timing: false,
                 plan_ms: 20,
                 ..plain()
             },
@@ -196,74 +196,73 @@ pub fn find(name: &str) -> Option<Preset> {
 }
 
 const ASCEND: &[(&str, &str)] = &[
-    ("sim.align", "CANN aclrtMalloc: an allocation, and each segment cut from one, starts on 64 bytes"),
-    ("sim.tail_pad", "PaddleCustomDevice: backends/npu/runtime/runtime.cc, ExtraPaddingSize is 32; CANN: up32(n) + 32"),
-    ("sim.pinned", "InfiniRT: docs/backends.md, Ascend has no pinned host memory"),
+    ("sim.align", START),
+    ("sim.tail_pad", TAIL),
+    ("sim.pinned", NO_PINNED),
     ("sim.dtypes", NO_F64),
     ("sim.formats", "llama.cpp: ggml/src/ggml-cann/ggml-cann.cpp, MUL_MAT takes Q4_0 and Q8_0"),
     ("sim.strided", CONTIGUOUS),
-    ("sim.one_shot", "CANN aclnn: an executor is not repeatable unless aclSetAclOpExecutorRepeatable was called"),
+    ("sim.one_shot", ONE_SHOT),
     ("sim.weights", "llama.cpp: GGML_CANN_WEIGHT_NZ; vllm-ascend#10014, PR 10287, #16292: NZ refuses n or k of 1"),
-    ("sim.kv", "vllm-ascend: vllm_ascend/attention/attention_v1.py, blocks of 128"),
-    ("sim.event_timing", "InfiniCore: src/infinirt/ascend, no elapsed time"),
+    ("sim.kv", "vllm-ascend: AscendAttentionBackend.get_supported_block_size is [128]"),
+    ("sim.event_timing", "InfiniCore: src/infinirt/ascend/infinirt_ascend.cc, eventElapsedTime is not implemented"),
 ];
 
 const ASCEND_310P: &[(&str, &str)] = &[
-    ("sim.align", "CANN aclrtMalloc: an allocation, and each segment cut from one, starts on 64 bytes"),
-    ("sim.tail_pad", "PaddleCustomDevice: backends/npu/runtime/runtime.cc, ExtraPaddingSize is 32; CANN: up32(n) + 32"),
-    ("sim.pinned", "InfiniRT: docs/backends.md, Ascend has no pinned host memory"),
-    ("sim.dtypes", "LlamaFactory#7522, vllm-ascend#6490: no bf16 on 310P; no f64 as on its siblings"),
+    ("sim.align", START),
+    ("sim.tail_pad", TAIL),
+    ("sim.pinned", NO_PINNED),
+    ("sim.dtypes", "LlamaFactory#7522, vllm-ascend#6490: no bf16 on 310P; FlagGems: UNSUPPORT_FP64 lists Ascend"),
     ("sim.formats", "llama.cpp: ggml/src/ggml-cann/ggml-cann.cpp, Q4 and Q8 products are refused on 310P"),
     ("sim.grouped", "llama.cpp: ggml/src/ggml-cann/ggml-cann.cpp, no grouped quantisation on 310P"),
     ("sim.strided", CONTIGUOUS),
     ("sim.multi_op", "vllm-ascend: no graph mode on 310P"),
-    ("sim.one_shot", "CANN aclnn: an executor is not repeatable unless aclSetAclOpExecutorRepeatable was called"),
+    ("sim.one_shot", ONE_SHOT),
     ("sim.weights", "vllm-ascend: vllm_ascend/device/hardware_profile.py, FORCE_NZ on 310P; #9769, #9798"),
     ("sim.kv", "vllm-ascend: vllm_ascend/_310p/attention/attention_v1.py, blocks of 128 or 64; lmdeploy PR 3522"),
     ("sim.partial_rope", "llama.cpp: ggml/src/ggml-cann/ggml-cann.cpp, ROPE asks for n_dims = ne0"),
-    ("sim.event_timing", "InfiniCore: src/infinirt/ascend, no elapsed time"),
+    ("sim.event_timing", "InfiniCore: src/infinirt/ascend/infinirt_ascend.cc, eventElapsedTime is not implemented"),
 ];
 
 const CAMBRICON: &[(&str, &str)] = &[
-    ("sim.align", "Cambricon/mlu-ops: docs, the compute unit aligns to 128 bytes"),
+    ("sim.align", "Cambricon/mlu-ops: the compute unit aligns to 128 bytes"),
     ("sim.tail_pad", "PaddleCustomDevice: backends/mlu/runtime/runtime.cc, ExtraPaddingSize is 32"),
-    ("sim.pinned", "InfiniRT: docs/backends.md, Cambricon has no pinned host memory"),
-    ("sim.dtypes", "dlinfer: the KV write takes int32 only; no f64: FlagGems UNSUPPORT_FP64"),
-    ("sim.formats", "dlinfer: W8A8 is the quantisation of camb"),
+    ("sim.pinned", NO_PINNED),
+    ("sim.dtypes", "dlinfer: the cache write takes int32 only; FlagGems: UNSUPPORT_FP64 lists Cambricon"),
+    ("sim.formats", "dlinfer: W8A8 is the quantisation there is"),
     ("sim.grouped", "dlinfer: W8A8 per token only"),
-    ("sim.kv", "dlinfer, InfiniCore: [blocks, Hkv, 16, D], blocks must be 16"),
-    ("sim.event_timing", "InfiniCore: src/infinirt/bang, no elapsed time"),
-    ("sim.alloc_us", "InfiniCore: src/infinirt/bang, no async allocation: every one blocks"),
+    ("sim.kv", "dlinfer, InfiniCore: pages of [blocks, Hkv, 16, D], blocks must be 16"),
+    ("sim.event_timing", "InfiniCore: src/infinirt/bang/infinirt_bang.cc, eventElapsedTime is not implemented"),
+    ("sim.alloc_us", "InfiniCore: src/infinirt/bang/infinirt_bang.cc, no async allocation: every one blocks"),
 ];
 
 const KUNLUN: &[(&str, &str)] = &[
-    ("sim.pinned", "InfiniCore: src/infinirt/kunlun, no pinned memory"),
-    ("sim.memory_info", "InfiniCore: src/infinirt/kunlun, no memory info"),
-    ("sim.dtypes", "vLLM-Kunlun: fp16, bf16, int8; FlagGems UNSUPPORT_FP64"),
+    ("sim.memory_info", "InfiniCore: src/infinirt/kunlun/infinirt_kunlun.cc, getMemInfo is not supported"),
+    ("sim.dtypes", "vLLM-Kunlun: fp16, bf16 and int8; FlagGems: UNSUPPORT_FP64 lists Kunlunxin"),
     ("sim.formats", "vLLM-Kunlun: int8 is the recommended quantisation"),
     ("sim.kv", "vLLM-Kunlun: blocks of 64"),
-    ("sim.event_timing", "InfiniCore: src/infinirt/kunlun, no elapsed time"),
-    ("sim.fill", "InfiniCore: src/infinirt/kunlun, no memset"),
+    ("sim.event_timing", "InfiniCore: src/infinirt/kunlun/infinirt_kunlun.cc, eventElapsedTime is not implemented"),
+    ("sim.fill", "InfiniCore: src/infinirt/kunlun/infinirt_kunlun.cc, no memset: it is copied from the host"),
 ];
 
 const MUSA: &[(&str, &str)] = &[
-    ("sim.memory_info", "InfiniCore: src/infinirt/musa, no memory info"),
-    ("sim.dtypes", "FlagGems UNSUPPORT_FP64; torch_musa#122: bf16 from arch 22; fp8 from arch 31 only"),
-    ("sim.kv", "vLLM: PagedAttention blocks of 16"),
-    ("sim.flush", "llama.cpp: ggml/src/ggml-musa is built with fast math and subnormal flush; PR 13149"),
+    ("sim.memory_info", "InfiniCore: src/infinirt/moore/infinirt_moore.cc, no memory info"),
+    (
+        "sim.dtypes",
+        "FlagGems: UNSUPPORT_FP64 lists Moore Threads; torch_musa#122: bf16 from arch 22, fp8 from arch 31 only",
+    ),
+    ("sim.kv", "vLLM: blocks of 16"),
+    ("sim.flush", "sglang: sgl-kernel/setup_musa.py, -ffast-math -fmusa-flush-denormals-to-zero"),
 ];
 
 const EDGE: &[(&str, &str)] = &[
-    ("sim.host_visible", "llama.cpp PR 6035 and CANN: 310P in RC mode shares the host's memory"),
-    ("sim.pinned", "one memory: there is no second one to pin"),
-    ("sim.dtypes", "no f64 as on its siblings: FlagGems UNSUPPORT_FP64"),
+    ("sim.host_visible", "CANN, application development: in RC mode there is neither host memory nor a transfer"),
+    ("sim.pinned", "CANN, application development: in RC mode there is neither host memory nor a transfer"),
+    ("sim.dtypes", "FlagGems: UNSUPPORT_FP64 lists Ascend"),
 ];
 
 const AOT: &[(&str, &str)] = &[
-    ("sim.pinned", "tpu-mlir: bmodels are bound to device memory"),
-    ("sim.dtypes", "tpu-mlir: BM1684X takes f32, f16, bf16, fp8 (1690), int8 and w4; no f64, tpu-mlir#124"),
-    ("sim.formats", "LLM-TPU: weights are w4 and w8 of a bmodel, GGUF blocks are not read"),
-    ("sim.strided", "tpu-mlir: tensors of a bmodel are contiguous"),
-    ("sim.event_timing", "LLM-TPU: times are taken on the host"),
-    ("sim.plan_ms", "LLM-TPU#55: a graph is compiled beforehand, which is slow"),
+    ("sim.dtypes", "tpu-mlir: BM1684X takes f32, f16, bf16, int8 and w4; tpu-mlir#124"),
+    ("sim.formats", "LLM-TPU: weights are w4 and w8 of a compiled model"),
+    ("sim.plan_ms", "LLM-TPU#55, #154: graphs of static shapes, compiled beforehand"),
 ];

@@ -242,7 +242,11 @@ impl Referee {
         let mut state = self.lock();
         let exist = state.lanes.values().filter(|q| !q.dropped).count();
         if most > 0 && exist >= most {
-            return Err(Error::invalid("stream", format!("{exist} exist, and the device has no more"), "drop one first"));
+            return Err(Error::invalid(
+                "stream",
+                format!("{exist} exist, and the device has no more"),
+                "drop one first",
+            ));
         }
         let id = state.next;
         let lane = Arc::new(Lane { id, progress: Mutex::default(), changed: Condvar::new(), turn: Condvar::new() });
@@ -363,10 +367,8 @@ impl Referee {
             match &outcome {
                 Outcome::Done(result) => lane.finish(result.clone()),
                 Outcome::Hangs => {}
-                Outcome::Loses => self.lose(Error::DeviceLost {
-                    device: "the simulated device".into(),
-                    why: "sim.fault said so".into(),
-                }),
+                Outcome::Loses => self
+                    .lose(Error::DeviceLost { device: "the simulated device".into(), why: "sim.fault said so".into() }),
             }
             let mut state = self.lock();
             state.running -= 1;

@@ -78,7 +78,7 @@ fn cambricon_like_holds_the_contract() {
 
 #[test]
 fn kunlun_like_holds_the_contract() {
-    holds_all_but("sim.preset=kunlun-like", &with_no_import(&[NO_TIMING, ONE_MEMORY, UNKNOWN_SIZE]));
+    holds_all_but("sim.preset=kunlun-like", &with_no_import(&[NO_TIMING, UNKNOWN_SIZE]));
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn edge_unified_holds_the_contract() {
 
 #[test]
 fn aot_like_holds_the_contract() {
-    holds_all_but("sim.preset=aot-like", &with_no_import(&[NO_TIMING, ONE_MEMORY]));
+    holds_all_but("sim.preset=aot-like", &with_no_import(&[]));
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod rig;
 
 use std::time::{Duration, Instant};
 
-use qiao_core::{Backend, Device, Error, Support};
+use qiao_core::{Backend, Error, Support};
 use qiao_simnpu::{Settings, SimBackend};
 use rig::{LONG, N, Sum};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use qiao_core::{
     Backend, Binding, DType, Device, Error, Graph, KvLayout, KvWriteAttrs, MatmulAttrs, MatmulQuantAttrs, NoAttrs, Op,
-    RopeAttrs, Stream, Support, TensorDesc,
+    RopeAttrs, Support, TensorDesc,
 };
 use qiao_simnpu::{FRACTAL_16, FRACTAL_32, Settings, SimBackend, presets};
 use rig::{LONG, N, Sum, bytes_of};
@@ -75,7 +75,8 @@ fn rope_caches_and_quantised_weights_have_limits_of_their_own() {
     assert!(reason.contains("block_token_head:16 is not one of block_token_head:128"), "{reason}");
 
     let quant = |group_size| Op::MatmulQuant(MatmulQuantAttrs { group_size, ..Default::default() });
-    let weights = |groups: usize| [desc(DType::F16, &[2, 64]), desc(DType::I8, &[8, 64]), desc(DType::F32, &[8, groups])];
+    let weights =
+        |groups: usize| [desc(DType::F16, &[2, 64]), desc(DType::I8, &[8, 64]), desc(DType::F32, &[8, groups])];
     assert_eq!(answer(preset, quant(0), &weights(1)), Support::Native);
     assert_eq!(refusal(preset, quant(32), &weights(2)), "attribute group_size = 32 must be 0");
 }
@@ -283,6 +284,10 @@ fn every_limit_of_a_preset_has_its_source() {
         let want: Vec<&str> = differs.into_iter().filter(|(_, d)| *d).map(|(key, _)| key).collect();
         let missing: Vec<_> = want.iter().filter(|k| !told.contains(k)).collect();
         let stale: Vec<_> = told.iter().filter(|k| !want.contains(k)).collect();
-        assert!(missing.is_empty() && stale.is_empty(), "{}: no source for {missing:?}, no limit for {stale:?}", preset.name);
+        assert!(
+            missing.is_empty() && stale.is_empty(),
+            "{}: no source for {missing:?}, no limit for {stale:?}",
+            preset.name
+        );
     }
 }

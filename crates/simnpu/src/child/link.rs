@@ -96,7 +96,8 @@ impl Link {
     /// The program can't be started.
     pub(crate) fn start(program: &Path, options: &[String], ordinal: usize) -> Result<Arc<Link>> {
         let failed = |e: io::Error| {
-            let mend = "build it with `cargo build -p qiao-simnpu --bin qiao-simnpu-device`, or give its path as sim.program";
+            let mend =
+                "build it with `cargo build -p qiao-simnpu --bin qiao-simnpu-device`, or give its path as sim.program";
             Error::invalid(format!("the device program {}", program.display()), e.to_string(), mend)
         };
         let (near, far) = UnixStream::pair().map_err(failed)?;

@@ -123,12 +123,7 @@ pub struct ChildDevice {
 
 impl ChildDevice {
     fn open(link: Arc<Link>, settings: &Settings) -> Result<ChildDevice> {
-        let (id, info) = link.call(
-            Operation::Open,
-            |w| w,
-            Duration::MAX,
-            |r| Ok((r.u64()?, DeviceInfo::read(r)?)),
-        )?;
+        let (id, info) = link.call(Operation::Open, |w| w, Duration::MAX, |r| Ok((r.u64()?, DeviceInfo::read(r)?)))?;
         let (kernels, slow_support) = (Kernels::new(settings.limits.clone()), settings.faults.slow_support);
         Ok(ChildDevice { far: Far { link, id, gone: Operation::Close }, info, kernels, slow_support })
     }
@@ -183,8 +178,7 @@ impl Device for ChildDevice {
 
     fn plan(&self, graph: &Graph) -> Result<Arc<dyn Plan>> {
         let text = graph.to_text();
-        let (id, info) =
-            self.far.ask(Operation::Plan, |w| w.text(&text), |r| Ok((r.u64()?, PlanInfo::read(r)?)))?;
+        let (id, info) = self.far.ask(Operation::Plan, |w| w.text(&text), |r| Ok((r.u64()?, PlanInfo::read(r)?)))?;
         Ok(Arc::new(ChildPlan { far: Far { link: self.far.link.clone(), id, gone: Operation::DropPlan }, info }))
     }
 

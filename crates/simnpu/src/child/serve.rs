@@ -75,7 +75,8 @@ pub fn serve<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<()> {
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().map_err(failed)?);
     let writer = Mutex::new(socket.try_clone().map_err(failed)?);
     let server = Arc::new(Server { backend: SimBackend::far(settings), things: Mutex::default(), writer });
-    while let Some(frame) = receive(&mut socket).map_err(failed)? {
+    // A host that is killed may leave half a frame behind.
+    while let Ok(Some(frame)) = receive(&mut socket) {
         server.clone().take(&frame)?;
     }
     Ok(())
@@ -107,7 +108,11 @@ impl Server {
     }
 
     /// Makes a call on a thread of its own.
-    fn apart(self: Arc<Self>, number: u64, call: impl FnOnce(&Server) -> Result<Answer> + Send + 'static) -> Result<()> {
+    fn apart(
+        self: Arc<Self>,
+        number: u64,
+        call: impl FnOnce(&Server) -> Result<Answer> + Send + 'static,
+    ) -> Result<()> {
         let thread = thread::Builder::new().name("call".into());
         let thread = thread.spawn(move || self.answered(number, || call(&self)));
         thread.map(|_| ()).map_err(no_thread)
@@ -173,9 +178,7 @@ impl Server {
         let device = self.device(r)?;
         if operation == Operation::Alloc {
             let (memory, bytes) = (r.size()?, r.size()?);
-            return self.apart(number, move |server| {
-                named(server.hold(Thing::Buffer(device.alloc(memory, bytes)?)))
-            });
+            return self.apart(number, move |server| named(server.hold(Thing::Buffer(device.alloc(memory, bytes)?))));
         }
         let graph = Graph::from_text(&r.text()?)?;
         self.apart(number, move |server| {

@@ -179,7 +179,8 @@ mod tests {
 
     #[test]
     fn values_come_back_as_they_were() {
-        let w = Writer::request(7, Operation::Execute).text("µ").time(Duration::MAX).list(&[1usize, 2], |w, &v| w.size(v));
+        let w =
+            Writer::request(7, Operation::Execute).text("µ").time(Duration::MAX).list(&[1usize, 2], |w, &v| w.size(v));
         let mut socket = Vec::new();
         send(&mut socket, &w.0).unwrap();
         let frame = receive(&mut &socket[..]).unwrap().unwrap();

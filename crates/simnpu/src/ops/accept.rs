@@ -70,8 +70,8 @@ fn particular(limits: &Limits, node: &NodeView<'_>) -> Answer {
         Op::Matmul(_) | Op::ScaledMatmul(_) => inner(limits, node),
         Op::MatmulQuant(attrs) => {
             let k = node.required(1).shape.last_dim();
-            let whole = attrs.group_size == 0 || attrs.group_size as usize >= k;
-            if !limits.grouped && !node.required(1).dtype.is_block() && !(whole && attrs.group_rows <= 1) {
+            let parts = (1..k).contains(&(attrs.group_size as usize)) || attrs.group_rows > 1;
+            if parts && !limits.grouped && !node.required(1).dtype.is_block() {
                 return Err(Reason::attribute("group_size", Rule::Equal, attrs.group_size as usize, 0usize));
             }
             inner(limits, node)
@@ -128,7 +128,9 @@ fn weights(limits: &Limits, node: &NodeView<'_>) -> Result<Accept, Reason> {
     }
     match Fractal::of(desc) {
         // What is packed is a tensor of its own without gaps, or the part of none.
-        Some((layout, _)) if desc.is_contiguous() && is_whole(node, operand) => Ok(Accept::Relayout { operand, layout }),
+        Some((layout, _)) if desc.is_contiguous() && is_whole(node, operand) => {
+            Ok(Accept::Relayout { operand, layout })
+        }
         None if limits.weights == Weights::FractalOnly => {
             let axis = if desc.shape[0] <= 1 { 0 } else { 1 };
             Err(Reason::operand(operand, Property::Dim(axis), Rule::AtLeast, desc.shape[axis], 2usize))

@@ -27,7 +27,12 @@ pub(super) fn floats(numerics: Numerics, desc: &TensorDesc, bytes: &[u8]) -> Res
 }
 
 /// The same for an optional operand.
-fn optional(numerics: Numerics, node: &NodeView<'_>, bytes: &[Option<&[u8]>], index: usize) -> Result<Option<Vec<f32>>> {
+fn optional(
+    numerics: Numerics,
+    node: &NodeView<'_>,
+    bytes: &[Option<&[u8]>],
+    index: usize,
+) -> Result<Option<Vec<f32>>> {
     match (node.input(index), bytes.get(index).copied().flatten()) {
         (Some(desc), Some(bytes)) => floats(numerics, desc, bytes).map(Some),
         _ => Ok(None),
@@ -49,7 +54,7 @@ pub(super) fn product(
     [n, k]: [usize; 2],
     mut row: impl FnMut(usize, &mut [f32]) -> Result<()>,
 ) -> Result<Vec<f32>> {
-    let m = if k == 0 { 0 } else { a.len() / k };
+    let m = a.len().checked_div(k).unwrap_or(0);
     let mut c = vec![0f32; m * n];
     let mut tile = vec![0f32; TILE * k];
     for first in (0..n).step_by(TILE) {
@@ -238,7 +243,9 @@ mod tests {
 
     #[test]
     fn erf_is_known_at_a_few_places() {
-        for (x, want) in [(0.0, 0.0), (0.5, 0.520_499_877_813_046_5), (1.0, 0.842_700_792_949_714_9), (3.0, 0.999_977_909_503_001_4)] {
+        for (x, want) in
+            [(0.0, 0.0), (0.5, 0.520_499_877_813_046_5), (1.0, 0.842_700_792_949_714_9), (3.0, 0.999_977_909_503_001_4)]
+        {
             assert!((erf(x) - want).abs() < 1e-14, "{x}: {}", erf(x));
             assert_eq!(erf(-x), -erf(x));
         }
