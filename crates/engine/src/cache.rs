@@ -4,6 +4,7 @@ use qiao_core::{Binding, Device, TensorDesc};
 
 use crate::error::{EngineError, Result};
 use crate::model::CacheShape;
+use crate::sides::alloc_padded;
 
 /// The keys and values of one sequence: where they are, which slots new tokens go to, and which pages attention reads.
 pub trait KvCache: Send {
@@ -58,11 +59,24 @@ impl ContiguousCache {
         kv_heads: usize,
         head_dim: usize,
     ) -> Result<Self> {
+        ContiguousCache::spread(shape, (0..layers).map(|_| [device, device]), kv_heads, head_dim)
+    }
+
+    /// Allocates a cache whose keys and values lie on these devices, a pair for each layer.
+    ///
+    /// # Errors
+    /// As [`ContiguousCache::new`].
+    pub fn spread<'a>(
+        shape: CacheShape,
+        devices: impl Iterator<Item = [&'a dyn Device; 2]>,
+        kv_heads: usize,
+        head_dim: usize,
+    ) -> Result<Self> {
         let too_long = || EngineError::ContextTooLong { asked: shape.capacity(), limit: i32::MAX as usize };
         i32::try_from(shape.capacity()).map_err(|_| too_long())?;
         let bytes = TensorDesc::new(shape.dtype, &shape.dims(kv_heads, head_dim))?.bytes()?;
-        let alloc = || alloc_padded(device, bytes);
-        let layers = (0..layers).map(|_| Ok((alloc()?, alloc()?))).collect::<Result<Vec<_>>>()?;
+        let alloc = |[k, v]: [&dyn Device; 2]| Ok((alloc_padded(k, bytes)?, alloc_padded(v, bytes)?));
+        let layers = devices.map(alloc).collect::<Result<Vec<_>>>()?;
         let block_table = (0..shape.table as i32).collect();
         Ok(ContiguousCache { shape, len: 0, block_table, layers })
     }
@@ -103,12 +117,6 @@ impl KvCache for ContiguousCache {
         let (k, v) = &self.layers[layer];
         (k, v)
     }
-}
-
-/// Allocates device memory for a tensor of `bytes` bytes, with the padding that the device wants behind it.
-pub(crate) fn alloc_padded(device: &dyn Device, bytes: usize) -> Result<Binding> {
-    let padded = bytes.max(1).saturating_add(device.info().tensor_tail_pad);
-    Ok(Binding::part(&device.alloc(0, padded)?, 0, bytes))
 }
 
 #[cfg(test)]

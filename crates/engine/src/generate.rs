@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::generation::SamplingParams;
 use crate::sampler::Sampler;
 use crate::session::Session;
+use crate::sides::Deadline;
 use crate::stop::StopMatcher;
 use crate::text::{Prompt, TextModel};
 
@@ -100,7 +101,10 @@ enum State {
     Done,
 }
 
-/// One generation: an iterator over pieces of text, with a cache and a stream of its own. Dropping it ends it.
+/// One generation: an iterator over pieces of text, with a cache and a stream of its own. Dropping it ends it, and waits for
+/// nothing.
+///
+/// After any error of the device it is over; one that does not answer within [`SamplingParams::timeout`] is such an error.
 pub struct Generation {
     text: Arc<TextModel>,
     session: Session,
@@ -125,7 +129,7 @@ impl Generation {
         let prompt = text.encode(prompt)?;
         let model = text.model().clone();
         let wanted = prompt.len().saturating_add(params.max_tokens);
-        let session = Session::new(model.clone(), wanted.min(model.context()))?;
+        let session = Session::until(model.clone(), wanted.min(model.context()), Deadline::after(params.timeout))?;
         session.check(&prompt)?;
         let mut sampler = Sampler::new(params, &prompt)?;
         sampler.mask(text.undecodable().to_vec());

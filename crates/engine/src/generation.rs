@@ -1,6 +1,7 @@
 //! How to generate: `generation_config.json`, and the parameters of one request.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::error::{EngineError, Result};
 use crate::json::{self, Object};
@@ -39,6 +40,9 @@ pub struct SamplingParams {
     pub stop_token_ids: Vec<u32>,
     /// Whether the model's end-of-sequence ids are ordinary tokens.
     pub ignore_eos: bool,
+    /// How long the whole request may take, from its start on; none = any time. When it is over the request ends in
+    /// [`qiao_core::Error::Timeout`].
+    pub timeout: Option<Duration>,
 }
 
 impl Default for SamplingParams {
@@ -58,6 +62,7 @@ impl Default for SamplingParams {
             stop: Vec::new(),
             stop_token_ids: Vec::new(),
             ignore_eos: false,
+            timeout: None,
         }
     }
 }

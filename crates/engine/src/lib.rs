@@ -1,7 +1,7 @@
 //! From a checkpoint to tokens, over any device.
 //!
 //! Modules, from ground to roof: `error`, `json`, `weights`, `rope`, `config`, `tokenizer`, `detokenize`, `stop`, `chat`,
-//! `generation`, `sampler`, `model`, `checkpoint`, `cache`, `placing`, `prepared`, `rotary`, `runner`, `forecast`, `session`, `compare`,
+//! `generation`, `sampler`, `model`, `checkpoint`, `dtypes`, `sides`, `homes`, `cache`, `placing`, `prepared`, `rotary`, `runner`, `forecast`, `session`, `compare`,
 //! `divergence`, `text`, `generate`.
 #![deny(unsafe_code)]
 
@@ -28,6 +28,10 @@ pub mod sampler;
 pub mod model;
 
 pub mod checkpoint;
+
+pub mod dtypes;
+mod homes;
+pub mod sides;
 
 pub mod cache;
 pub mod placing;

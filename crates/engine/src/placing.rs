@@ -1,17 +1,19 @@
-//! Weights onto a device: mapped where the device can read host memory, packed where it asks for a private layout, copied
-//! otherwise. One tensor at a time, so that memory stays near the size of the weights.
+//! Weights onto a device, or onto the host that it falls back to: mapped where that can read host memory, packed where it asks
+//! for a private layout, converted where the device does not store the dtype, copied otherwise. One tensor at a time, so that
+//! memory stays near the size of the weights.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use qiao_core::{Binding, DType, Device, Graph, HostMemory, Stream, TensorDesc};
-use qiao_layers::Pack;
+use qiao_core::{Binding, DType, Graph, HostMemory, Stream, TensorDesc};
+use qiao_layers::{Home, Lowered, Pack, Policy};
 
-use crate::cache::alloc_padded;
 use crate::error::{EngineError, Result};
 use crate::model::{Constant, ModelGraph, Use};
-use crate::weights::{MappedFile, TensorHandle, Weights};
+use crate::sides::{Sides, alloc_padded};
+use crate::weights::{MappedFile, TensorHandle, Weights, convert};
 
 /// How far loading has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,19 +39,21 @@ pub(crate) fn is_weight(dtype: DType) -> bool {
     dtype.is_activation() || dtype == DType::F64
 }
 
-/// A weight on the device.
+/// A weight where it lives.
 #[derive(Clone, Debug)]
 struct Placed {
     binding: Binding,
-    /// The private layout it was packed into; 0 = as stored.
+    home: Home,
+    /// The private layout it was packed into; 0 = as it is.
     layout: u64,
+    /// Where it came from, if the host may have to be given a copy of what is packed on the device.
+    source: Option<(TensorHandle, DType)>,
 }
 
 /// The weights of a model on a device, by name and use.
 #[derive(Debug, Default)]
 pub(crate) struct PlacedWeights {
     placed: HashMap<(String, Use), Placed>,
-    bytes: u64,
 }
 
 impl PlacedWeights {
@@ -74,19 +78,19 @@ impl PlacedWeights {
         Ok(())
     }
 
-    /// Places every constant of a lowered graph.
+    /// Places every constant of a lowered graph where it lives.
     ///
     /// # Errors
-    /// As [`PlacedWeights::check`]; the device's own.
+    /// As [`PlacedWeights::check`]; a value beyond the range of the dtype that the device stores; the device's own.
     pub(crate) fn place(
-        device: &Arc<dyn Device>,
+        sides: &Sides,
         weights: &Weights,
         g: &ModelGraph,
-        packs: &[Pack],
+        plan: &Lowered,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<PlacedWeights> {
-        let packs: HashMap<usize, &Pack> = packs.iter().map(|p| (p.bound, p)).collect();
-        let mut placer = Placer { device, stream: device.stream()? };
+        let packs: HashMap<usize, &Pack> = plan.packs.iter().map(|p| (p.bound, p)).collect();
+        let mut placer = Placer { sides, streams: [None, None] };
         let bytes = |c: &Constant| weights.info(&c.name).map_or(0, |i| i.byte_len() as u64);
         let total = g.constants.iter().map(bytes).sum();
         // The largest first: while a tensor is packed it is there twice, and then little else is there yet.
@@ -100,8 +104,9 @@ impl PlacedWeights {
                 weights.will_need(&next.name);
             }
             let handle = weights.handle(&c.name)?;
-            let placed = placer.place(&handle, c.usage, packs.get(&c.bound).copied())?;
-            out.bytes += placed.binding.bytes as u64;
+            let dtype = plan.graph.desc(plan.graph.bound()[c.bound]).dtype;
+            let weight = Weight { handle, dtype, usage: c.usage, home: plan.homes[c.bound] };
+            let placed = placer.place(weight, packs.get(&c.bound).copied())?;
             out.placed.insert((c.name.clone(), c.usage), placed);
             done += bytes(c);
             progress(Progress { done, total });
@@ -123,14 +128,35 @@ impl PlacedWeights {
         Ok(())
     }
 
+    /// Gives the host copies of those constants that a plan reads there although they are packed on the device.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(crate) fn unpack(&self, sides: &Sides, plan: &Lowered, constants: &[Constant]) -> Result<()> {
+        let Policy::Fallback(fallback) = sides.policy() else { return Ok(()) };
+        let mut placer = Placer { sides, streams: [None, None] };
+        for c in constants.iter().filter(|c| plan.unpacked.contains(&c.bound)) {
+            let Some(placed) = self.get(c) else { continue };
+            let Some((handle, dtype)) = placed.source.clone() else { continue };
+            let weight = Weight { handle, dtype, usage: c.usage, home: Home::Host };
+            fallback.keep(&placed.binding, placer.place(weight, None)?.binding);
+        }
+        Ok(())
+    }
+
     /// The binding of a constant, if it was placed.
     pub(crate) fn binding(&self, c: &Constant) -> Option<Binding> {
         self.get(c).map(|p| p.binding.clone())
     }
 
-    /// Bytes of all bindings together, those that stay in the mapped files included.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+    /// Where a constant lives, if it was placed.
+    pub(crate) fn home(&self, c: &Constant) -> Option<Home> {
+        self.get(c).map(|p| p.home)
+    }
+
+    /// Bytes of all bindings of a side together, those that stay in the mapped files included.
+    pub(crate) fn bytes(&self, home: Home) -> u64 {
+        self.placed.values().filter(|p| p.home == home).map(|p| p.binding.bytes as u64).sum()
     }
 
     fn get(&self, c: &Constant) -> Option<&Placed> {
@@ -138,54 +164,115 @@ impl PlacedWeights {
     }
 }
 
+/// A weight on its way.
+struct Weight {
+    handle: TensorHandle,
+    /// The dtype that the graph has it in.
+    dtype: DType,
+    usage: Use,
+    home: Home,
+}
+
+impl Weight {
+    /// The elements in the dtype of the graph.
+    fn bytes(&self) -> Result<Cow<'_, [u8]>> {
+        let (handle, path) = (&self.handle, self.handle.mapping().0.path());
+        converted(&handle.name, path, handle.dtype, handle.bytes(), self.dtype)
+    }
+}
+
+/// A stored tensor's elements in another dtype.
+///
+/// # Errors
+/// A value that the dtype does not reach.
+pub(crate) fn converted<'a>(name: &str, path: &Path, from: DType, bytes: &'a [u8], to: DType) -> Result<Cow<'a, [u8]>> {
+    if from == to {
+        return Ok(bytes.into());
+    }
+    let refuse = |found: String| {
+        let mend = "load it onto a device that stores the checkpoint's own dtype";
+        Err(EngineError::BadTensor { path: path.to_path_buf(), tensor: name.to_string(), found, mend })
+    };
+    if let Some(value) = convert::first_overflow(from, bytes, to) {
+        return refuse(format!("its value {value} is beyond the range of {to}, in which the device is given it"));
+    }
+    let mut out = Vec::new();
+    match convert::floats(from, bytes, to, &mut out) {
+        true => Ok(out.into()),
+        false => refuse(format!("stored as {from}, which is not converted to {to}")),
+    }
+}
+
 struct Placer<'a> {
-    device: &'a Arc<dyn Device>,
-    stream: Box<dyn Stream>,
+    sides: &'a Sides,
+    /// Of the device and of the host, made when first needed.
+    streams: [Option<Box<dyn Stream>>; 2],
 }
 
 impl Placer<'_> {
-    fn place(&mut self, handle: &TensorHandle, usage: Use, pack: Option<&Pack>) -> Result<Placed> {
-        let desc = TensorDesc::new(handle.dtype, &handle.shape)?.as_constant();
-        if let Some(pack) = pack {
-            let source = match self.import(handle) {
-                Some(binding) => binding,
-                None => self.upload(handle)?,
-            };
-            let binding = alloc_padded(&**self.device, pack.bytes)?;
-            self.device.prepack(&mut *self.stream, &desc, &source, pack.layout, &binding)?;
-            self.stream.sync(Duration::MAX)?;
-            handle.release();
-            return Ok(Placed { binding, layout: pack.layout });
-        }
-        // A vector is small and read in every step: it is worth a place of its own, aligned as the device likes it.
-        if usage != Use::Vector
-            && let Some(binding) = self.import(handle)
-        {
-            return Ok(Placed { binding, layout: 0 });
-        }
-        let binding = self.upload(handle)?;
-        self.stream.sync(Duration::MAX)?;
-        handle.release();
-        Ok(Placed { binding, layout: 0 })
+    fn place(&mut self, weight: Weight, pack: Option<&Pack>) -> Result<Placed> {
+        let home = weight.home;
+        let desc = TensorDesc::new(weight.dtype, &weight.handle.shape)?.as_constant();
+        let Some(pack) = pack else {
+            // A vector is small and read in every step: it is worth a place of its own, aligned as the device likes it.
+            if weight.usage != Use::Vector
+                && let Some(binding) = self.import(&weight)
+            {
+                return Ok(Placed { binding, home, layout: 0, source: None });
+            }
+            let binding = self.upload(&weight)?;
+            self.sync(home)?;
+            weight.handle.release();
+            return Ok(Placed { binding, home, layout: 0, source: None });
+        };
+        let source = match self.import(&weight) {
+            Some(binding) => binding,
+            None => self.upload(&weight)?,
+        };
+        let device = self.sides.of(home).clone();
+        let binding = alloc_padded(&*device, pack.bytes)?;
+        device.prepack(self.stream(home)?, &desc, &source, pack.layout, &binding)?;
+        self.sync(home)?;
+        weight.handle.release();
+        let may_unpack = home == Home::Device && self.sides.policy().host().is_some();
+        let source = may_unpack.then(|| (weight.handle.clone(), weight.dtype));
+        Ok(Placed { binding, home, layout: pack.layout, source })
     }
 
     /// The tensor where it lies, if the device can read it there. An address that is no multiple of the element size, as the
     /// format allows, is not offered.
-    fn import(&self, handle: &TensorHandle) -> Option<Binding> {
+    fn import(&self, weight: &Weight) -> Option<Binding> {
+        let (handle, device) = (&weight.handle, self.sides.of(weight.home));
         let bytes = handle.bytes();
         let width = handle.dtype.block_bytes();
         let aligned = width.is_power_of_two() && (bytes.as_ptr() as usize).is_multiple_of(width);
-        if !self.device.info().caps.import_host || !aligned || bytes.is_empty() {
+        let as_stored = handle.dtype == weight.dtype;
+        if !device.info().caps.import_host || !aligned || bytes.is_empty() || !as_stored {
             return None;
         }
         let (file, range) = handle.mapping();
         let memory: Arc<dyn HostMemory> = file.clone();
-        self.device.import(memory, range.start, range.len()).ok().map(Binding::whole)
+        device.import(memory, range.start, range.len()).ok().map(Binding::whole)
     }
 
-    fn upload(&mut self, handle: &TensorHandle) -> Result<Binding> {
-        let binding = alloc_padded(&**self.device, handle.bytes().len())?;
-        self.stream.upload(&binding, handle.bytes())?;
+    fn upload(&mut self, weight: &Weight) -> Result<Binding> {
+        let device = self.sides.of(weight.home).clone();
+        let bytes = weight.bytes()?;
+        let binding = alloc_padded(&*device, bytes.len())?;
+        self.stream(weight.home)?.upload(&binding, &bytes)?;
         Ok(binding)
+    }
+
+    fn sync(&mut self, home: Home) -> Result<()> {
+        let patience = self.sides.patience();
+        Ok(self.stream(home)?.sync(patience)?)
+    }
+
+    fn stream(&mut self, home: Home) -> Result<&mut dyn Stream> {
+        let stream = &mut self.streams[usize::from(home == Home::Host)];
+        if stream.is_none() {
+            *stream = Some(self.sides.stream(home)?);
+        }
+        Ok(&mut **stream.as_mut().expect("it was made above"))
     }
 }

@@ -7,6 +7,7 @@ use crate::cache::KvCache;
 use crate::error::Result;
 use crate::model::{CacheShape, ModelGraph, Step};
 use crate::placing::PlacedWeights;
+use crate::sides::HostWork;
 
 /// Which plan.
 pub(crate) type Key = (Step, CacheShape);
@@ -80,8 +81,24 @@ impl Prepared {
         &self.plan
     }
 
-    pub(crate) fn account(&self) -> &Account {
-        &self.plan.account
+    pub(crate) fn account(&self) -> Account {
+        self.plan.account()
+    }
+
+    /// What the host did in this plan so far.
+    pub(crate) fn host_work(&self) -> HostWork {
+        if self.plan.account.on_host() == 0 {
+            return HostWork::default();
+        }
+        let account = self.plan.account();
+        let each = account.entries.iter().filter_map(|entry| entry.hosted());
+        let work = each.map(|h| HostWork {
+            operators: h.runs,
+            down: h.down.saturating_mul(h.runs),
+            up: h.up.saturating_mul(h.runs),
+            time: h.time,
+        });
+        work.fold(HostWork::default(), |sum, work| sum + work)
     }
 
     pub(crate) fn workspace_bytes(&self) -> usize {

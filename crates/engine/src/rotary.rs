@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use qiao_core::{Binding, Device, Stream};
 
-use crate::cache::alloc_padded;
 use crate::error::Result;
 use crate::rope::{RopeRegime, RopeTables};
+use crate::sides::alloc_padded;
 
 /// Cos and sin for every position of a cache, f32 `[capacity, rotary_dim / 2]` each.
 #[derive(Debug)]

@@ -7,15 +7,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use qiao_core::{Binding, DType, Device};
-use qiao_layers::{Account, Policy, lower};
+use qiao_layers::{Account, Home, Lowered, Policy, lower_with};
 
 use crate::config::ModelConfig;
+use crate::dtypes::{compute_dtype, placed_dtype};
 use crate::error::{EngineError, Result};
+use crate::homes::{SequenceHomes, fixed};
 use crate::model::{CacheShape, DecoderSpec, Family, ModelGraph, Precision, Step};
 use crate::placing::{PlacedWeights, Progress, is_weight};
 use crate::prepared::{Key, Prepared};
 use crate::rope::{RopeScaling, RopeTables};
 use crate::rotary::Rotary;
+use crate::sides::{HostWork, Sides};
 use crate::weights::Weights;
 
 /// Tokens of a prompt that run at once.
@@ -33,18 +36,23 @@ const KEPT_PLANS: usize = 8;
 const DECODE: Step = Step { tokens: 1, rows: 1, keep_hidden: false };
 
 /// How a model is loaded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
-    /// The dtype of activations and cache; `None` = that of the stored weights.
+    /// The dtype of activations and cache; `None` = that of the stored weights, or what the device has instead
+    /// ([`crate::dtypes`]).
     pub dtype: Option<DType>,
     /// The longest sequence, prompt and answer together; `None` = [`DEFAULT_CONTEXT`] or what the model allows, whichever is
     /// less.
     pub context: Option<usize>,
+    /// Where operators run that the device refuses.
+    pub policy: Policy,
+    /// The longest wait for any command of the device; `None` = [`PATIENCE`](crate::sides::PATIENCE).
+    pub patience: Option<Duration>,
 }
 
 /// A model on a device, shared by any number of sessions.
 pub struct LoadedModel {
-    device: Arc<dyn Device>,
+    sides: Sides,
     config: ModelConfig,
     spec: DecoderSpec,
     rope: RopeTables,
@@ -52,6 +60,7 @@ pub struct LoadedModel {
     context: usize,
     dtypes: HashMap<String, DType>,
     weights: PlacedWeights,
+    homes: SequenceHomes,
     plans: Mutex<Plans>,
     rotary: Mutex<HashMap<usize, Arc<Rotary>>>,
     load_time: Duration,
@@ -62,6 +71,8 @@ struct Plans {
     decode: HashMap<CacheShape, Arc<Prepared>>,
     /// The most recently used last.
     recent: Vec<Arc<Prepared>>,
+    /// What the host did in plans that are not kept any more.
+    gone: HostWork,
 }
 
 impl Plans {
@@ -81,7 +92,8 @@ impl Plans {
             return;
         }
         if self.recent.len() >= KEPT_PLANS {
-            self.recent.remove(0);
+            let oldest = self.recent.remove(0);
+            self.gone = self.gone + oldest.host_work();
         }
         self.recent.push(plan);
     }
@@ -102,9 +114,13 @@ pub fn longest_context(config: &ModelConfig) -> usize {
 impl LoadedModel {
     /// Reads a checkpoint's weights onto a device. `path` stands in error texts only.
     ///
+    /// The plan of a decode step decides which weights live on the host where the policy has one, and that step and a chunk of a
+    /// prompt together where keys and values do; every later plan keeps to it.
+    ///
     /// # Errors
-    /// An unknown architecture; missing tensors, or such of other shapes than `config.json` says; a context beyond the model's;
-    /// operators that the device does not run, each with its reason; the device's own errors.
+    /// An unknown architecture; missing tensors, or such of other shapes than `config.json` says; a context beyond the model's; a
+    /// weight with values beyond the dtype that the device stores; operators that the device does not run, each with its
+    /// reason; the device's own errors.
     pub fn load(
         device: Arc<dyn Device>,
         weights: &Weights,
@@ -119,15 +135,16 @@ impl LoadedModel {
         let head = format!("{}.weight", spec.names.lm_head);
         spec.tied |= !weights.contains(&head) && weights.contains(&embed);
         let mut model = LoadedModel {
-            compute: compute_dtype(weights.tensor(&embed)?.dtype, &config, options.dtype)?,
+            compute: compute_dtype(device.info(), weights.tensor(&embed)?.dtype, &config, options.dtype)?,
             context: checked_context(&config, options.context)?,
             rope: RopeTables::new(&config.rope, config.head_dim, config.max_position_embeddings),
             dtypes: HashMap::new(),
             weights: PlacedWeights::default(),
+            homes: SequenceHomes::on_device(spec.layers),
             plans: Mutex::default(),
             rotary: Mutex::default(),
             load_time: Duration::ZERO,
-            device,
+            sides: Sides::new(device, options.policy, options.patience),
             config,
             spec,
         };
@@ -135,9 +152,14 @@ impl LoadedModel {
         let key = (DECODE, model.cache_shape(1));
         let mut g = model.graph(key)?;
         PlacedWeights::check(weights, &g)?;
-        let plan = lower(&model.device, take(&mut g.graph), &Policy::DeviceOnly)?;
-        model.weights = PlacedWeights::place(&model.device, weights, &g, &plan.packs, progress)?;
-        let decode = Prepared::new(&*model.device, key, g, plan);
+        let tokens = PREFILL_CHUNK.min(model.context);
+        let chunk = Step { tokens, rows: 1, keep_hidden: false };
+        let chunk = if tokens > 1 { Some(model.graph((chunk, model.cache_shape(tokens)))?) } else { None };
+        model.homes = SequenceHomes::decide(&**model.device(), model.policy(), &g, chunk.as_ref())?;
+        let plan = model.lower(&mut g)?;
+        model.weights = PlacedWeights::place(&model.sides, weights, &g, &plan, progress)?;
+        model.unpack(&plan, &g)?;
+        let decode = Prepared::new(&**model.device(), key, g, plan);
         model.plans().keep(Arc::new(decode));
         model.load_time = start.elapsed();
         Ok(model)
@@ -145,7 +167,17 @@ impl LoadedModel {
 
     /// The device.
     pub fn device(&self) -> &Arc<dyn Device> {
-        &self.device
+        self.sides.device()
+    }
+
+    /// Where operators run that the device refuses.
+    pub fn policy(&self) -> &Policy {
+        self.sides.policy()
+    }
+
+    /// The device, its host and how long they are waited for.
+    pub(crate) fn sides(&self) -> &Sides {
+        &self.sides
     }
 
     /// What `config.json` says.
@@ -170,7 +202,17 @@ impl LoadedModel {
 
     /// Bytes of the weights on the device, those that stay in their mapped file included.
     pub fn weight_bytes(&self) -> u64 {
-        self.weights.bytes()
+        self.weights.bytes(Home::Device)
+    }
+
+    /// Bytes of the weights on the host that the policy names, those that stay in their mapped file included.
+    pub fn host_weight_bytes(&self) -> u64 {
+        self.weights.bytes(Home::Host)
+    }
+
+    /// The dtype in which the device has a weight; `None` for a name that the checkpoint does not have.
+    pub fn weight_dtype(&self, name: &str) -> Option<DType> {
+        self.dtypes.get(name).copied()
     }
 
     /// How long loading took.
@@ -178,35 +220,52 @@ impl LoadedModel {
         self.load_time
     }
 
-    /// What became of every operator of a decode step on the device.
+    /// What became of every operator of a decode step on the device; with how often those on the host ran so far in decode steps
+    /// of all sequences, and for how long.
     ///
     /// # Errors
     /// The device's own errors of planning.
     pub fn account(&self) -> Result<Account> {
-        Ok(self.prepared((DECODE, self.cache_shape(1)))?.account().clone())
+        let first = self.prepared((DECODE, self.cache_shape(1)))?;
+        let mut account = first.account();
+        for other in self.plans().decode.values().filter(|other| other.cache != first.cache) {
+            account.add_measured(&other.account());
+        }
+        Ok(account)
+    }
+
+    /// What ran on the host so far, in all steps of all sequences.
+    pub fn host_work(&self) -> HostWork {
+        let plans = self.plans();
+        plans.decode.values().chain(&plans.recent).fold(plans.gone, |sum, plan| sum + plan.host_work())
     }
 
     /// The pages of a cache for sequences of this many tokens: rounded up to a power of two, so that few plans are needed, and
     /// not beyond the context.
     pub(crate) fn cache_shape(&self, tokens: usize) -> CacheShape {
         let rounded = tokens.max(SMALLEST_CACHE).checked_next_power_of_two().unwrap_or(tokens);
-        CacheShape::contiguous(&self.device.info().kv, self.compute, rounded.min(self.context))
+        CacheShape::contiguous(&self.device().info().kv, self.compute, rounded.min(self.context))
     }
 
     pub(crate) fn rope(&self) -> &RopeTables {
         &self.rope
     }
 
-    /// The rotary tables for a capacity, where they are the same for every sequence.
-    pub(crate) fn shared_rotary(&self, capacity: usize) -> Result<Arc<Rotary>> {
-        let mut all = self.rotary.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = all.get(&capacity) {
+    /// The rotary tables for a capacity, where they are the same for every sequence; no wait for the device is longer than
+    /// `patience`.
+    pub(crate) fn shared_rotary(&self, capacity: usize, patience: Duration) -> Result<Arc<Rotary>> {
+        let all = || self.rotary.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = all().get(&capacity) {
             return Ok(found.clone());
         }
-        let mut stream = self.device.stream()?;
-        let made = Arc::new(Rotary::new(&*self.device, &mut *stream, &self.rope, capacity)?);
-        all.insert(capacity, made.clone());
-        Ok(made)
+        // Without the lock, so that no sequence waits for another one's device.
+        let home = self.homes.rotary;
+        let mut stream = self.sides.stream(home)?;
+        stream.set_patience(patience);
+        let made = Arc::new(Rotary::new(&**self.sides.of(home), &mut *stream, &self.rope, capacity)?);
+        // Streams of sequences read it.
+        stream.sync(patience)?;
+        Ok(all().entry(capacity).or_insert(made).clone())
     }
 
     /// The plan of a step, made if it is not there.
@@ -216,14 +275,15 @@ impl LoadedModel {
             return Ok(found);
         }
         let mut g = self.packed_graph(key)?;
-        let plan = lower(&self.device, take(&mut g.graph), &Policy::DeviceOnly)?;
+        let plan = self.lower(&mut g)?;
         if let Some(pack) = plan.packs.first() {
             let name = &plan.graph.tensor(plan.graph.bound()[pack.bound]).name;
             let what = format!("private layout {:#x} of '{name}' for {} tokens", pack.layout, key.0.tokens);
-            let why = format!("{} wanted none, or another, for one token", self.device.info().name);
+            let why = format!("{} wanted none, or another, for one token", self.device().info().name);
             return Err(qiao_core::Error::internal(what, why).into());
         }
-        let made = Arc::new(Prepared::new(&*self.device, key, g, plan));
+        self.unpack(&plan, &g)?;
+        let made = Arc::new(Prepared::new(&**self.device(), key, g, plan));
         plans.keep(made.clone());
         Ok(made)
     }
@@ -237,6 +297,27 @@ impl LoadedModel {
         let mut g = self.graph(key)?;
         self.weights.set_layouts(&mut g.graph, &g.constants)?;
         Ok(g)
+    }
+
+    /// Lowers a step's graph, which is taken, with everything where it lives.
+    fn lower(&self, g: &mut ModelGraph) -> Result<Lowered> {
+        let homes = self.fixed_homes(g);
+        Ok(lower_with(self.device(), take(&mut g.graph), self.policy(), &homes)?)
+    }
+
+    /// Gives the host copies of the weights that a plan reads there although they are packed on the device.
+    pub(crate) fn unpack(&self, plan: &Lowered, g: &ModelGraph) -> Result<()> {
+        self.weights.unpack(&self.sides, plan, &g.constants)
+    }
+
+    /// Where the bound tensors of a graph live: inputs and results on the device, weights where they were placed, if they were.
+    pub(crate) fn fixed_homes(&self, g: &ModelGraph) -> Vec<Option<Home>> {
+        fixed(g, |c| self.weights.home(c), Some(&self.homes))
+    }
+
+    /// Where that lives which belongs to a sequence.
+    pub(crate) fn homes(&self) -> &SequenceHomes {
+        &self.homes
     }
 
     /// The weights on the device.
@@ -255,7 +336,7 @@ impl LoadedModel {
             if let Ok(tensor) = weights.tensor(name)
                 && is_weight(tensor.dtype)
             {
-                self.dtypes.insert(name.to_string(), tensor.dtype);
+                self.dtypes.insert(name.to_string(), placed_dtype(self.device().info(), tensor.dtype));
             }
         }
         Ok(())
@@ -263,24 +344,6 @@ impl LoadedModel {
 
     fn plans(&self) -> MutexGuard<'_, Plans> {
         self.plans.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The dtype of activations: as asked, else that of the stored weights.
-///
-/// # Errors
-/// One that no model computes in.
-pub(crate) fn compute_dtype(stored: DType, config: &ModelConfig, asked: Option<DType>) -> Result<DType> {
-    match asked {
-        Some(dtype) if !dtype.is_activation() => Err(EngineError::Parameter {
-            name: "compute dtype",
-            expected: "f32, bf16 or f16",
-            found: dtype.name().to_string(),
-        }),
-        Some(dtype) => Ok(dtype),
-        None => {
-            Ok([Some(stored), config.dtype].into_iter().flatten().find(|d| d.is_activation()).unwrap_or(DType::F32))
-        }
     }
 }
 

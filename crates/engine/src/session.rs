@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use qiao_core::{Binding, Plan, Stream};
+use qiao_core::{Binding, Device, Plan, Stream};
+use qiao_layers::Home;
 
-use crate::cache::{ContiguousCache, KvCache, alloc_padded};
+use crate::cache::{ContiguousCache, KvCache};
 use crate::error::{EngineError, Result};
 use crate::model::Step;
 use crate::prepared::{Prepared, SessionBuffers};
 use crate::rotary::Rotary;
 use crate::runner::{LoadedModel, PREFILL_CHUNK};
+use crate::sides::{Deadline, alloc_padded};
 
 /// What a chunk of a prompt gave, for every one of its tokens.
 pub struct ChunkOutput<'a> {
@@ -30,14 +32,15 @@ struct Bound {
 
 enum RotaryOf {
     Model(Arc<Rotary>),
-    Session(Rotary),
+    /// With a stream of the host where they live there.
+    Session(Rotary, Option<Box<dyn Stream>>),
 }
 
 impl RotaryOf {
     fn get(&self) -> &Rotary {
         match self {
             RotaryOf::Model(shared) => shared,
-            RotaryOf::Session(own) => own,
+            RotaryOf::Session(own, _) => own,
         }
     }
 }
@@ -51,8 +54,12 @@ struct Scratch {
 }
 
 /// One sequence of a model. Sessions of one model run side by side; each has its own stream and cache.
+///
+/// No wait for the device lasts longer than [`LoadOptions::patience`](crate::runner::LoadOptions), nor beyond the deadline: a
+/// device that hangs ends the call in [`qiao_core::Error::Timeout`].
 pub struct Session {
     model: Arc<LoadedModel>,
+    deadline: Deadline,
     stream: Box<dyn Stream>,
     cache: Box<dyn KvCache>,
     rotary: RotaryOf,
@@ -69,21 +76,39 @@ impl Session {
     /// # Errors
     /// More tokens than the model's context; the device has no room for the cache.
     pub fn new(model: Arc<LoadedModel>, tokens: usize) -> Result<Session> {
+        Session::until(model, tokens, Deadline::default())
+    }
+
+    /// A sequence that can hold `tokens` tokens and whose steps end in an error when the deadline is over. One step at most may
+    /// outlast it, where the device works all the time.
+    ///
+    /// # Errors
+    /// As [`Session::new`]; the deadline is over.
+    pub fn until(model: Arc<LoadedModel>, tokens: usize, deadline: Deadline) -> Result<Session> {
         if tokens > model.context() {
             return Err(EngineError::PromptTooLong { tokens, context: model.context() });
         }
-        let device = model.device().clone();
-        let spec = model.spec();
+        let (spec, sides) = (model.spec(), model.sides());
         let shape = model.cache_shape(tokens);
-        let cache = Box::new(ContiguousCache::new(&*device, shape, spec.layers, spec.kv_heads, spec.head_dim)?);
-        let mut stream = device.stream()?;
+        let homes = model.homes().caches.iter().map(|pair| pair.map(|home| &**sides.of(home) as &dyn Device));
+        let cache = Box::new(ContiguousCache::spread(shape, homes, spec.kv_heads, spec.head_dim)?);
+        let mut stream = sides.stream(Home::Device)?;
+        let patience = deadline.left(sides.patience())?;
+        stream.set_patience(patience);
         let rotary = match model.rope().depends_on_length() {
-            true => RotaryOf::Session(Rotary::new(&*device, &mut *stream, model.rope(), shape.capacity())?),
-            false => RotaryOf::Model(model.shared_rotary(shape.capacity())?),
+            true => {
+                let home = model.homes().rotary;
+                let mut own = if home == Home::Host { Some(sides.stream(home)?) } else { None };
+                let with = own.as_mut().unwrap_or(&mut stream);
+                let rotary = Rotary::new(&**sides.of(home), &mut **with, model.rope(), shape.capacity())?;
+                RotaryOf::Session(rotary, own)
+            }
+            false => RotaryOf::Model(model.shared_rotary(shape.capacity(), patience)?),
         };
-        let empty = alloc_padded(&*device, 0)?;
+        let empty = alloc_padded(&**sides.device(), 0)?;
         let scratch = Scratch { input: empty.clone(), logits: empty.clone(), workspace: empty, hidden: Vec::new() };
-        Ok(Session { model, stream, cache, rotary, scratch, decode: None, staging: Vec::new(), logits: Vec::new() })
+        let (staging, logits) = Default::default();
+        Ok(Session { model, deadline, stream, cache, rotary, scratch, decode: None, staging, logits })
     }
 
     /// The model.
@@ -192,10 +217,22 @@ impl Session {
         result
     }
 
+    /// Bounds the next waits for the device by what is left.
+    fn hurry(&mut self) -> Result<()> {
+        self.stream.set_patience(self.deadline.left(self.model.sides().patience())?);
+        Ok(())
+    }
+
     fn run_appended(&mut self, ids: &[u32], step: Step, total: usize) -> Result<()> {
         let len = self.cache.len();
-        if let RotaryOf::Session(rotary) = &mut self.rotary {
-            rotary.prepare(&mut *self.stream, self.model.rope(), total, len - ids.len()..len)?;
+        self.hurry()?;
+        if let RotaryOf::Session(rotary, own) = &mut self.rotary {
+            let positions = len - ids.len()..len;
+            rotary.prepare(&mut **own.as_mut().unwrap_or(&mut self.stream), self.model.rope(), total, positions)?;
+            if let Some(own) = own {
+                // Plans read it by way of another stream of the host.
+                own.sync(self.model.sides().patience())?;
+            }
         }
         let decode = step == Step { tokens: 1, rows: 1, keep_hidden: false };
         let bound = match self.decode.take().filter(|_| decode) {
@@ -203,8 +240,10 @@ impl Session {
             None => self.bind(step)?,
         };
         bound.plan.write_inputs(ids, &*self.cache, &mut self.staging);
+        self.hurry()?;
         self.stream.upload(&self.scratch.input, &self.staging)?;
         bound.plan.plan().execute(&mut *self.stream, &bound.bindings, &bound.workspace)?;
+        self.hurry()?;
         self.logits.resize(step.rows * self.model.spec().vocab, 0.0);
         if step.rows > 0 {
             self.stream.download(bytemuck::cast_slice_mut(&mut self.logits), &self.scratch.logits)?;
@@ -257,6 +296,7 @@ impl Session {
     fn download_hidden(&mut self, tokens: usize) -> Result<Vec<Vec<f32>>> {
         let width = self.model.spec().hidden;
         let mut all = Vec::with_capacity(self.scratch.hidden.len());
+        self.hurry()?;
         for binding in &self.scratch.hidden {
             let mut values = vec![0f32; tokens * width];
             self.stream.download(bytemuck::cast_slice_mut(&mut values), binding)?;

@@ -126,7 +126,12 @@ fn limits_are_typed_errors_and_leave_the_session_usable() {
 #[test]
 fn a_context_is_checked_against_the_configuration() {
     let load_with = |context| {
-        load_as(&scalar(), "llama2-mha", config("llama2-mha", "config.json"), LoadOptions { dtype: None, context })
+        load_as(
+            &scalar(),
+            "llama2-mha",
+            config("llama2-mha", "config.json"),
+            LoadOptions { context, ..Default::default() },
+        )
     };
     assert!(matches!(load_with(Some(129)), Err(EngineError::ContextTooLong { asked: 129, limit: 128 })));
     assert!(matches!(load_with(Some(0)), Err(EngineError::ContextTooLong { .. })));
@@ -149,7 +154,7 @@ fn rope_scaling_stretches_the_context() {
 
 #[test]
 fn integer_compute_is_refused() {
-    let options = LoadOptions { dtype: Some(qiao_core::DType::I8), context: None };
+    let options = LoadOptions { dtype: Some(qiao_core::DType::I8), ..Default::default() };
     let found = load_as(&scalar(), "llama2-mha", config("llama2-mha", "config.json"), options).err().unwrap();
     assert!(found.to_string().contains("f32, bf16 or f16"), "{found}");
 }

@@ -128,6 +128,17 @@ impl Account {
         self.entries.iter().filter_map(Entry::hosted).fold(Hosted::default(), |sum, hosted| sum + hosted)
     }
 
+    /// Adds what was measured in another account of the same operators, such as those of another cache size, where the same
+    /// nodes run on the host.
+    pub fn add_measured(&mut self, other: &Account) {
+        for (own, other) in self.entries.iter_mut().zip(&other.entries) {
+            if let (Way::Host { hosted, .. }, Some(more)) = (&mut own.way, other.hosted()) {
+                hosted.runs = hosted.runs.saturating_add(more.runs);
+                hosted.time = hosted.time.saturating_add(more.time);
+            }
+        }
+    }
+
     /// The work of all nodes together, wherever they run.
     pub fn cost(&self) -> Cost {
         self.entries.iter().fold(Cost::default(), |sum, e| sum + e.cost)

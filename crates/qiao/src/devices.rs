@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use qiao_core::{Backend, Device, Error, Registry, Result};
 use qiao_cpu::{CpuDevice, CpuOptions};
+use qiao_layers::{Fallback, Policy};
 
 use crate::plugin;
 
@@ -35,6 +36,15 @@ pub fn open(name: &str, threads: Option<usize>) -> Result<Arc<dyn Device>> {
             Err(Error::invalid("device", found, "leave the threads out: only 'cpu' takes a number of them"))
         }
     }
+}
+
+/// The policy by which operators that a device refuses run on the CPU. Each call gives one of its own: what the CPU keeps of a
+/// device's weights is shared by those who share the policy.
+///
+/// # Errors
+/// The CPU's, such as an unknown `QIAO_ISA`.
+pub fn host_fallback() -> Result<Policy> {
+    Ok(Policy::Fallback(Fallback::new(open("cpu", None)?)))
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ mod model;
 
 pub mod bench;
 
-pub use devices::{open, registry};
+pub use devices::{host_fallback, open, registry};
 pub use error::{Error, Result};
 pub use forecast::{forecast, forecast_demo};
 pub use lockstep::LockStep;
@@ -63,5 +63,6 @@ pub use qiao_engine::divergence::Divergence;
 pub use qiao_engine::forecast::{Forecast, ForecastOptions, read_peaks};
 pub use qiao_engine::generate::{Canceller, FinishReason, Piece, Stats};
 pub use qiao_engine::placing::Progress;
+pub use qiao_engine::sides::{HostWork, PATIENCE};
 pub use qiao_engine::text::Prompt;
-pub use qiao_layers::{Account, Peaks, Provenance, Way};
+pub use qiao_layers::{Account, Fallback, Home, Hosted, Peaks, Policy, Provenance, Way};

@@ -90,7 +90,7 @@ impl LockStep {
         device: &Arc<dyn Device>,
         against: &Arc<dyn Device>,
     ) -> Result<Divergence> {
-        let text = TextModel::load(device.clone(), subject, self.load, &mut |_| {})?;
+        let text = TextModel::load(device.clone(), subject, self.load.clone(), &mut |_| {})?;
         let prompt = text.encode(&self.prompt)?;
         let Checkpoint { path, config, weights, .. } = trusted;
         let config_file = path.join(CONFIG_FILE);

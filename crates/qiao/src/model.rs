@@ -1,8 +1,8 @@
 //! A model on a device, and what it generates.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use qiao_core::{DType, Device, Graph};
 use qiao_engine::checkpoint::Checkpoint;
@@ -15,7 +15,8 @@ use qiao_engine::runner::{LoadOptions, LoadedModel};
 use qiao_engine::text::TextModel;
 use qiao_layers::Account;
 
-use crate::{Canceller, FinishReason, Params, Piece, Progress, Prompt, Result, Stats, demo, registry};
+use crate::devices::host_fallback;
+use crate::{Canceller, FinishReason, HostWork, Params, Piece, Progress, Prompt, Result, Stats, demo, registry};
 
 /// How a model is loaded: onto which device, in which dtype, for how long a context.
 #[derive(Default)]
@@ -23,6 +24,7 @@ pub struct ModelOptions {
     device: Option<String>,
     opened: Option<Arc<dyn Device>>,
     load: LoadOptions,
+    fallback: bool,
     progress: Option<Box<dyn FnMut(Progress) + Send>>,
 }
 
@@ -47,6 +49,20 @@ impl ModelOptions {
     /// The dtype of activations and cache: f32, bf16 or f16; `None` = that of the weights. Weights stay as they are stored.
     pub fn dtype(mut self, dtype: impl Into<Option<DType>>) -> ModelOptions {
         self.load.dtype = dtype.into();
+        self
+    }
+
+    /// Where operators run that the device refuses: nowhere, unless this is said. Then they run on the CPU, and
+    /// [`Model::account`] says which, why, how many bytes they moved and how long they took.
+    pub fn host_fallback(mut self) -> ModelOptions {
+        self.fallback = true;
+        self
+    }
+
+    /// The longest wait for any command of the device, after which it ends in [`qiao_core::Error::Timeout`];
+    /// [`PATIENCE`](crate::PATIENCE) unless this is said.
+    pub fn patience(mut self, patience: Duration) -> ModelOptions {
+        self.load.patience = Some(patience);
         self
     }
 
@@ -81,17 +97,17 @@ impl ModelOptions {
         self.place(checkpoint)
     }
 
-    fn place(self, checkpoint: Checkpoint) -> Result<Model> {
+    fn place(mut self, checkpoint: Checkpoint) -> Result<Model> {
+        if self.fallback {
+            self.load.policy = host_fallback()?;
+        }
         let device = match (self.opened, self.device) {
             (Some(device), _) => device,
             (None, name) => registry().open(name.as_deref().unwrap_or("cpu"))?,
         };
         let mut tell = self.progress.unwrap_or_else(|| Box::new(|_| {}));
-        let weights = &checkpoint.weights;
-        let stored =
-            weights.names().filter_map(|name| Some((name.to_string(), weights.tensor(name).ok()?.dtype))).collect();
         let text = TextModel::load(device, checkpoint, self.load, &mut *tell)?;
-        Ok(Model { text: Arc::new(text), stored: Arc::new(stored) })
+        Ok(Model { text: Arc::new(text) })
     }
 }
 
@@ -100,8 +116,6 @@ impl ModelOptions {
 #[derive(Clone)]
 pub struct Model {
     text: Arc<TextModel>,
-    /// The dtypes that weights are stored in.
-    stored: Arc<HashMap<String, DType>>,
 }
 
 impl Model {
@@ -194,11 +208,22 @@ impl Model {
     /// Sizes that no tensor can have.
     pub(crate) fn graph(&self, step: Step, cache: CacheShape) -> Result<Graph> {
         let compute = self.compute_dtype();
-        let weight = |name: &str| self.stored.get(name).copied().unwrap_or(compute);
+        let weight = |name: &str| self.loaded().weight_dtype(name).unwrap_or(compute);
         Ok(self.loaded().spec().graph(step, cache, Precision { compute, weight: &weight })?.graph)
     }
 
-    /// What became of every operator of a decode step on the device.
+    /// Bytes of the weights that live on the CPU, where operators fall back to it.
+    pub fn host_weight_bytes(&self) -> u64 {
+        self.text.model().host_weight_bytes()
+    }
+
+    /// What ran on the CPU because the device refuses it, so far and in all generations of this model.
+    pub fn host_work(&self) -> HostWork {
+        self.text.model().host_work()
+    }
+
+    /// What became of every operator of a decode step on the device; with how often those that fell back to the CPU ran so far,
+    /// and for how long.
     ///
     /// # Errors
     /// The device's own.

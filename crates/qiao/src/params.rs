@@ -1,6 +1,7 @@
 //! How to generate.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
 
 use qiao_engine::generation::SamplingParams;
 
@@ -22,6 +23,7 @@ pub struct Params {
     stop: Vec<String>,
     stop_token_ids: Vec<u32>,
     ignore_eos: bool,
+    timeout: Option<Duration>,
 }
 
 impl Params {
@@ -108,6 +110,14 @@ impl Params {
         self
     }
 
+    /// How long the whole request may take, from [`Model::generate`](crate::Model::generate) on; then it ends in
+    /// [`qiao_core::Error::Timeout`]. Not set, it may take any time, and only a single wait for the device is bounded, by
+    /// [`PATIENCE`](crate::PATIENCE).
+    pub fn timeout(mut self, timeout: Duration) -> Params {
+        self.timeout = Some(timeout);
+        self
+    }
+
     /// What holds for a checkpoint with these defaults.
     pub(crate) fn resolve(&self, defaults: &SamplingParams) -> SamplingParams {
         SamplingParams {
@@ -124,6 +134,7 @@ impl Params {
             stop: self.stop.clone(),
             stop_token_ids: self.stop_token_ids.clone(),
             ignore_eos: self.ignore_eos,
+            timeout: self.timeout.or(defaults.timeout),
         }
     }
 }

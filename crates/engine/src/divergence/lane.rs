@@ -4,19 +4,20 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::mem::take;
 use std::sync::Arc;
-use std::time::Duration;
 
-use qiao_core::{Binding, DType, Error, Graph, NodeView, OpKind, Plan, Stream, TensorId};
-use qiao_layers::{Lowered, Policy, lower};
+use qiao_core::{Binding, DType, Device, Error, Graph, NodeView, OpKind, Plan, Stream, TensorId};
+use qiao_layers::{Home, Lowered, lower_with};
 
 use super::pages::Pages;
 use super::taps::{Single, Source, Tapped};
-use crate::cache::{ContiguousCache, KvCache, alloc_padded};
+use crate::cache::{ContiguousCache, KvCache};
 use crate::error::Result;
 use crate::model::{ModelGraph, Step};
+use crate::placing::converted;
 use crate::prepared::{Prepared, SessionBuffers};
 use crate::rotary::Rotary;
 use crate::runner::LoadedModel;
+use crate::sides::alloc_padded;
 use crate::weights::Weights;
 
 /// What results hold before they are written.
@@ -58,6 +59,8 @@ struct SinglePlan {
 pub(super) struct Lane {
     model: Arc<LoadedModel>,
     stream: Box<dyn Stream>,
+    /// Of the host, where anything lives there.
+    host: Option<Box<dyn Stream>>,
     cache: ContiguousCache,
     rotary: Rotary,
     pages: Pages,
@@ -71,11 +74,14 @@ pub(super) struct Lane {
 impl Lane {
     /// An empty sequence with room for some tokens.
     pub(super) fn new(model: &Arc<LoadedModel>, tokens: usize) -> Result<Lane> {
-        let (device, spec) = (model.device(), model.spec());
+        let (sides, spec, homes) = (model.sides(), model.spec(), model.homes());
         let shape = model.cache_shape(tokens);
-        let cache = ContiguousCache::new(&**device, shape, spec.layers, spec.kv_heads, spec.head_dim)?;
-        let mut stream = device.stream()?;
-        let rotary = Rotary::new(&**device, &mut *stream, model.rope(), shape.capacity())?;
+        let devices = homes.caches.iter().map(|pair| pair.map(|home| &**sides.of(home) as &dyn Device));
+        let cache = ContiguousCache::spread(shape, devices, spec.kv_heads, spec.head_dim)?;
+        let mut stream = sides.stream(Home::Device)?;
+        let mut host = model.policy().host().map(|_| sides.stream(Home::Host)).transpose()?;
+        let with = host.as_mut().filter(|_| homes.rotary == Home::Host).unwrap_or(&mut stream);
+        let rotary = Rotary::new(&**sides.of(homes.rotary), &mut **with, model.rope(), shape.capacity())?;
         let head = spec.head_dim * shape.dtype.block_bytes();
         Ok(Lane {
             pages: Pages { shape, heads: spec.kv_heads, head },
@@ -84,6 +90,7 @@ impl Lane {
             scratch: Vec::new(),
             model: model.clone(),
             stream,
+            host,
             cache,
             rotary,
         })
@@ -112,7 +119,11 @@ impl Lane {
         let g = model.packed_graph(key)?;
         let tapped = Tapped::new(&g.graph)?;
         let act = device.support(&g.graph).into_iter().map(|answer| answer.act_dtype).collect();
-        let plan = lower(device, tapped.graph.clone(), &Policy::DeviceOnly)?;
+        // What is tapped stands after all else that is bound, on the device.
+        let mut homes = model.fixed_homes(&g);
+        homes.resize(tapped.graph.bound().len(), Some(Home::Device));
+        let plan = lower_with(device, tapped.graph.clone(), model.policy(), &homes)?;
+        model.unpack(&plan, &g)?;
         let bare = ModelGraph { graph: Graph::new(), ..g.clone() };
         let whole = Prepared::new(&**device, key, bare, plan);
         let bytes = |id: TensorId| g.graph.desc(id).bytes();
@@ -146,7 +157,10 @@ impl Lane {
     fn run_planned(&mut self, planned: &mut Planned, ids: &[u32], total: usize) -> Result<Record> {
         self.cache.append(ids.len())?;
         let len = self.cache.len();
-        self.rotary.prepare(&mut *self.stream, self.model.rope(), total, len - ids.len()..len)?;
+        let rotary = self.model.homes().rotary;
+        let with = self.host.as_mut().filter(|_| rotary == Home::Host).unwrap_or(&mut self.stream);
+        self.rotary.prepare(&mut **with, self.model.rope(), total, len - ids.len()..len)?;
+        with.sync(self.model.sides().patience())?;
         let mut staging = Vec::new();
         planned.whole.write_inputs(ids, &self.cache, &mut staging);
         self.stream.upload(&planned.input, &staging)?;
@@ -155,15 +169,17 @@ impl Lane {
             self.stream.fill(binding, POISON)?;
         }
         planned.whole.plan().execute(&mut *self.stream, &planned.bindings, &planned.workspace)?;
-        self.stream.sync(Duration::MAX)?;
+        self.stream.sync(self.model.sides().patience())?;
         let mut values = HashMap::with_capacity(results.len());
         for (id, binding) in results {
             values.insert(id, download(&mut *self.stream, &binding)?);
         }
         let mut after = Rows::with_capacity(self.rows.len());
         for layer in 0..self.rows.len() {
+            let [of_k, of_v] = self.model.homes().caches[layer];
             let (k, v) = self.cache.layer(layer);
-            let (k, v) = (download(&mut *self.stream, k)?, download(&mut *self.stream, v)?);
+            let (k, v) = (k.clone(), v.clone());
+            let (k, v) = (self.read(&k, of_k)?, self.read(&v, of_v)?);
             after.push([self.pages.rows(&k, len), self.pages.rows(&v, len)]);
         }
         // The inputs once more: single nodes read them, and the whole plan may have done what it must not.
@@ -203,7 +219,7 @@ impl Lane {
         }
         let workspace = self.reserve(&mut scratch, single.sources.len(), plan.info().workspace_bytes)?;
         plan.execute(&mut *self.stream, &bindings, &workspace)?;
-        self.stream.sync(Duration::MAX)?;
+        self.stream.sync(self.model.sides().patience())?;
         let mut results = Vec::with_capacity(single.outputs.len());
         for &output in &single.outputs {
             let bytes = download(&mut *self.stream, &bindings[output])?;
@@ -242,7 +258,14 @@ impl Lane {
                 }
             }
         }
-        let plan = lower(self.model.device(), graph, &Policy::DeviceOnly)?;
+        let homes = self.model.fixed_homes(g);
+        let home = |source: &Source| match source {
+            // A cache is given by value: it holds what another device may have written.
+            Source::Bound(at) if !g.caches.iter().any(|&(k, v)| k == *at || v == *at) => homes[*at],
+            _ => Some(Home::Device),
+        };
+        let fixed: Vec<_> = single.sources.iter().map(home).collect();
+        let plan = lower_with(self.model.device(), graph, self.model.policy(), &fixed)?;
         if let Some(pack) = plan.packs.first() {
             let what = format!(
                 "private layout {:#x} of '{}'",
@@ -293,14 +316,30 @@ impl Lane {
                 Source::Value { .. } => None,
             };
             operands.push(Some(match constant {
-                Some(constant) => weights.tensor(&constant.name)?.bytes.into(),
+                Some(constant) => {
+                    let stored = weights.tensor(&constant.name)?;
+                    let dtype = planned.g.graph.desc(planned.g.graph.bound()[constant.bound]).dtype;
+                    converted(stored.name, stored.path, stored.dtype, stored.bytes, dtype)?
+                }
                 None => match self.operand(planned, single, position, single.sources[position], feed) {
                     Operand::Bytes(bytes) => bytes.into(),
-                    Operand::Bound(binding) => download(&mut *self.stream, &binding)?.into(),
+                    Operand::Bound(binding) => {
+                        let home = match single.sources[position] {
+                            Source::Bound(at) => planned.whole.plan().homes[at],
+                            Source::Value { .. } => Home::Device,
+                        };
+                        self.read(&binding, home)?.into()
+                    }
                 },
             }));
         }
         Ok(operands)
+    }
+
+    /// The bytes of a binding where it lives.
+    fn read(&mut self, binding: &Binding, home: Home) -> Result<Vec<u8>> {
+        let host = self.host.as_mut().filter(|_| home == Home::Host);
+        download(&mut **host.unwrap_or(&mut self.stream), binding)
     }
 
     /// A part of the scratch buffer at this position.

@@ -4,24 +4,30 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use qiao_core::{DType, Device, Error, Graph, NodeSupport, NodeView, Plan, TensorDesc};
-use qiao_layers::{Pack, Peaks, Policy, Survey, lower, survey};
+use qiao_layers::{Home, Pack, Peaks, Policy, Survey, Way, lower_with, survey};
 
 use super::limits::{By, Least};
 use super::steps::Shape;
 use super::work::{Tokens, Work, product_dtype, work};
 use crate::error::Result;
+use crate::homes::{SequenceHomes, fixed};
 use crate::model::{CacheShape, Constant, DecoderSpec, ModelGraph, Place, Precision, Step, Use};
 
-/// The private layouts of packed weights, by name and use.
-pub(super) type Layouts = HashMap<(String, Use), u64>;
+/// Where weights live and in which private layouts of the device, by name and use.
+pub(super) type Weights = HashMap<(String, Use), (Home, u64)>;
 
 /// What graphs are made of.
 pub(super) struct Planner<'a> {
     pub(super) device: &'a Arc<dyn Device>,
+    pub(super) policy: &'a Policy,
     pub(super) spec: &'a DecoderSpec,
     pub(super) cache: CacheShape,
+    /// The dtype of the weights in their files, and as they are placed.
     pub(super) stored: DType,
+    pub(super) placed: DType,
     pub(super) compute: DType,
+    /// Where keys, values and rotary tables live; everything on the device before that is decided.
+    pub(super) homes: Option<SequenceHomes>,
 }
 
 /// A graph, and what the device says to it.
@@ -30,33 +36,45 @@ pub(super) struct Asked {
     pub(super) g: ModelGraph,
     pub(super) places: Vec<Place>,
     pub(super) survey: Survey,
+    fixed: Vec<Option<Home>>,
 }
 
 impl Planner<'_> {
     fn graph(&self, shape: Shape) -> Result<ModelGraph> {
         let rows = if shape.last { shape.sequences } else { 0 };
         let step = Step { tokens: shape.sequences * shape.tokens, rows, keep_hidden: false };
-        let precision = Precision { compute: self.compute, weight: &|_| self.stored };
+        let precision = Precision { compute: self.compute, weight: &|_| self.placed };
         self.spec.graph_of(shape.sequences, step, self.cache, precision)
     }
 
-    /// Asks the device about a step, with the constants in the layouts that an earlier one had them packed into.
-    pub(super) fn ask(&self, shape: Shape, packed: Option<&Layouts>) -> Result<Asked> {
+    /// Decides where keys, values and rotary tables live, as loading the model does.
+    pub(super) fn decide(&mut self, decode: Shape, prefill: Option<Shape>) -> Result<()> {
+        let prefill = prefill.map(|shape| self.graph(shape)).transpose()?;
+        let decode = self.graph(decode)?;
+        self.homes = Some(SequenceHomes::decide(&**self.device, self.policy, &decode, prefill.as_ref())?);
+        Ok(())
+    }
+
+    /// Asks the device about a step, with the constants where an earlier one had them, and in the layouts that it had them
+    /// packed into.
+    pub(super) fn ask(&self, shape: Shape, placed: Option<&Weights>) -> Result<Asked> {
         let mut g = self.graph(shape)?;
+        let of = |c: &Constant| placed.and_then(|p| p.get(&(c.name.clone(), c.usage))).copied();
         for c in &g.constants {
-            if let Some(&layout) = packed.and_then(|p| p.get(&(c.name.clone(), c.usage))) {
+            if let Some((_, layout)) = of(c).filter(|(_, layout)| *layout != 0) {
                 let id = g.graph.bound()[c.bound];
                 g.graph.set_layout(id, layout)?;
             }
         }
-        let survey = survey(&**self.device, g.graph.clone(), &Policy::DeviceOnly, &[])?;
-        if let (Some(pack), true) = (survey.packs.first(), packed.is_some()) {
+        let fixed = fixed(&g, |c| of(c).map(|(home, _)| home), self.homes.as_ref());
+        let survey = survey(&**self.device, g.graph.clone(), self.policy, &fixed)?;
+        if let (Some(pack), true) = (survey.packs.first(), placed.is_some()) {
             let name = &g.graph.tensor(g.graph.bound()[pack.bound]).name;
             let what = format!("private layout {:#x} of '{name}' for {} tokens", pack.layout, shape.tokens);
             let why = format!("{} wanted none, or another, for one token", self.device.info().name);
             return Err(Error::internal(what, why).into());
         }
-        Ok(Asked { places: g.places(self.spec), g, survey })
+        Ok(Asked { places: g.places(self.spec), g, survey, fixed })
     }
 
     /// Workspace and what the plan keeps, in bytes.
@@ -65,16 +83,18 @@ impl Planner<'_> {
         if refused > 0 {
             return Err(format!("{refused} of {} operators are not supported", asked.survey.ways.len()));
         }
-        let plan = lower(self.device, asked.g.graph.clone(), &Policy::DeviceOnly).map_err(|e| e.to_string())?;
+        let plan = lower_with(self.device, asked.g.graph.clone(), self.policy, &asked.fixed);
+        let plan = plan.map_err(|e| e.to_string())?;
         let info = plan.info();
         Ok((info.workspace_bytes as u64).saturating_add(info.resident_bytes as u64))
     }
 
-    /// Bytes of keys and values.
-    pub(super) fn cache_bytes(&self) -> Result<u64> {
+    /// Bytes of keys and values that live on a side.
+    pub(super) fn cache_bytes(&self, home: Home) -> Result<u64> {
         let dims = self.cache.dims(self.spec.kv_heads, self.spec.head_dim);
         let one = TensorDesc::new(self.cache.dtype, &dims)?.bytes()? as u64;
-        Ok(one.saturating_mul(2 * self.spec.layers as u64))
+        let homes = self.homes.iter().flat_map(|h| h.caches.iter().flatten());
+        Ok(one.saturating_mul(homes.filter(|&&of| of == home).count() as u64))
     }
 }
 
@@ -87,9 +107,16 @@ impl Asked {
         self.survey.packs.iter().find(|pack| pack.bound == bound)
     }
 
-    pub(super) fn packed(&self) -> Layouts {
-        let of = |c: &Constant| Some(((c.name.clone(), c.usage), self.pack(c.bound)?.layout));
-        self.g.constants.iter().filter_map(of).collect()
+    /// Where every weight lives, and how.
+    pub(super) fn weights(&self) -> Weights {
+        let layout = |c: &Constant| self.pack(c.bound).map_or(0, |pack| pack.layout);
+        let of = |c: &Constant| ((c.name.clone(), c.usage), (self.survey.homes[c.bound], layout(c)));
+        self.g.constants.iter().map(of).collect()
+    }
+
+    /// Where a bound tensor lives.
+    pub(super) fn home(&self, bound: usize) -> Home {
+        self.survey.homes[bound]
     }
 
     /// Elements of all weights; one that is used in two ways counts once.
@@ -99,13 +126,18 @@ impl Asked {
         elements.collect::<HashMap<_, _>>().values().sum()
     }
 
-    /// The work and the least time of every node that was given, at this many held tokens; and the products among the work.
+    /// The work and the least time of every node that was given, at this many held tokens; and the products among the work. A
+    /// node on the host has its work, and takes none of the device's time.
     pub(super) fn works(&self, tokens: Tokens, peaks: &Peaks) -> Vec<NodeWork> {
         let nothing = Least { seconds: Some(0.0), by: By::Memory };
         let empty = NodeWork { work: Work::default(), least: nothing, products: Vec::new() };
         let mut all = vec![empty; self.survey.ways.len()];
         let mut add = |at: usize, node: NodeView<'_>, answer| {
             let work = work(&node, tokens);
+            if let Ok(Way::Host { .. }) = self.survey.ways[at] {
+                all[at].work = work;
+                return;
+            }
             let product = product_dtype(&node, answer);
             let least = Least::of_node(peaks, &work, product);
             let sum = &mut all[at];

@@ -2,6 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use qiao_core::{DType, TensorDesc};
+use qiao_layers::Home;
+
 use super::ask::{Asked, Planner};
 use crate::error::Result;
 
@@ -10,10 +13,12 @@ use crate::error::Result;
 pub struct Memory {
     /// The weights as they are stored; one that is used in two ways counts once.
     pub weights: u64,
-    /// The weights as the device holds them, in its private layouts where it asks for some.
+    /// The weights as the device holds them, in its private layouts where it asks for some; those on the host apart.
     pub weights_placed: u64,
-    /// Keys and values of all sequences at the full context, in whole pages.
+    /// Keys and values of all sequences at the full context, in whole pages; those on the host apart.
     pub cache: u64,
+    /// Weights, keys and values that live on the host of the policy.
+    pub host: u64,
     /// Rotary tables, inputs of the larger step, and its logits.
     pub inputs: u64,
     /// The larger step's workspace and what the device's plans keep; the reason where the device can not plan it.
@@ -54,9 +59,10 @@ pub(super) fn memory<'a>(
     }
     let memory = info.memories.first();
     Ok(Memory {
-        weights: stored(decode)?,
-        weights_placed: placed(decode, info.caps.import_host)?,
-        cache: plan.cache_bytes()?,
+        weights: stored(decode, plan.stored)?,
+        weights_placed: placed(decode, Home::Device, info.caps.import_host)?,
+        cache: plan.cache_bytes(Home::Device)?,
+        host: placed(decode, Home::Host, true)?.saturating_add(plan.cache_bytes(Home::Host)?),
         inputs,
         workspace,
         total: memory.map_or(0, |m| m.total_bytes),
@@ -74,19 +80,27 @@ fn inputs(asked: &Asked) -> Result<u64> {
     let caches = asked.g.caches.iter().flat_map(|&(k, v)| [k, v]);
     let others: HashSet<usize> = constants.chain(caches).collect();
     let bound = (0..asked.given().bound().len()).filter(|at| !others.contains(at));
+    let bound = bound.filter(|&at| asked.home(at) == Home::Device);
     bound.map(|at| bound_bytes(asked, at)).sum()
 }
 
-fn stored(asked: &Asked) -> Result<u64> {
-    let each = asked.g.constants.iter().map(|c| Ok((c.name.as_str(), bound_bytes(asked, c.bound)?)));
-    Ok(each.collect::<Result<HashMap<_, _>>>()?.values().sum())
+/// Bytes of the weights in the dtype of their files.
+fn stored(asked: &Asked, dtype: DType) -> Result<u64> {
+    let graph = asked.given();
+    let mut all: HashMap<&str, u64> = HashMap::new();
+    for c in &asked.g.constants {
+        let desc = TensorDesc::new(dtype, &graph.desc(graph.bound()[c.bound]).shape)?;
+        all.insert(&c.name, desc.bytes()? as u64);
+    }
+    Ok(all.values().sum())
 }
 
-/// A weight that is packed has a place of its own for each use; one that is not is shared where the device reads host memory.
-fn placed(asked: &Asked, import: bool) -> Result<u64> {
+/// Bytes of the weights on a side. One that is packed has a place of its own for each use; one that is not is shared where the
+/// side reads host memory.
+fn placed(asked: &Asked, home: Home, import: bool) -> Result<u64> {
     let mut shared = HashSet::new();
     let mut bytes = 0u64;
-    for c in &asked.g.constants {
+    for c in asked.g.constants.iter().filter(|c| asked.home(c.bound) == home) {
         bytes += match asked.pack(c.bound) {
             Some(pack) => pack.bytes as u64,
             None if import && !shared.insert(c.name.as_str()) => 0,

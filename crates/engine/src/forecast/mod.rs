@@ -15,14 +15,15 @@
 use std::sync::Arc;
 
 use qiao_core::{DType, Device};
-use qiao_layers::Peaks;
+use qiao_layers::{Peaks, Policy};
 
 use crate::config::{CONFIG_FILE, ModelConfig};
+use crate::dtypes::{compute_dtype, placed_dtype};
 use crate::error::{EngineError, Result};
 use crate::model::{CacheShape, Family};
 #[cfg(doc)]
 use crate::runner::PREFILL_CHUNK;
-use crate::runner::{checked_context, compute_dtype};
+use crate::runner::checked_context;
 
 mod limits;
 mod steps;
@@ -52,7 +53,7 @@ const MAX_BATCH: usize = 1 << 16;
 pub const DEFAULT_PROMPT: usize = 512;
 
 /// What is to be forecast.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct ForecastOptions {
     /// Sequences.
     pub batch: usize,
@@ -66,11 +67,13 @@ pub struct ForecastOptions {
     pub dtype: Option<DType>,
     /// The device's limits; `None` = those that it declares.
     pub peaks: Option<Peaks>,
+    /// Where operators run that the device refuses. They count for nothing in the device's work and times.
+    pub policy: Policy,
 }
 
 impl Default for ForecastOptions {
     fn default() -> Self {
-        ForecastOptions { batch: 1, context: None, prompt: None, dtype: None, peaks: None }
+        ForecastOptions { batch: 1, context: None, prompt: None, dtype: None, peaks: None, policy: Policy::DeviceOnly }
     }
 }
 
@@ -108,7 +111,7 @@ pub struct Forecast {
 }
 
 impl Forecast {
-    /// Whether the device runs every operator.
+    /// Whether every operator runs: on the device, or on the host of the policy.
     pub fn supported(&self) -> bool {
         self.prefill.unsupported().chain(self.decode.unsupported()).next().is_none()
     }
@@ -123,12 +126,16 @@ pub fn forecast(config: &ModelConfig, device: &Arc<dyn Device>, options: &Foreca
     let spec = (Family::of(config, CONFIG_FILE.as_ref())?.spec)(config)?;
     let (batch, context, prompt) = sizes(config, options)?;
     let stored = config.dtype.or(options.dtype).unwrap_or(DType::F32);
-    let compute = compute_dtype(stored, config, options.dtype)?;
+    let compute = compute_dtype(device.info(), stored, config, options.dtype)?;
     let peaks = options.peaks.clone().unwrap_or_else(|| Peaks::declared(device.info()));
-    let plan = Planner { device, spec: &spec, cache: pool(device, compute, context, batch)?, stored, compute };
+    let placed = placed_dtype(device.info(), stored);
+    let cache = pool(device, compute, context, batch)?;
+    let mut plan =
+        Planner { device, policy: &options.policy, spec: &spec, cache, stored, placed, compute, homes: None };
     let decode_shape = decode_step(batch, context);
+    plan.decide(decode_shape, prefill_steps(batch, prompt).first().map(|(shape, _)| *shape))?;
     let decode = plan.ask(decode_shape, None)?;
-    let packed = decode.packed();
+    let packed = decode.weights();
     let mut prefill: Vec<(Shape, Asked)> = Vec::new();
     let mut phase = Draft::default();
     for (shape, times) in prefill_steps(batch, prompt) {

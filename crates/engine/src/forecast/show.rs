@@ -102,7 +102,9 @@ fn way(way: &Result<Way, Refusal>) -> String {
             let pieces: Vec<_> = into.iter().map(|p| p.op).collect();
             format!("→ {}", pieces.join(" + "))
         }
-        Ok(Way::Host { .. }) => "HOST".into(),
+        Ok(Way::Host { hosted, .. }) => {
+            format!("HOST ({} down, {} up)", bytes(hosted.down), bytes(hosted.up))
+        }
         Err(_) => "NOT SUPPORTED".into(),
     }
 }
@@ -131,12 +133,18 @@ impl Phase {
         let work_cells = |w: &Work| [scaled(w.flops as f64).trim_end().to_string(), bytes(w.bytes())];
         let row = |o: &Operator| {
             let mut row = vec![o.count.to_string(), o.op.to_string(), o.part.clone(), way(&o.way)];
-            row.extend(work_cells(&o.work).into_iter().chain(least_cells(o.least)));
+            let least = match o.hosted() {
+                Some(_) => ["–".to_string(), "the host".to_string()],
+                None => least_cells(o.least),
+            };
+            row.extend(work_cells(&o.work).into_iter().chain(least));
             row
         };
         let mut rows: Vec<_> = self.operators.iter().map(row).collect();
         let count: u64 = self.operators.iter().map(|o| o.count).sum();
-        let mut total = vec![count.to_string(), "in all".into(), String::new(), String::new()];
+        let (hosted, crossing) = self.on_host();
+        let all = if hosted == 0 { "in all" } else { "in all on the device" };
+        let mut total = vec![(count - hosted).to_string(), all.into(), String::new(), String::new()];
         total.extend(work_cells(&self.work).into_iter().chain(least_cells(self.least)));
         total[7] = "one operator after the other".into();
         rows.push(total);
@@ -146,10 +154,15 @@ impl Phase {
             (Some(seconds), Some(rate)) => {
                 let rate = if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") };
                 let (time, by) = (time(seconds), self.bound.by);
-                writeln!(f, "  at most {rate} tokens/s: weights, cache and products alone take {time} ({by})")
+                writeln!(f, "  at most {rate} tokens/s: weights, cache and products alone take {time} ({by})")?;
             }
-            _ => writeln!(f, "  at most – tokens/s: no limit is known"),
+            _ => writeln!(f, "  at most – tokens/s: no limit is known")?,
         }
+        if hosted == 0 {
+            return Ok(());
+        }
+        let (down, up) = (bytes(crossing.down), bytes(crossing.up));
+        writeln!(f, "  not in these times: {hosted} operator(s) on the host, for which {down} come down and {up} go up")
     }
 }
 
@@ -174,10 +187,12 @@ impl Memory {
             ("keys and values", bytes(self.cache)),
             ("inputs and logits", bytes(self.inputs)),
             ("workspace", workspace),
+            ("on the host", bytes(self.host)),
             ("needed", bytes(self.needed())),
             ("device", device),
         ];
-        rows.iter().try_for_each(|(name, value)| writeln!(f, "  {name:17}  {value}"))
+        let shown = rows.iter().filter(|(name, _)| *name != "on the host" || self.host > 0);
+        shown.into_iter().try_for_each(|(name, value)| writeln!(f, "  {name:17}  {value}"))
     }
 }
 
@@ -189,10 +204,11 @@ fn reasons(forecast: &Forecast) -> Vec<String> {
             Ok(Way::Native { .. }) => continue,
             Ok(Way::Decomposed { reason, .. }) => format!("{}: runs as smaller operators: {reason}", o.op),
             Ok(Way::Host { reason, .. }) => format!("{}: runs on the host: {reason}", o.op),
-            Err(Refusal { reason, pieces, .. }) => {
+            Err(Refusal { reason, pieces, host }) => {
                 let pieces: Vec<_> =
                     pieces.iter().map(|(op, why)| format!("; as smaller operators, {op}: {why}")).collect();
-                format!("{}: not supported: {reason}{}", o.op, pieces.concat())
+                let host = host.as_ref().map_or(String::new(), |why| format!("; on the host: {why}"));
+                format!("{}: not supported: {reason}{}{host}", o.op, pieces.concat())
             }
         };
         if !lines.contains(&line) {
@@ -226,7 +242,13 @@ impl fmt::Display for Forecast {
         let refused: u64 = self.decode.unsupported().map(|o| o.count).sum();
         let all = nodes(&self.decode);
         match (self.supported(), refused) {
-            (true, _) => write!(f, "\nThe device runs every operator of this model."),
+            (true, _) => match (self.decode.on_host().0, self.prefill.on_host().0) {
+                (0, 0) => write!(f, "\nThe device runs every operator of this model."),
+                (n, more) => write!(
+                    f,
+                    "\nThis model runs with {n} of {all} operators of a token, and {more} of the prompts', on the host."
+                ),
+            },
             (false, 0) => write!(f, "\nThe device does not run this model: operators of a prompt are not supported."),
             (false, n) => {
                 write!(f, "\nThe device does not run this model: {n} of {all} operators of a token are not supported.")
@@ -265,6 +287,7 @@ impl Forecast {
                 "weights": self.memory.weights,
                 "weights_placed": self.memory.weights_placed,
                 "cache": self.memory.cache,
+                "host": self.memory.host,
                 "inputs": self.memory.inputs,
                 "workspace": self.memory.workspace.as_ref().ok(),
                 "workspace_not_known": self.memory.workspace.as_ref().err(),
@@ -299,8 +322,15 @@ fn phase(p: &Phase) -> Value {
         "one_after_the_other": least(p.least),
         "bound": least(p.bound),
         "tokens_per_s_at_most": p.tokens_per_s(),
+        "on_host": on_host(p),
         "operators": p.operators.iter().map(operator).collect::<Vec<_>>(),
     })
+}
+
+/// What is in none of the phase's figures.
+fn on_host(p: &Phase) -> Value {
+    let (operators, crossing) = p.on_host();
+    json!({ "operators": operators, "bytes_down": crossing.down, "bytes_up": crossing.up })
 }
 
 fn operator(o: &Operator) -> Value {
@@ -310,13 +340,21 @@ fn operator(o: &Operator) -> Value {
             let into: Vec<_> = into.iter().map(|p| json!({ "op": p.op, "kernel": p.kernel })).collect();
             json!({ "way": "decomposed", "into": into, "reason": reason.to_string() })
         }
-        Ok(Way::Host { kernel, reason, .. }) => {
-            json!({ "way": "host", "kernel": kernel, "reason": reason.to_string() })
-        }
-        Err(Refusal { reason, pieces, .. }) => {
+        Ok(Way::Host { kernel, reason, hosted }) => json!({
+            "way": "host",
+            "kernel": kernel,
+            "reason": reason.to_string(),
+            "bytes_down": hosted.down,
+            "bytes_up": hosted.up,
+        }),
+        Err(Refusal { reason, pieces, host }) => {
             let pieces: Vec<_> =
                 pieces.iter().map(|(op, why)| json!({ "op": op, "reason": why.to_string() })).collect();
-            json!({ "way": "unsupported", "reason": reason.to_string(), "pieces": pieces })
+            let mut object = json!({ "way": "unsupported", "reason": reason.to_string(), "pieces": pieces });
+            if let Some(why) = host {
+                object["host_reason"] = json!(why.to_string());
+            }
+            object
         }
     };
     json!({
@@ -325,7 +363,7 @@ fn operator(o: &Operator) -> Value {
         "count": o.count,
         "support": support,
         "work": work(&o.work),
-        "at_least": least(o.least),
+        "at_least": o.hosted().is_none().then(|| least(o.least)),
     })
 }
 

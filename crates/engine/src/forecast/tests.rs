@@ -215,6 +215,47 @@ fn every_operator_that_is_missing_is_listed_and_the_rest_is_forecast() {
 }
 
 #[test]
+fn what_runs_on_the_host_is_told_with_its_bytes_and_takes_none_of_the_devices_time() {
+    let device = lacking(&[OpKind::AttentionDecode, OpKind::Silu, OpKind::SiluMul], 1 << 30);
+    let policy = || Policy::Fallback(qiao_layers::Fallback::new(cpu()));
+    let with = |device: &Arc<dyn Device>, policy| {
+        forecast(&config(json!({})), device, &ForecastOptions { context: Some(1000), policy, ..options() }).unwrap()
+    };
+    let (found, whole) = (with(&device, policy()), with(&cpu(), policy()));
+    assert!(found.supported());
+    let on_host: Vec<_> = found.decode.operators.iter().filter(|o| o.hosted().is_some()).map(|o| o.op).collect();
+    assert_eq!(on_host, ["kv_write", "attention_decode", "silu_mul"], "the cache draws what writes it");
+    let silu = found.decode.operators.iter().find(|o| o.op == "silu_mul").unwrap();
+    let hosted = silu.hosted().unwrap();
+    assert_eq!((silu.count, hosted.down, hosted.up), (3, 3 * 2 * 96 * 2, 3 * 96 * 2));
+    let (count, crossing) = found.decode.on_host();
+    assert!(count == 9 && crossing.down > hosted.down && crossing.up > hosted.up);
+    assert_eq!(whole.decode.on_host().0, 0);
+    assert_eq!(found.decode.work.cache, 0, "the chip reads no cache");
+    assert_eq!(found.decode.work.weights, whole.decode.work.weights);
+    assert!(found.decode.bound.seconds < whole.decode.bound.seconds);
+    let flops = |f: &Forecast| f.decode.operators.iter().map(|o| o.work.flops).sum::<u64>();
+    assert_eq!(flops(&found), flops(&whole), "the host's work is told all the same");
+    assert_eq!((found.memory.cache, found.memory.host), (0, whole.memory.cache));
+    let text = found.to_string();
+    for words in [
+        "HOST (",
+        "not in these times: 9 operator(s) on the host",
+        "kv_write: runs on the host: operand 3: memory = host",
+        "This model runs with 9 of",
+        "on the host",
+    ] {
+        assert!(text.contains(words), "{words} is not in\n{text}");
+    }
+    let json = found.to_json();
+    let of = |op: &str| json["decode"]["operators"].as_array().unwrap().iter().find(|o| o["op"] == op).unwrap().clone();
+    assert_eq!(of("silu_mul")["support"]["bytes_down"], json!(3 * 2 * 96 * 2));
+    assert_eq!(of("silu_mul")["at_least"], json!(null));
+    assert_eq!(json["decode"]["on_host"]["operators"], json!(9));
+    assert!(!whole.to_string().contains("host"), "{whole}");
+}
+
+#[test]
 fn a_device_without_kernels_still_has_a_forecast() {
     let device: Arc<dyn Device> = Arc::new(NoopDevice::default());
     let found = forecast(&config(json!({})), &device, &options()).unwrap();

@@ -79,13 +79,13 @@ pub struct CacheShape {
 }
 
 impl CacheShape {
-    /// One page that holds a whole sequence of `capacity` tokens, in the layout that a device prefers.
+    /// One page that holds a whole sequence of `capacity` tokens, in the layout that a device prefers, which is the first that it
+    /// declares.
     ///
-    /// A device that declares only other block sizes gets as many of its pages, in order, as the capacity needs.
+    /// Where that has a block size of its own, as many pages of it, in order, as the capacity needs.
     pub fn contiguous(declared: &[KvInfo], dtype: DType, capacity: usize) -> CacheShape {
         let any = KvInfo { layout: KvLayout::BlockHeadToken, block_size: 0 };
-        let head_token = declared.iter().filter(|k| k.layout == KvLayout::BlockHeadToken);
-        let info = head_token.min_by_key(|k| k.block_size).or(declared.first()).unwrap_or(&any);
+        let info = declared.first().unwrap_or(&any);
         let block_size = if info.block_size == 0 { capacity.max(1) } else { info.block_size };
         let table = capacity.max(1).div_ceil(block_size);
         CacheShape { layout: info.layout, dtype, blocks: table, block_size, table }

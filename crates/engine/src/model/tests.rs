@@ -133,8 +133,15 @@ fn the_cache_takes_the_layout_and_block_size_of_the_device() {
     let shape = CacheShape::contiguous(&[token_head], DType::F16, 100);
     assert_eq!((shape.dims(2, 8), shape.table, shape.capacity()), ([7, 16, 2, 8], 7, 112));
     let head_token = KvInfo { layout: KvLayout::BlockHeadToken, block_size: 0 };
-    let shape = CacheShape::contiguous(&[token_head, head_token], DType::F16, 100);
+    let shape = CacheShape::contiguous(&[head_token, token_head], DType::F16, 100);
     assert_eq!((shape.dims(2, 8), shape.table), ([1, 2, 100, 8], 1));
+    let shape = CacheShape::contiguous(&[token_head, head_token], DType::F16, 100);
+    assert_eq!(shape.dims(2, 8), [7, 16, 2, 8], "the first is the preferred one");
+    for block_size in [16, 64, 128] {
+        let fixed = KvInfo { layout: KvLayout::BlockHeadToken, block_size };
+        let shape = CacheShape::contiguous(&[fixed], DType::F16, 129);
+        assert_eq!((shape.block_size, shape.table), (block_size, 129usize.div_ceil(block_size)));
+    }
 }
 
 #[test]

@@ -31,6 +31,25 @@ pub fn floats(from: DType, bytes: &[u8], to: DType, out: &mut Vec<u8>) -> bool {
     true
 }
 
+/// The first value that a conversion by [`floats`] would turn from a finite into an infinite one.
+pub fn first_overflow(from: DType, bytes: &[u8], to: DType) -> Option<f64> {
+    let most = match to {
+        // What is at least half way from the largest value to the next power of two rounds up to it.
+        DType::F16 => 65_520.0,
+        DType::BF16 => f64::from_bits(0x47EF_F000_0000_0000),
+        DType::F32 if from == DType::F64 => f64::from_bits(0x47EF_FFFF_F000_0000),
+        _ => return None,
+    };
+    let beyond = |v: &f64| v.is_finite() && v.abs() >= most;
+    match from {
+        DType::F64 => bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b)).find(beyond),
+        DType::F32 => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b).into()).find(beyond),
+        DType::F16 => bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).into()).find(beyond),
+        DType::BF16 => bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).into()).find(beyond),
+        _ => None,
+    }
+}
+
 /// f64 holds every value of the narrower dtypes, so going through it rounds once.
 fn write(values: impl Iterator<Item = f64>, to: DType, out: &mut Vec<u8>) {
     match to {
@@ -76,6 +95,29 @@ mod tests {
         let above = f32::from_bits(0x3F81_8000).to_le_bytes();
         assert_eq!(through(DType::F32, &above, DType::BF16), 0x3F82u16.to_le_bytes());
         assert_eq!(through(DType::F32, &1e6f32.to_le_bytes(), DType::F16), f16::INFINITY.to_le_bytes());
+    }
+
+    #[test]
+    fn values_that_become_infinite_are_found_and_no_others() {
+        for (to, largest) in
+            [(DType::F16, 65504.0), (DType::BF16, f64::from(bf16::MAX)), (DType::F32, f64::from(f32::MAX))]
+        {
+            let step = largest - f64::from_bits(largest.to_bits() & !0xfff_ffff_ffff);
+            assert!(step >= 0.0);
+            for factor in [0.999, 1.0, 1.0001, 1.000_244, 1.000_245, 1.001, 1.01] {
+                for sign in [1.0, -1.0] {
+                    let value = sign * largest * factor;
+                    let bytes = f64::to_le_bytes(value);
+                    let converted = through(DType::F64, &bytes, to);
+                    let wide = through(to, &converted, DType::F64);
+                    let infinite = f64::from_le_bytes(wide[..8].try_into().unwrap()).is_infinite();
+                    assert_eq!(first_overflow(DType::F64, &bytes, to).is_some(), infinite, "{value} to {to}");
+                }
+            }
+        }
+        assert_eq!(first_overflow(DType::F32, &f32::INFINITY.to_le_bytes(), DType::F16), None);
+        let both: Vec<u8> = [1.0f32, -7e4].iter().flat_map(|v| v.to_le_bytes()).collect();
+        assert_eq!(first_overflow(DType::F32, &both, DType::F16), Some(-7e4));
     }
 
     #[test]

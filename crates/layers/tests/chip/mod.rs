@@ -19,6 +19,8 @@ pub(crate) struct Log {
     pub(crate) downloads: AtomicU64,
     pub(crate) uploads: AtomicU64,
     pub(crate) plans: AtomicU64,
+    /// Uploads, downloads and waits.
+    pub(crate) commands: AtomicU64,
     /// Commands hang: waits end when patience does.
     pub(crate) hangs: AtomicBool,
     /// Milliseconds that every wait takes.
@@ -112,13 +114,13 @@ struct ChipStream {
 }
 
 impl ChipStream {
-    fn pause(&self, limit: Duration) -> Result<()> {
-        let limit = limit.min(self.patience);
+    /// A command that waits: without end where the chip hangs, but for the patience.
+    fn respond(&self) -> Result<()> {
+        self.log.commands.fetch_add(1, Ordering::Relaxed);
         if self.log.hangs.load(Ordering::Relaxed) {
-            assert!(limit < Duration::MAX, "this wait would never end");
-            return Err(Error::Timeout { what: "chip".into(), millis: limit.as_millis() as u64 });
+            assert!(self.patience < Duration::MAX, "this wait would never end");
+            return Err(Error::Timeout { what: "chip".into(), millis: self.patience.as_millis() as u64 });
         }
-        std::thread::sleep(Duration::from_millis(self.log.slow.load(Ordering::Relaxed)));
         Ok(())
     }
 }
@@ -129,19 +131,22 @@ impl Stream for ChipStream {
     }
 
     fn upload(&mut self, dst: &Binding, src: &[u8]) -> Result<()> {
+        self.respond()?;
         self.log.up.fetch_add(src.len() as u64, Ordering::Relaxed);
         self.log.uploads.fetch_add(1, Ordering::Relaxed);
         self.inner.upload(&inside(dst)?, src)
     }
 
     fn download(&mut self, dst: &mut [u8], src: &Binding) -> Result<()> {
+        self.respond()?;
         self.log.down.fetch_add(dst.len() as u64, Ordering::Relaxed);
         self.log.downloads.fetch_add(1, Ordering::Relaxed);
         self.inner.download(dst, &inside(src)?)
     }
 
     fn sync(&mut self, timeout: Duration) -> Result<()> {
-        self.pause(timeout)?;
+        self.respond()?;
+        std::thread::sleep(Duration::from_millis(self.log.slow.load(Ordering::Relaxed)));
         self.inner.sync(timeout)
     }
 }
