@@ -21,6 +21,8 @@ fn law(name: &str) -> Law {
         "qiao-cpu" | "qiao-cuda" | "qiao-opencl" | "qiao-plugin" => Law::Free,
         // Mapping a file is unsafe.
         "qiao-engine" => Law::Deny(1),
+        // The exporter writes the plugin's entry point.
+        "qiao-simnpu" => Law::Deny(1),
         name if name.starts_with("qiao-kernels-") => Law::Free,
         _ => Law::Forbid,
     }

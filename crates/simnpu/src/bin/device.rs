@@ -1,5 +1,6 @@
 //! The process that a simulated device lives in. A backend starts it with a socket as its standard input and the device's
 //! options as its arguments; it ends when the socket does.
+#![deny(unsafe_code)]
 
 use std::process::ExitCode;
 

@@ -50,14 +50,19 @@ struct Waiting {
 }
 
 impl Shared {
-    /// Nobody answers any more: whoever waits hears of it, and the process is taken off the system's list.
-    fn gone(&self) {
+    /// Nobody answers any more: whoever waits hears of it.
+    fn lose(&self) {
         let calls = {
             let mut waiting = locked(&self.waiting);
             waiting.gone = true;
             std::mem::take(&mut waiting.calls)
         };
         drop(calls);
+    }
+
+    /// The same, and the process is taken off the system's list.
+    fn end(&self) {
+        self.lose();
         let mut child = locked(&self.child);
         // It may have ended by itself, in which case there is nothing to kill.
         let _ = child.kill();
@@ -73,7 +78,7 @@ impl Shared {
                 let _ = call.send(frame);
             }
         }
-        self.gone();
+        self.end();
     }
 }
 
@@ -114,7 +119,7 @@ impl Link {
         let reader = shared.clone();
         let thread = thread::Builder::new().name(format!("simnpu process {pid}"));
         if let Err(e) = thread.spawn(move || reader.read(reading)) {
-            shared.gone();
+            shared.end();
             return Err(failed(e));
         }
         let link = Arc::new(Link { pid, ordinal, number: AtomicU64::new(1), writer: Mutex::new(near), shared });
@@ -194,6 +199,7 @@ impl Link {
         send(&mut *writer, &request.0).map_err(|_| {
             // Half a frame may be on its way, so nothing more can follow.
             let _ = writer.shutdown(Shutdown::Both);
+            self.shared.lose();
             self.lost()
         })
     }
@@ -202,6 +208,6 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         let _ = locked(&self.writer).shutdown(Shutdown::Both);
-        self.shared.gone();
+        self.shared.end();
     }
 }
