@@ -13,12 +13,12 @@ use super::calls::same_size;
 use super::event::DeviceEvent;
 use super::failure::{Answer, Asked, Failure};
 use super::opened::{Memory, Opened};
-use super::options::Level;
 use super::plan::DevicePlan;
 use super::slots::{Graphs, Prepack};
 use super::stream::DeviceStream;
 use super::support;
 use crate::abi::{self, Sized32};
+use crate::export::Level;
 
 /// A device of a plugin.
 pub(super) struct PluginDevice(pub(super) Arc<Opened>);

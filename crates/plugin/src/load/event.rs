@@ -129,7 +129,7 @@ impl DeviceEvent {
     fn error(&self, point: &Point, failure: &Failure) -> Error {
         match point.stream.get() {
             Some(first) if failure.status == abi::ERR_POISONED => poisoned(first),
-            _ => self.device.error(failure, Asked::default()),
+            _ => self.device.error_of_command(failure, Asked::default()),
         }
     }
 

@@ -61,28 +61,38 @@ impl Failure {
 
     /// The error of the contract. `what` is the device, or the plugin where there is none yet.
     pub(super) fn error(&self, what: &str, asked: Asked) -> Error {
+        self.error_of(self.slot, what, asked)
+    }
+
+    /// The error of a stream's command, in words that do not depend on which call told it: a failure may come out at the
+    /// command, at a sync or at an event.
+    pub(super) fn error_of_command(&self, what: &str, asked: Asked) -> Error {
+        self.error_of("a command", what, asked)
+    }
+
+    fn error_of(&self, call: &str, what: &str, asked: Asked) -> Error {
         let words = self.words();
         match self.status {
             abi::ERR_INVALID_ARG => Error::invalid(
-                format!("{} on {what}", self.slot),
+                format!("{call} on {what}"),
                 words,
                 "nothing was done; give what the plugin's message asks for",
             ),
             abi::ERR_ABI => Error::invalid(
-                format!("{} on {what}", self.slot),
+                format!("{call} on {what}"),
                 format!("{words} (this host speaks ABI {}.{})", abi::MAJOR, abi::MINOR),
                 "use a plugin built with a header at least as new as the host's, or leave out what it does not know",
             ),
             abi::ERR_OUT_OF_MEMORY => Error::OutOfMemory { device: what.into(), asked: asked.bytes, free: asked.free },
             abi::ERR_TIMEOUT => Error::Timeout {
-                what: format!("{} on {what}", self.slot),
+                what: format!("{call} on {what}"),
                 millis: asked.wait.as_millis().try_into().unwrap_or(u64::MAX),
             },
             abi::ERR_POISONED => Error::Poisoned { first: Box::new(Error::internal(what, words)) },
             abi::ERR_DEVICE_LOST => Error::DeviceLost { device: what.into(), why: words },
             abi::ERR_NOT_PRESENT => Error::not_present(what, words),
-            abi::ERR_UNSUPPORTED => Error::internal(what, format!("{} is not supported: {words}", self.slot)),
-            abi::ERR_NOT_READY => Error::internal(what, format!("{} is not ready: {words}", self.slot)),
+            abi::ERR_UNSUPPORTED => Error::internal(what, format!("{call} is not supported: {words}")),
+            abi::ERR_NOT_READY => Error::internal(what, format!("{call} is not ready: {words}")),
             _ => Error::internal(what, words),
         }
     }

@@ -4,11 +4,11 @@ use qiao_core::{Caps, DeviceInfo, DtypeInfo, Error, KvInfo, KvLayout, MemoryInfo
 
 use super::calls::Raw;
 use super::failure::{Answer, Asked};
-use super::options::Level;
 use super::session::Session;
 use super::words;
 use crate::abi;
 use crate::dtypes;
+use crate::export::Level;
 
 /// No list of a device is longer.
 const MOST: u32 = 4096;

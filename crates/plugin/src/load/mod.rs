@@ -55,4 +55,6 @@ pub use discover::{Finding, Found, Places, VARIABLE, discover, discover_in};
 pub use lazy::LazyBackend;
 pub use library::QUERY_SYMBOLS;
 pub use manifest::Manifest;
-pub use options::{Before, Level, Log, Options, TIMEOUT};
+pub use options::{Before, Log, Options, TIMEOUT};
+
+pub use crate::export::Level;

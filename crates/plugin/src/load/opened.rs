@@ -10,6 +10,7 @@ use super::failure::{Asked, Failure};
 use super::info;
 use super::session::Session;
 use crate::abi;
+use crate::export::Level;
 
 /// An open device. What is made on it holds it, so that it is closed after all of that is gone.
 pub(super) struct Opened {
@@ -52,7 +53,19 @@ impl Opened {
 
     /// The error of a call; a lost device stays lost.
     pub(super) fn error(&self, failure: &Failure, asked: Asked) -> Error {
-        let error = failure.error(self.name(), asked);
+        self.lasting(failure, failure.error(self.name(), asked))
+    }
+
+    /// The error of a stream's command; a lost device stays lost.
+    pub(super) fn error_of_command(&self, failure: &Failure, asked: Asked) -> Error {
+        self.lasting(failure, failure.error_of_command(self.name(), asked))
+    }
+
+    fn lasting(&self, failure: &Failure, error: Error) -> Error {
+        if failure.status == abi::ERR_OUT_OF_MEMORY {
+            // The error of the contract has figures and no room for words.
+            self.session.say(Level::Debug, &format!("{}: {}", failure.slot, failure.words()));
+        }
         if failure.status == abi::ERR_DEVICE_LOST {
             return self.lost.get_or_init(|| error).clone();
         }

@@ -8,51 +8,25 @@ use std::time::Duration;
 use qiao_core::{Error, Result};
 
 use crate::abi;
+use crate::export::Level;
 
-/// How grave a line of a plugin's log is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// A failure.
-    Error,
-    /// Something that the user should know.
-    Warn,
-    /// What happens.
-    Info,
-    /// What happens inside.
-    Debug,
-}
-
-impl Level {
-    /// The level of a number at the boundary; an unknown one is the least grave.
-    pub(super) fn of(number: u32) -> Level {
-        match number {
-            abi::LOG_ERROR => Level::Error,
-            abi::LOG_WARN => Level::Warn,
-            abi::LOG_INFO => Level::Info,
-            _ => Level::Debug,
-        }
-    }
-
-    /// The level of this name.
-    fn named(name: &str) -> Option<Level> {
-        Some(match name.to_ascii_lowercase().as_str() {
-            "error" => Level::Error,
-            "warn" => Level::Warn,
-            "info" | "1" => Level::Info,
-            "debug" | "trace" => Level::Debug,
-            _ => return None,
-        })
+/// The level of a number at the boundary; an unknown one is the least grave.
+pub(super) fn level(number: u32) -> Level {
+    match number {
+        abi::LOG_ERROR => Level::Error,
+        abi::LOG_WARN => Level::Warn,
+        abi::LOG_INFO => Level::Info,
+        _ => Level::Debug,
     }
 }
 
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Level::Error => "error",
-            Level::Warn => "warn",
-            Level::Info => "info",
-            Level::Debug => "debug",
-        })
+/// The level that a user names; one that is not known is the middle.
+fn named(name: &str) -> Level {
+    match name.to_ascii_lowercase().as_str() {
+        "error" => Level::Error,
+        "warn" => Level::Warn,
+        "debug" | "trace" => Level::Debug,
+        _ => Level::Info,
     }
 }
 
@@ -164,11 +138,10 @@ impl Options {
         if let Some(log) = &self.log {
             return log.clone();
         }
-        let least = std::env::var("QIAO_LOG").ok().filter(|v| !v.is_empty());
-        let least = least.map(|name| Level::named(&name).unwrap_or(Level::Info));
+        let least = std::env::var("QIAO_LOG").ok().filter(|v| !v.is_empty()).map(|name| named(&name));
         Arc::new(move |plugin, level, text| {
             if least.is_some_and(|least| level <= least) {
-                eprintln!("{plugin} {level}: {text}");
+                eprintln!("{plugin} {level:?}: {text}");
             }
         })
     }

@@ -5,9 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::{Arc, Weak};
 
-use super::options::{Level, Log, Options};
+use super::options::{self, Log, Options};
 use super::words;
 use crate::abi;
+use crate::export::Level;
 
 /// No line of a plugin's log is longer; what is behind is cut.
 const LINE: u64 = 16 << 10;
@@ -63,7 +64,7 @@ unsafe extern "C" fn log(ctx: *mut c_void, level: u32, msg: *const c_char, len: 
         let services = unsafe { &*ctx.cast::<Services>() };
         // SAFETY: the plugin gives `len` bytes at `msg`, borrowed for the call.
         let bytes = unsafe { std::slice::from_raw_parts(msg.cast::<u8>(), len.min(LINE) as usize) };
-        services.say(Level::of(level), &words::line(bytes));
+        services.say(options::level(level), &words::line(bytes));
     }));
 }
 
@@ -91,7 +92,7 @@ mod tests {
         let kept = lines.clone();
         let options = Options::parse(["k=v"]).unwrap();
         let options = options.with_log(move |who, level, text| {
-            kept.lock().unwrap().push(format!("{who} {level} {text}"));
+            kept.lock().unwrap().push(format!("{who} {level:?} {text}"));
             assert!(text != "panic", "the sink panics");
         });
         let services = Services::new("acme", &options);
@@ -108,6 +109,6 @@ mod tests {
             assert!(ask(host.ctx, c"K".as_ptr()).is_null());
             assert!(ask(host.ctx, ptr::null()).is_null());
         }
-        assert_eq!(*lines.lock().unwrap(), ["acme warn two lines", "acme debug panic"]);
+        assert_eq!(*lines.lock().unwrap(), ["acme Warn two lines", "acme Debug panic"]);
     }
 }

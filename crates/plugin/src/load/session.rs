@@ -8,11 +8,12 @@ use qiao_core::{Error, Result};
 
 use super::calls::{Calls, Kind, Raw};
 use super::failure::{Answer, Asked, Failure};
-use super::options::{Level, Options};
+use super::options::Options;
 use super::query;
 use super::services::Services;
 use super::slots::Slots;
 use crate::abi;
+use crate::export::Level;
 
 /// No more notes are kept.
 const NOTES: usize = 256;
@@ -73,6 +74,11 @@ impl Session {
             self.services.say(level, &text);
             notes.push(text);
         }
+    }
+
+    /// Writes a line to the log.
+    pub(super) fn say(&self, level: Level, text: &str) {
+        self.services.say(level, text);
     }
 
     pub(super) fn notes(&self) -> Vec<String> {

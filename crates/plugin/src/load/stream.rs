@@ -10,8 +10,8 @@ use super::calls::{Kind, Raw};
 use super::event::{DeviceEvent, First, poisoned};
 use super::failure::{Answer, Asked, Failure};
 use super::opened::{Memory, Opened, nanos};
-use super::options::Level;
 use crate::abi;
+use crate::export::Level;
 
 /// How many bytes at a time take the way through the host.
 const STAGE: usize = 4 << 20;
@@ -63,11 +63,17 @@ impl DeviceStream {
         match self.wait_for_device(limit) {
             Ok(()) => Ok(()),
             Err(f) if f.status == abi::ERR_TIMEOUT => {
-                let asked = Asked { wait: limit, ..Asked::default() };
-                Err(self.device.error(&Failure { slot: "the work of a stream", ..f }, asked))
+                Err(self.device.error_of_command(&f, Asked { wait: limit, ..Asked::default() }))
             }
-            Err(f) if f.status == abi::ERR_POISONED => Err(self.keep(Error::internal(self.device.name(), f.words()))),
-            Err(f) => Err(self.keep(self.device.error(&f, Asked::default()))),
+            Err(f) => Err(self.keep(self.first_of(&f))),
+        }
+    }
+
+    /// The first failure as a sync tells it.
+    fn first_of(&self, failure: &Failure) -> Error {
+        match failure.status {
+            abi::ERR_POISONED => Error::internal(self.device.name(), failure.words()),
+            _ => self.device.error_of_command(failure, Asked::default()),
         }
     }
 
@@ -86,13 +92,12 @@ impl DeviceStream {
         if failure.status == abi::ERR_POISONED {
             // The plugin knows which failure was first; it tells at a sync.
             let first = match self.wait_for_device(Duration::ZERO) {
-                Err(f) if f.status != abi::ERR_POISONED && !f.did_nothing() => self.device.error(&f, Asked::default()),
-                Err(f) if f.status == abi::ERR_OUT_OF_MEMORY => self.device.error(&f, Asked::default()),
-                _ => Error::internal(self.device.name(), failure.words()),
+                Err(f) if f.status != abi::ERR_TIMEOUT => self.first_of(&f),
+                _ => self.first_of(&failure),
             };
             return Err(poisoned(&self.keep(first)));
         }
-        let error = self.device.error(&failure, asked);
+        let error = self.device.error_of_command(&failure, asked);
         Err(if failure.did_nothing() { error } else { self.keep(error) })
     }
 
