@@ -22,7 +22,7 @@ use qiao_core::{Backend, Device, DeviceInfo, Error, Result};
 
 pub use device::Chip;
 
-qiao_plugin::export! { vendor: "ACME", name: "acme", version: env!("CARGO_PKG_VERSION"), open: crate::open_backend }
+qiao_plugin::export! { vendor: "ACME", name: "acme", version: env!("CARGO_PKG_VERSION"), open: open_backend }
 
 /// Starts the driver. YOUR DRIVER: open its library here, with dlopen; where it is not on this machine, answer
 /// [`Error::NotPresent`]. `host.option("key")` is what the user gave as `key=value`.

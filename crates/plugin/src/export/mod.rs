@@ -2,7 +2,7 @@
 //!
 //! ```ignore
 //! // lib.rs of a crate with crate-type = ["cdylib", "rlib"]
-//! qiao_plugin::export! { vendor: "Acme", name: "acme", version: env!("CARGO_PKG_VERSION"), open: crate::open_backend }
+//! qiao_plugin::export! { vendor: "Acme", name: "acme", version: env!("CARGO_PKG_VERSION"), open: open_backend }
 //!
 //! fn open_backend(host: &qiao_plugin::Host) -> qiao_core::Result<Arc<dyn Backend>> { .. }
 //! ```
