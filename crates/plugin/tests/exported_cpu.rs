@@ -58,4 +58,4 @@ fn what_the_cpu_says_of_itself_arrives() {
     assert!(!there.name.is_empty() && here.name.starts_with(there.name.trim_end_matches('…')));
 }
 
-qiao_conformance::suite!(open, profile = LlmServing);
+qiao_conformance::suite!(open, profile = LlmCore);

@@ -68,7 +68,8 @@ pub trait Plugin: 'static {
 }
 
 /// Makes this crate's library a plugin: exports `qiao_plugin_query_v0`, and nothing else. The crate's type is `cdylib`, beside
-/// `rlib` for its tests; one library holds one plugin.
+/// `rlib` for its tests; one library, and one program that links it, holds one plugin. The crate may forbid unsafe code, and
+/// must be built with `panic = "unwind"`.
 #[macro_export]
 macro_rules! export {
     (vendor: $vendor:expr, name: $name:expr, version: $version:expr, open: $open:path $(, interface: $interface:path)? $(,)?) => {

@@ -228,9 +228,11 @@ impl Tensor {
 
     /// What it is, for a call that takes a tensor by itself.
     pub(super) fn known(self) -> Result<TensorDesc> {
-        let desc =
-            self.desc.map_err(|number| Fault::unsupported(format!("dtype {number:#x} is not known to this plugin")))?;
-        Ok(TensorDesc { layout: self.layout, ..desc })
+        if self.layout != 0 {
+            let found = format!("it is in private layout {:#x}", self.layout);
+            return Err(Fault::invalid("tensor", found, "describe it as it was before it was packed"));
+        }
+        self.desc.map_err(|number| Fault::unsupported(format!("dtype {number:#x} is not known to this plugin")))
     }
 }
 

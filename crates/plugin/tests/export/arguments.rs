@@ -131,7 +131,7 @@ fn bindings_are_counted_measured_and_named() {
     );
     let other = Session::new(&[]);
     let foreign = Binding { buffer: other.alloc(32), ..good };
-    refused(s.execute(plan, &[foreign, good]).unwrap_err(), "binding 0: binding: it is of another device");
+    refused(s.execute(plan, &[foreign, good]).unwrap_err(), "binding 0: buffer: it is of another device");
     // A call that is refused does nothing to the stream.
     s.execute(plan, &[good, part(16, 16)]).unwrap();
 }

@@ -205,6 +205,9 @@ fn a_private_layout_is_asked_for_packed_and_then_native() {
     assert_eq!(pack(&Binding { bytes: 47, ..dst }).unwrap_err().code, abi::ERR_INVALID_ARG);
     sketch.tensors[1].layout = REVERSED;
     assert_eq!(sketch.support(&session).unwrap()[0].level, abi::SUPPORT_NATIVE);
+    let packed = sketch.tensors[1];
+    let again = get(0, |out, err| slot!(prepack_size(session.device, &packed, REVERSED, out, err)));
+    assert_eq!(again.unwrap_err().code, abi::ERR_INVALID_ARG);
     sketch.tensors[1].flags = 0;
     let failed = sketch.support(&session).unwrap_err();
     assert_eq!(failed.code, abi::ERR_INVALID_ARG);

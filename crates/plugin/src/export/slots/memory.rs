@@ -45,6 +45,10 @@ pub(in crate::export) unsafe extern "C" fn import(
         guard(err, || {
             out.check("out")?;
             let object = DEVICES.get(Handle::of(device))?;
+            let info = object.device.info();
+            if !info.caps.import_host {
+                return Err(Fault::unsupported(format!("{} does not read host memory in place; upload it", info.name)));
+            }
             let bytes = size("host memory", bytes)?;
             if host.is_null() && bytes > 0 {
                 return Err(Fault::invalid("host memory", "NULL", "give a pointer to it"));

@@ -29,7 +29,10 @@ pub(in crate::export) unsafe extern "C" fn support(
             let records: Vec<_> = per_op.read("per_op", count, count)?.map(|record| OutStruct::new(record)).collect();
             records.iter().try_for_each(|record| record.check("record"))?;
             let asked = request.translate()?;
-            let answers = object.chip.call(|| Ok(object.device.support(&asked.graph)))?;
+            let answers = match asked.graph.nodes() {
+                [] => Vec::new(),
+                _ => object.chip.call(|| Ok(object.device.support(&asked.graph)))?,
+            };
             if answers.len() != asked.graph.nodes().len() {
                 let why = format!("{} answers for {} operators", answers.len(), asked.graph.nodes().len());
                 return Err(qiao_core::Error::internal("the backend's support", why).into());
@@ -127,7 +130,7 @@ fn bind(stream: &StreamObject, given: impl Iterator<Item = abi::Binding>, list: 
     for (position, binding) in given.enumerate() {
         let what = || format!("binding {position}");
         let object = buffers.get(Handle::of(binding.buffer)).map_err(|f| f.of(what()))?;
-        stream.chip.check(&object.chip, "binding").map_err(|f| f.of(what()))?;
+        stream.chip.check(&object.chip, "buffer").map_err(|f| f.of(what()))?;
         let offset = usize::try_from(binding.offset).unwrap_or(usize::MAX);
         let bytes = size("binding", binding.bytes).map_err(|f| f.of(what()))?;
         list.push(Binding { buffer: object.buffer.clone(), offset, bytes });
