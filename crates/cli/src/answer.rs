@@ -2,12 +2,13 @@
 
 use std::io::Write;
 
-use qiao::{Generation, Stats};
-use serde_json::json;
+use qiao::{Account, Generation, HostWork, Line, Stats, Way};
+use serde_json::{Value, json};
 
 use crate::exit::Exit;
 use crate::interrupt::{self, Guard};
 use crate::load::Loaded;
+use crate::terminal::tell_line;
 
 /// What a generation gave until it ended or was stopped.
 pub(crate) struct Answer {
@@ -16,12 +17,15 @@ pub(crate) struct Answer {
     stats: Stats,
     finish: &'static str,
     seed: u64,
+    /// What ran on the host for it.
+    host: HostWork,
 }
 
 /// Runs a generation to its end; its text goes to `out` piece by piece. A model without a tokenizer has no text: its token ids do,
 /// with commas, as `--token-ids` takes them.
 pub(crate) fn collect(mut generation: Generation, loaded: &Loaded, out: &mut dyn Write) -> anyhow::Result<Answer> {
     let _guard = Guard::new(generation.canceller());
+    let before = loaded.model.host_work();
     let (mut text, mut token_ids) = (String::new(), Vec::new());
     for piece in &mut generation {
         let piece = piece?;
@@ -34,7 +38,8 @@ pub(crate) fn collect(mut generation: Generation, loaded: &Loaded, out: &mut dyn
         token_ids.extend(piece.token_ids);
     }
     let finish = generation.finish_reason().map_or("unknown", |reason| reason.name());
-    Ok(Answer { text, token_ids, stats: generation.stats(), finish, seed: generation.seed() })
+    let host = loaded.model.host_work().since(before);
+    Ok(Answer { text, token_ids, stats: generation.stats(), finish, seed: generation.seed(), host })
 }
 
 fn write_ids(ids: &[u32], first: bool, out: &mut dyn Write) -> std::io::Result<()> {
@@ -49,8 +54,33 @@ impl Answer {
         if interrupt::pressed() { Exit::Interrupted } else { Exit::Ok }
     }
 
-    /// The last line for people.
-    pub(crate) fn summary(&self, loaded: &Loaded) -> String {
+    /// The last lines for people: how it went, and what was not the device's work.
+    pub(crate) fn tell(&self, loaded: &Loaded) -> anyhow::Result<()> {
+        tell_line(&self.summary(loaded));
+        if self.host.operators > 0 {
+            tell_line(&self.on_host(loaded)?);
+        }
+        Ok(())
+    }
+
+    /// The share of the time that operators on the host took.
+    fn host_share(&self) -> f64 {
+        let all = (self.stats.prefill_time + self.stats.decode_time).as_secs_f64();
+        if all > 0.0 { self.host.time.as_secs_f64() / all } else { 0.0 }
+    }
+
+    fn on_host(&self, loaded: &Loaded) -> anyhow::Result<String> {
+        let account = loaded.model.account()?;
+        let (count, of, hosted) = (account.on_host(), account.entries.len(), account.hosted());
+        let name = if account.host.is_empty() { String::new() } else { format!(" {}", account.host) };
+        Ok(format!(
+            "on the host{name}: {count} of {of} operators of a token, {} bytes moved a token, {:.1} % of the time",
+            hosted.down + hosted.up,
+            100.0 * self.host_share()
+        ))
+    }
+
+    fn summary(&self, loaded: &Loaded) -> String {
         let s = &self.stats;
         format!(
             "prompt {} tokens, {:.1} tokens/s; decode {} tokens, {:.1} tokens/s; loaded in {:.2} s; ended by {}",
@@ -65,9 +95,10 @@ impl Answer {
 }
 
 /// The one object that `--json` writes.
-pub(crate) fn to_json(answer: &Answer, loaded: &Loaded, device: &str) -> serde_json::Value {
+pub(crate) fn to_json(answer: &Answer, loaded: &Loaded, device: &str) -> anyhow::Result<Value> {
     let s = &answer.stats;
-    json!({
+    let account = loaded.model.account()?;
+    Ok(json!({
         "text": answer.text,
         "token_ids": answer.token_ids,
         "prompt_tokens": s.prompt_tokens,
@@ -78,5 +109,53 @@ pub(crate) fn to_json(answer: &Answer, loaded: &Loaded, device: &str) -> serde_j
         "finish_reason": answer.finish,
         "device": device,
         "seed": answer.seed,
+        "account": account.lines().into_iter().map(line).collect::<Vec<_>>(),
+        "on_host": on_host(answer, &account),
+    }))
+}
+
+/// Operators of a token that share how and why they run so. Bytes are those of one token; the time is that of all decode steps.
+fn line(line: Line<'_>) -> Value {
+    let mut object = json!({ "op": line.entry.op, "count": line.count });
+    match &line.entry.way {
+        Way::Native { kernel } => {
+            object["way"] = json!("native");
+            object["kernel"] = json!(kernel);
+        }
+        Way::Decomposed { into, reason } => {
+            object["way"] = json!("decomposed");
+            object["into"] = into.iter().map(|piece| piece.op).collect();
+            object["reason"] = json!(reason.to_string());
+        }
+        Way::Host { kernel, reason, .. } => {
+            object["way"] = json!("host");
+            object["kernel"] = json!(kernel);
+            object["reason"] = json!(reason.to_string());
+        }
+    }
+    if let Some(hosted) = line.hosted {
+        object["bytes_down"] = json!(hosted.down);
+        object["bytes_up"] = json!(hosted.up);
+        object["host_ms"] = json!(hosted.time.as_secs_f64() * 1e3);
+    }
+    object
+}
+
+/// What ran on the host for this answer, its prompt included; null where nothing did.
+fn on_host(answer: &Answer, account: &Account) -> Value {
+    if answer.host.operators == 0 {
+        return Value::Null;
+    }
+    let hosted = account.hosted();
+    json!({
+        "host": account.host,
+        "operators": account.on_host(),
+        "of": account.entries.len(),
+        "bytes_down_per_token": hosted.down,
+        "bytes_up_per_token": hosted.up,
+        "bytes_down": answer.host.down,
+        "bytes_up": answer.host.up,
+        "seconds": answer.host.time.as_secs_f64(),
+        "share": answer.host_share(),
     })
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use qiao::Policy;
 
 use crate::exit::TABLE;
 
@@ -94,6 +95,39 @@ pub(crate) struct Where {
     /// made for, whichever is less.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) context: Option<u32>,
+    #[command(flatten)]
+    pub(crate) fallback: Fallback,
+}
+
+/// Where operators run that the device refuses.
+#[derive(Clone, Copy, Args)]
+pub(crate) struct Fallback {
+    /// Where operators run that the device refuses. Without it nowhere, and each is named with its reason; 'host' is the CPU of
+    /// this machine, and what runs there is told with its bytes and its time.
+    #[arg(long, value_enum, value_name = "WHERE")]
+    pub(crate) fallback: Option<FallbackTo>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FallbackTo {
+    Host,
+}
+
+impl Fallback {
+    /// Whether operators may run on the host.
+    pub(crate) fn to_host(self) -> bool {
+        self.fallback == Some(FallbackTo::Host)
+    }
+
+    /// The policy for it.
+    pub(crate) fn policy(self) -> qiao::core::Result<Policy> {
+        if self.to_host() { qiao::host_fallback() } else { Ok(Policy::DeviceOnly) }
+    }
+
+    /// What the command line says, for this program started again.
+    pub(crate) fn words(self) -> impl Iterator<Item = String> {
+        ["--fallback", "host"].into_iter().filter(move |_| self.to_host()).map(String::from)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -113,6 +147,9 @@ pub(crate) struct Run {
     pub(crate) sampling: Sampling,
     #[command(flatten)]
     pub(crate) on: Where,
+    /// End a request that takes longer with an error, however it hangs.
+    #[arg(long, value_name = "SECONDS", value_parser = positive)]
+    pub(crate) timeout: Option<f64>,
     /// Write one JSON object to standard output instead of the text.
     #[arg(long, conflicts_with = "chat")]
     pub(crate) json: bool,
@@ -261,6 +298,8 @@ pub(crate) struct Plan {
     /// dtype of the weights, it is theirs as well.
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<Dtype>,
+    #[command(flatten)]
+    pub(crate) fallback: Fallback,
     /// The device's limits, as JSON; without it, those that the device declares.
     #[arg(long, value_name = "FILE")]
     pub(crate) peaks: Option<PathBuf>,
@@ -362,13 +401,13 @@ mod tests {
         assert!(parse(&["m", "--prompt", "a", "--chat"]).is_err());
         assert!(parse(&["m", "--prompt", "a", "--token-ids", "1"]).is_err());
         assert!(parse(&["m", "--chat", "--json"]).is_err());
-        let Ok(CommandLine { command: Command::Run(run) }) = parse(&["m", "--token-ids", "1,2,3", "--stop", "x"])
+        let Ok(CommandLine { command: Command::Run(run), .. }) = parse(&["m", "--token-ids", "1,2,3", "--stop", "x"])
         else {
             panic!("ids with commas are a list")
         };
         assert_eq!(run.input.token_ids, Some(vec![1, 2, 3]));
         assert_eq!(run.sampling.stop, ["x"]);
-        let Ok(CommandLine { command: Command::Run(run) }) = parse(&["m", "--token-ids", "1, 2 ,3"]) else {
+        let Ok(CommandLine { command: Command::Run(run), .. }) = parse(&["m", "--token-ids", "1, 2 ,3"]) else {
             panic!("blanks around ids do no harm")
         };
         assert_eq!(run.input.token_ids, Some(vec![1, 2, 3]));

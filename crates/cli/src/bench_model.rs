@@ -46,6 +46,7 @@ fn options(args: &BenchModel) -> anyhow::Result<Options> {
         model: args.model.clone(),
         device: args.device.clone(),
         dtype: args.dtype.map(Dtype::into),
+        host_fallback: args.fallback.to_host(),
         threads: sizes(&args.threads),
         settings: Settings { sweep, slos: args.slo.clone(), peaks, soak: args.soak },
     })

@@ -40,7 +40,7 @@ pub(crate) fn chat(loaded: &Loaded, params: &Params, out: &mut dyn Write) -> any
         let answer = collect(generation, loaded, out)?;
         writeln!(out)?;
         out.flush()?;
-        tell_line(&answer.summary(loaded));
+        answer.tell(loaded)?;
         if answer.exit() != Exit::Ok {
             return Ok(answer.exit());
         }

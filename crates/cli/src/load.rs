@@ -36,6 +36,9 @@ pub(crate) fn load(path: Option<&Path>, on: &Where) -> anyhow::Result<Loaded> {
     let bar = bar();
     let shown = bar.clone();
     let mut options = ModelOptions::new().device(&on.device).dtype(on.dtype.map(DType::from));
+    if on.fallback.to_host() {
+        options = options.host_fallback();
+    }
     if let Some(context) = on.context {
         options = options.context(context as usize);
     }

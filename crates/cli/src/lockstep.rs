@@ -32,6 +32,7 @@ pub(crate) fn lockstep(args: &Compare, against: &str, out: &mut dyn Write) -> an
             shown.set_length(total as u64);
             shown.set_position(done as u64);
         });
+    let run = if args.on.fallback.to_host() { run.host_fallback() } else { run };
     let found = match &args.model {
         Some(path) => run.run(path, &device, &trusted),
         None => run.demo(&device, &trusted),

@@ -19,7 +19,7 @@ pub(crate) fn plan(args: &Plan, out: &mut dyn Write) -> anyhow::Result<Exit> {
         prompt: args.prompt.map(|n| n as usize),
         dtype: args.dtype.map(DType::from),
         peaks,
-        ..ForecastOptions::default()
+        policy: args.fallback.policy()?,
     };
     let device = qiao::registry().open(&args.device)?;
     let found = match &args.model {

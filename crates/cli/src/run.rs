@@ -1,6 +1,7 @@
 //! `qiao run`: text from a model, as it comes or as one JSON object.
 
 use std::io::Write;
+use std::time::Duration;
 
 use qiao::{Params, Prompt};
 
@@ -9,17 +10,19 @@ use crate::args::{Input, Run, Sampling};
 use crate::chat;
 use crate::exit::{Exit, Usage};
 use crate::load::{DEMO_PROMPT, load};
-use crate::terminal::tell_line;
 
 pub(crate) fn run(args: &Run, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let prompt = prompt(args)?;
     let loaded = load(args.model.as_deref(), &args.on)?;
-    let params = params(&args.sampling);
+    let mut params = params(&args.sampling);
+    if let Some(seconds) = args.timeout {
+        params = params.timeout(Duration::from_secs_f64(seconds));
+    }
     let Some(prompt) = prompt else { return chat::chat(&loaded, &params, out) };
     let generation = loaded.model.generate(prompt, &params)?;
     if args.json {
         let answer = collect(generation, &loaded, &mut std::io::sink())?;
-        writeln!(out, "{}", to_json(&answer, &loaded, &args.on.device))?;
+        writeln!(out, "{}", to_json(&answer, &loaded, &args.on.device)?)?;
         return Ok(answer.exit());
     }
     if args.model.is_none() && args.input.prompt.is_none() && args.input.token_ids.is_none() {
@@ -28,7 +31,7 @@ pub(crate) fn run(args: &Run, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let answer = collect(generation, &loaded, out)?;
     writeln!(out)?;
     out.flush()?;
-    tell_line(&answer.summary(&loaded));
+    answer.tell(&loaded)?;
     Ok(answer.exit())
 }
 

@@ -68,6 +68,18 @@ pub struct HostWork {
     pub time: Duration,
 }
 
+impl HostWork {
+    /// What came since an earlier moment.
+    pub fn since(self, earlier: HostWork) -> HostWork {
+        HostWork {
+            operators: self.operators.saturating_sub(earlier.operators),
+            down: self.down.saturating_sub(earlier.down),
+            up: self.up.saturating_sub(earlier.up),
+            time: self.time.saturating_sub(earlier.time),
+        }
+    }
+}
+
 impl std::ops::Add for HostWork {
     type Output = HostWork;
 

@@ -65,4 +65,4 @@ pub use qiao_engine::generate::{Canceller, FinishReason, Piece, Stats};
 pub use qiao_engine::placing::Progress;
 pub use qiao_engine::sides::{HostWork, PATIENCE};
 pub use qiao_engine::text::Prompt;
-pub use qiao_layers::{Account, Fallback, Home, Hosted, Peaks, Policy, Provenance, Way};
+pub use qiao_layers::{Account, Fallback, Home, Hosted, Line, Peaks, Policy, Provenance, Way};

@@ -12,6 +12,7 @@ use qiao_engine::text::TextModel;
 use qiao_reference::value::Output;
 use qiao_reference::{ReferenceDevice, Value, compare, tolerance};
 
+use crate::devices::host_fallback;
 use crate::{Prompt, Result, demo};
 
 /// A prompt, and how far it is continued, on two devices: where do they part?
@@ -27,13 +28,14 @@ pub struct LockStep {
     prompt: Prompt,
     tokens: usize,
     load: LoadOptions,
+    fallback: bool,
     progress: Option<Box<dyn FnMut(usize, usize) + Send>>,
 }
 
 impl LockStep {
     /// A prompt, continued by 8 tokens, in the dtype of the weights.
     pub fn new(prompt: impl Into<Prompt>) -> LockStep {
-        LockStep { prompt: prompt.into(), tokens: 8, load: LoadOptions::default(), progress: None }
+        LockStep { prompt: prompt.into(), tokens: 8, load: LoadOptions::default(), fallback: false, progress: None }
     }
 
     /// Tokens after the prompt, each the trusted device's most likely one.
@@ -51,6 +53,13 @@ impl LockStep {
     /// The longest sequence in tokens; `None` = 4096 or what the model allows.
     pub fn context(mut self, tokens: impl Into<Option<usize>>) -> LockStep {
         self.load.context = tokens.into();
+        self
+    }
+
+    /// Where operators run that a device refuses: nowhere, unless this is said. Then they run on the CPU, and are compared as all
+    /// others.
+    pub fn host_fallback(mut self) -> LockStep {
+        self.fallback = true;
         self
     }
 
@@ -84,13 +93,18 @@ impl LockStep {
     }
 
     fn of(
-        self,
+        mut self,
         subject: Checkpoint,
         trusted: Checkpoint,
         device: &Arc<dyn Device>,
         against: &Arc<dyn Device>,
     ) -> Result<Divergence> {
+        if self.fallback {
+            self.load.policy = host_fallback()?;
+        }
         let text = TextModel::load(device.clone(), subject, self.load.clone(), &mut |_| {})?;
+        // In the dtype that the subject computes in, if it can't compute in that of the weights.
+        self.load.dtype = Some(text.model().compute_dtype());
         let prompt = text.encode(&self.prompt)?;
         let Checkpoint { path, config, weights, .. } = trusted;
         let config_file = path.join(CONFIG_FILE);

@@ -132,6 +132,7 @@ fn the_model(args: &Adapt, steps: &mut Steps, report: &mut Report) -> anyhow::Re
     if args.full {
         command.push("--full".into());
     }
+    command.extend(args.fallback.words());
     if let Some(model) = &args.model {
         command.extend(["--model".into(), model.display().to_string()]);
     }

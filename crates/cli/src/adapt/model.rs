@@ -63,6 +63,7 @@ fn load(args: &Adapt) -> anyhow::Result<(Subject, Settings)> {
         let options = Options {
             model: args.model.clone(),
             device: args.device.clone(),
+            host_fallback: args.fallback.to_host(),
             settings: settings.clone(),
             ..Options::default()
         };
@@ -92,7 +93,7 @@ fn greedy(args: &Adapt, model: &Model) -> anyhow::Result<Greedy> {
         ..Greedy::default()
     };
     let other = if args.device.starts_with("reference") { "cpu" } else { "reference" };
-    if model.weight_bytes() <= TRUTH_BYTES {
+    if model.weight_bytes() + model.host_weight_bytes() <= TRUTH_BYTES {
         let options = ModelOptions::new().device(other).dtype(model.compute_dtype()).context(model.context());
         let beside = match &args.model {
             Some(path) => options.load(path),

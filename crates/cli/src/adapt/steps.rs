@@ -35,6 +35,7 @@ impl Steps {
             "seed": args.seed,
             "expectations": args.expectations.as_ref().and_then(|p| std::fs::read_to_string(p).ok()),
             "timeout": args.timeout,
+            "fallback": args.fallback.to_host(),
         });
         let file = args.report.join("steps.json");
         std::fs::create_dir_all(&args.report)

@@ -12,6 +12,8 @@ pub(crate) struct Adapt {
     /// The checkpoint directory of the model that is run; without it, the embedded demo model.
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) fallback: super::Fallback,
     /// Where the report goes: report.html, report.json, report.md, junit.xml, support.csv and replay files.
     #[arg(long, value_name = "DIR", default_value = "qiao-report")]
     pub(crate) report: PathBuf,

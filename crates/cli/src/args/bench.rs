@@ -51,6 +51,8 @@ pub(crate) struct BenchModel {
     /// The compute dtype: that of activations and cache. Without it, the dtype of the weights.
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<Dtype>,
+    #[command(flatten)]
+    pub(crate) fallback: super::Fallback,
     /// Tokens of the prompt; every one of these with every depth, batch and number of threads.
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "128", value_parser = count())]
     pub(crate) prompt: Vec<u32>,

@@ -110,6 +110,22 @@ pub struct AccountLine {
     pub flops: u64,
     /// Bytes read and written by all these nodes together.
     pub bytes: u64,
+    /// What they cost on the host, where they run there.
+    #[serde(default)]
+    pub hosted: Option<HostedNodes>,
+}
+
+/// What nodes cost that run on the host: all of one line together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HostedNodes {
+    /// Bytes from the device to the host for each token.
+    pub bytes_down: u64,
+    /// Bytes from the host to the device for each token.
+    pub bytes_up: u64,
+    /// How many times they ran in decode steps.
+    pub runs: u64,
+    /// How long in all: transfers and computing.
+    pub seconds: f64,
 }
 
 impl AccountLine {
@@ -132,12 +148,24 @@ impl AccountLine {
             };
             let (flops, bytes) = (entry.cost.flops, entry.cost.read.saturating_add(entry.cost.written));
             let op = entry.op.to_string();
-            let new = AccountLine { op, path, count: 1, kernels, into, reason, flops, bytes };
+            let hosted = entry.hosted().map(|h| HostedNodes {
+                bytes_down: h.down,
+                bytes_up: h.up,
+                runs: h.runs,
+                seconds: h.time.as_secs_f64(),
+            });
+            let new = AccountLine { op, path, count: 1, kernels, into, reason, flops, bytes, hosted };
             match lines.iter_mut().find(|l| l.is_alike(&new)) {
                 Some(line) => {
                     line.count += 1;
                     line.flops = line.flops.saturating_add(flops);
                     line.bytes = line.bytes.saturating_add(bytes);
+                    line.hosted = line.hosted.zip(hosted).map(|(sum, more)| HostedNodes {
+                        bytes_down: sum.bytes_down.saturating_add(more.bytes_down),
+                        bytes_up: sum.bytes_up.saturating_add(more.bytes_up),
+                        runs: sum.runs.saturating_add(more.runs),
+                        seconds: sum.seconds + more.seconds,
+                    });
                 }
                 None => lines.push(new),
             }
@@ -332,7 +360,11 @@ mod tests {
         let into = vec![piece("silu", "silu_f32.avx2"), piece("mul", "")];
         let way = Way::Decomposed { into, reason: Reason::operator() };
         let last = Entry { node: 2, op: "silu_mul", way, cost: Cost::default() };
-        let lines = AccountLine::of(&Account { device: "toy".into(), host: String::new(), entries: vec![native(0), native(1), last] });
+        let lines = AccountLine::of(&Account {
+            device: "toy".into(),
+            host: String::new(),
+            entries: vec![native(0), native(1), last],
+        });
         assert_eq!(lines.len(), 2);
         assert_eq!((lines[0].count, lines[0].flops, lines[0].bytes), (2, 4, 14));
         assert_eq!((lines[1].path, &lines[1].into[..]), (Path::Decomposed, &["silu".to_string(), "mul".into()][..]));

@@ -365,7 +365,10 @@ fn account(page: &mut Page, report: &Report) {
         let of = |path: Path| if l.path == path { count(l.count as u64) } else { "0".into() };
         let runs = if l.into.is_empty() { l.kernels.join(", ") } else { l.into.join(" + ") };
         let runs = if runs.is_empty() { runs } else { code(&clipped(&runs, TEXT)) };
-        let reason = l.reason.as_deref().map_or(String::new(), short);
+        let mut reason = l.reason.as_deref().map_or(String::new(), short);
+        if let Some(h) = &l.hosted {
+            reason.push_str(&format!(" ({})", page.of(&words::hosted(h))));
+        }
         page.row(&[code(&clipped(&l.op, 80)), of(Path::Native), of(Path::Decomposed), of(Path::Host), runs, reason]);
     }
     page.left_out(report.account.len(), LISTED * 2);

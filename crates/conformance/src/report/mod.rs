@@ -29,7 +29,7 @@ pub mod forms;
 pub mod diff;
 
 pub use diff::{Change, ChangeKind, Comparison, diff};
-pub use facts::{AccountLine, Greedy, Mode, ModelPoint, ModelRun, Path, Report, Step, StepOutcome};
+pub use facts::{AccountLine, Greedy, HostedNodes, Mode, ModelPoint, ModelRun, Path, Report, Step, StepOutcome};
 pub use forms::{Form, save};
 pub use json::{ReadError, read};
 pub use levels::{Lacking, Level, LevelVerdict, Missing, MissingKind, Standing, Verdict};

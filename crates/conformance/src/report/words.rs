@@ -3,9 +3,9 @@
 use crate::verdict::{Check, Status};
 
 use super::digest::Mark;
-use super::facts::{Mode, Path, Report, Step};
+use super::facts::{HostedNodes, Mode, Path, Report, Step};
 use super::levels::{Lacking, Level, LevelVerdict, Missing, MissingKind, Standing, Verdict};
-use super::show::{clipped, count};
+use super::show::{bytes, clipped, count, seconds};
 
 /// The languages of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +146,18 @@ pub fn path(path: Path) -> Said {
         Path::Decomposed => say("decomposed", "分解执行"),
         Path::Host => say("host", "主机回退"),
     }
+}
+
+/// What nodes on the host cost.
+pub fn hosted(h: &HostedNodes) -> Said {
+    let (down, up) = (bytes(h.bytes_down), bytes(h.bytes_up));
+    let (mut en, mut zh) = (format!("{down} down and {up} up a token"), format!("每 token 下行 {down}、上行 {up}"));
+    if h.runs > 0 {
+        let each = seconds(h.seconds / h.runs as f64);
+        en.push_str(&format!(", {each} a node and token"));
+        zh.push_str(&format!("，每节点每 token {each}"));
+    }
+    say(en, zh)
 }
 
 /// How much was asked.

@@ -2,7 +2,9 @@
 
 use qiao_conformance::measure::{Figures, Limits, OpFigure, OpsBench, Timer};
 use qiao_conformance::report::suite::{Group, Operator};
-use qiao_conformance::report::{AccountLine, Greedy, Mode, ModelPoint, ModelRun, Path, Report, Step, Suite};
+use qiao_conformance::report::{
+    AccountLine, Greedy, HostedNodes, Mode, ModelPoint, ModelRun, Path, Report, Step, Suite,
+};
 use qiao_conformance::run::Counts;
 use qiao_conformance::{Check, DeviceFacts, Failure, Measured, Outcome, Platform, Profile, Record, Run, Status};
 
@@ -293,6 +295,7 @@ fn account() -> Vec<AccountLine> {
         reason: None,
         flops: 1_000_000 * count as u64,
         bytes: 1_000_000 * count as u64,
+        hosted: None,
     };
     let decomposed = AccountLine {
         path: Path::Decomposed,
@@ -305,6 +308,7 @@ fn account() -> Vec<AccountLine> {
         path: Path::Host,
         kernels: vec!["sample_f32.avx512".into()],
         reason: Some("operand 0: dtype f16, the kernel takes f32".into()),
+        hosted: Some(HostedNodes { bytes_down: 607_744, bytes_up: 4, runs: 900, seconds: 0.27 }),
         ..native("sample", 1)
     };
     vec![

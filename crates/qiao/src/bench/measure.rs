@@ -176,6 +176,7 @@ pub(crate) fn point(
         energy: g.energy(),
         slos: g.judges.iter().map(|judge| judge.outcome(g.collector.wall())).collect(),
         verified: g.witness.verdict(),
+        host_share: None,
     }))
 }
 

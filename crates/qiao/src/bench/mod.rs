@@ -23,7 +23,7 @@
 //! `work`, `settings`, `subject`, `rounds`, `report`, `text`, `measure`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qiao_layers::Peaks;
 
@@ -60,7 +60,8 @@ pub use energy::Energy;
 pub use memory::ProcessPeak;
 pub use platform::Platform;
 pub use report::{
-    Failure, Memory, Method, ModelFacts, ModelReport, Opened, PeakFacts, PointReport, SCHEMA, SoakReport, Utilisation,
+    Failure, Memory, Method, ModelFacts, ModelReport, OnHost, Opened, PeakFacts, PointReport, SCHEMA, SoakReport,
+    Utilisation,
 };
 pub use settings::{Options, Point, Settings, Sweep};
 pub use slo::{Slo, SloOutcome};
@@ -204,7 +205,12 @@ impl<'a> Runner<'a> {
                 done += 1;
                 tell(&Event::Rounds { done, total, point, threads });
             };
-            let found = measure::point(subject, point, self.settings, peaks, self.cancel, &mut after_round);
+            let (begun, before) = (Instant::now(), subject.model.host_work());
+            let mut found = measure::point(subject, point, self.settings, peaks, self.cancel, &mut after_round);
+            let host = subject.model.host_work().since(before);
+            if let (Ok(Some(found)), true) = (&mut found, host.operators > 0) {
+                found.shared_with_host(host.time.as_secs_f64() / begun.elapsed().as_secs_f64().max(f64::MIN_POSITIVE));
+            }
             self.done += self.settings.sweep.warm_up + self.settings.sweep.repeat;
             match found {
                 Ok(found) => self.report.points.extend(found),
@@ -237,6 +243,16 @@ impl<'a> Runner<'a> {
             note(
                 "batch: the engine runs one sequence a step, so the requests of a batch take turns and none is faster for it",
             );
+        }
+        for on_host in report.devices.iter().filter_map(|d| d.on_host.as_ref()) {
+            note(&format!(
+                "{} of {} operators of a token ran on the host {}, for which {} bytes come down and {} go up: times are those of \
+                 device and host together",
+                on_host.operators, on_host.of, on_host.host, on_host.bytes_down, on_host.bytes_up
+            ));
+        }
+        if report.points.iter().any(|point| point.host_share.is_some()) {
+            note("MFU, MBU: not stated where operators ran on the host");
         }
         let known = |of: fn(&PeakFacts) -> Option<f64>| report.devices.iter().any(|d| of(&d.peaks).is_some());
         if !known(|peaks| peaks.ops_per_s) {

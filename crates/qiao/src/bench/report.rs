@@ -15,6 +15,7 @@ use super::timing::Latency;
 use super::trend::Trend;
 use super::verify::Verified;
 use super::work::Work;
+use crate::Model;
 
 /// The name and version of the report's form. A field that is added leaves it as it is; one that changes its meaning or
 /// goes does not.
@@ -148,6 +149,40 @@ pub struct Opened {
     pub load_s: Option<f64>,
     /// What it can do at most, as far as that is known.
     pub peaks: PeakFacts,
+    /// What runs on the host instead, where operators were allowed to fall back to it and some do.
+    pub on_host: Option<OnHost>,
+}
+
+/// The operators of a token that run on the host and not on the device.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OnHost {
+    /// The host's name.
+    pub host: String,
+    /// How many run there.
+    pub operators: usize,
+    /// Operators of a token in all.
+    pub of: usize,
+    /// Bytes from the device to the host for each token.
+    pub bytes_down: u64,
+    /// Bytes from the host to the device for each token.
+    pub bytes_up: u64,
+    /// Bytes of weights that live on the host.
+    pub weight_bytes: u64,
+}
+
+impl OnHost {
+    fn of(model: &Model) -> Option<OnHost> {
+        let account = model.account().ok().filter(|account| account.on_host() > 0)?;
+        let hosted = account.hosted();
+        Some(OnHost {
+            operators: account.on_host(),
+            of: account.entries.len(),
+            bytes_down: hosted.down,
+            bytes_up: hosted.up,
+            weight_bytes: model.host_weight_bytes(),
+            host: account.host,
+        })
+    }
 }
 
 impl Opened {
@@ -162,6 +197,7 @@ impl Opened {
             threads: subject.threads,
             load_s: subject.load.map(|load| load.as_secs_f64()),
             peaks: PeakFacts::of(peaks, subject.model.compute_dtype()),
+            on_host: OnHost::of(&subject.model),
         }
     }
 }
@@ -232,6 +268,19 @@ pub struct PointReport {
     pub slos: Vec<SloOutcome>,
     /// Whether the results are to be believed.
     pub verified: Verified,
+    /// The share of the point's time, warm-up included, that operators took which ran on the host, transfers included; absent
+    /// where all ran on the device. Where it is there no utilisation of the device is stated.
+    pub host_share: Option<f64>,
+}
+
+impl PointReport {
+    /// Notes that some operators ran on the host, for this share of the time: the work was not the device's alone, and is stated
+    /// against none of its limits.
+    pub(crate) fn shared_with_host(&mut self, share: f64) {
+        self.host_share = Some(share);
+        let u = &mut self.utilisation;
+        (u.mfu_prompt, u.mfu_decode, u.mbu_decode) = (None, None, None);
+    }
 }
 
 /// Work per second, and as a share of the device's limits. Rates are the medians of the rounds.

@@ -182,6 +182,8 @@ pub struct Options {
     pub device: String,
     /// The compute dtype; `None` = that of the weights.
     pub dtype: Option<DType>,
+    /// Whether operators that the device refuses run on the CPU. What they take is in all times, and told beside them.
+    pub host_fallback: bool,
     /// Numbers of threads; the device is opened and the model loaded for each. Empty = as the device has them.
     pub threads: Vec<usize>,
     /// What is measured.
@@ -191,7 +193,14 @@ pub struct Options {
 impl Default for Options {
     /// The demo model on the CPU.
     fn default() -> Options {
-        Options { model: None, device: "cpu".into(), dtype: None, threads: Vec::new(), settings: Settings::default() }
+        Options {
+            model: None,
+            device: "cpu".into(),
+            dtype: None,
+            host_fallback: false,
+            threads: Vec::new(),
+            settings: Settings::default(),
+        }
     }
 }
 

@@ -48,6 +48,9 @@ impl Subject {
         let longest = points.iter().max_by_key(|point| point.context());
         let start = Instant::now();
         let mut loading = ModelOptions::new().on(metered.clone()).dtype(options.dtype).on_progress(tell);
+        if options.host_fallback {
+            loading = loading.host_fallback();
+        }
         if let Some(longest) = longest {
             loading = loading.context(longest.context());
         }

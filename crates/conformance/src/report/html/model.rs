@@ -182,7 +182,8 @@ fn account(lines: &[AccountLine]) -> String {
                 format!("<span class=\"chip {class}\"><i>{letter}</i>{}</span>", both(&words::path(l.path))),
                 count(l.count as u64),
                 format!("<span class=\"mono\">{}</span>", markup(&clipped(&kernels, 300))),
-                l.reason.as_deref().map_or(String::new(), own),
+                l.reason.as_deref().map_or(String::new(), own)
+                    + &l.hosted.as_ref().map_or(String::new(), |h| format!(" ({})", both(&words::hosted(h)))),
             ]
         })
         .collect();
