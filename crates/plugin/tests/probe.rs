@@ -104,3 +104,22 @@ fn a_plugin_may_be_tried_each_time_before_it_is_loaded() {
     says(&Plugin::load(crash, &options).err().unwrap(), &["crashed with SIGABRT"]);
     assert_eq!(Plugin::load(acme(), &options).unwrap().name(), "acme");
 }
+
+#[test]
+fn a_trace_has_a_line_for_every_call_and_a_log_the_defaults() {
+    let run = |variable: &str, value: &str| {
+        let out = command().arg(acme()).env(variable, value).output().unwrap();
+        assert!(out.status.success());
+        String::from_utf8(out.stderr).unwrap()
+    };
+    let trace = run("QIAO_PLUGIN_TRACE", "1");
+    let calls: Vec<_> = trace.lines().filter_map(|l| l.strip_prefix("acme ")).collect();
+    let slots: Vec<_> = calls.iter().map(|l| l.split(' ').next().unwrap()).collect();
+    let first =
+        ["backend_init", "device_count", "device_count", "device_open", "device_info", "memory_info", "dtype_info"];
+    assert!(slots.starts_with(&first) && slots.ends_with(&["device_close", "backend_shutdown"]), "{trace}");
+    assert!(calls[0].starts_with("backend_init OK ") && calls[0].trim_end().ends_with('s'), "{trace}");
+    let log = run("QIAO_LOG", "info");
+    assert!(log.contains("acme Info: events absent: the host synchronises the stream instead"), "{log}");
+    assert!(!run("QIAO_LOG", "error").contains("acme"));
+}

@@ -160,6 +160,20 @@ impl Calls {
         Ok(raw)
     }
 
+    /// One call that answers with a new handle and fills a struct. The handle is alive even where the struct breaks the
+    /// contract.
+    pub(super) fn handle_filled<H, T: Sized32>(
+        &self,
+        slot: &'static str,
+        kind: Kind,
+        run: impl FnOnce(*mut *mut H, *mut T, *mut ErrorRecord) -> Status,
+    ) -> Answer<(Raw<H>, Answer<T>)> {
+        let mut out = T::sized();
+        let place = &raw mut out;
+        let raw = self.handle(slot, kind, |handle, record| run(handle, place, record))?;
+        Ok((raw, same_size(slot, "the struct that it fills", &out).map(|()| out)))
+    }
+
     /// One call that gives a handle back. Never fails.
     pub(super) fn gone<T>(&self, slot: &'static str, kind: Kind, raw: Raw<T>, run: impl FnOnce(*mut T)) {
         // Forgotten first: the plugin may give the number out again before its function has returned.

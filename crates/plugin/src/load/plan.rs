@@ -59,40 +59,16 @@ impl DevicePlan {
             bound.push(Bound { name: tensor.name.clone(), need, is_written: graph.writes_bound(position) });
         }
         let arena = Arena::of_graph(graph)?;
-        let calls = &device.session.calls;
-        let mut raw = Err(Failure::broke("plan_create", "was not called"));
-        let info = calls.filled("plan_create", |info, err| {
-            let mut status = abi::OK;
-            raw = calls.handle("plan_create", Kind::Plan, |out, _| {
-                // SAFETY: the device is open; the arena is alive for the call; the out-pointers are the call's.
-                status = unsafe { (slots.plan_create)(device.raw(), arena.graph(), out, info, err) };
-                status
-            });
-            status
+        let made = device.session.calls.handle_filled("plan_create", Kind::Plan, |out, info, err| {
+            // SAFETY: the device is open; the arena is alive for the call; the out-pointers are the call's.
+            unsafe { (slots.plan_create)(device.raw(), arena.graph(), out, info, err) }
         });
-        let raw = match (&info, raw) {
-            // An answer of OK that breaks the contract.
-            (Ok(_), Err(failure)) => return Err(device.error(&failure, Asked::default())),
-            (Ok(_), Ok(raw)) => raw,
-            (Err(failure), given) => {
-                let error = refusal(device, failure);
-                if let Ok(raw) = given {
-                    drop(DevicePlan::of(device, raw, slots, bound));
-                }
-                return Err(error);
-            }
-        };
-        // Destroyed again by its drop where it makes no sense.
-        let mut plan = DevicePlan::of(device, raw, slots, bound);
-        if let Ok(info) = info {
-            plan.info = checked(&info, device)?;
-        }
-        Ok(plan)
-    }
-
-    fn of(device: &Arc<Opened>, raw: Raw<abi::Plan>, slots: Graphs, bound: Vec<Bound>) -> DevicePlan {
+        let (raw, info) = made.map_err(|failure| refusal(device, &failure))?;
         let list = Mutex::new(Vec::with_capacity(bound.len()));
-        DevicePlan { device: device.clone(), raw, slots, info: PlanInfo::default(), bound, list }
+        // Destroyed again by its drop where what it says makes no sense.
+        let mut plan = DevicePlan { device: device.clone(), raw, slots, info: PlanInfo::default(), bound, list };
+        plan.info = checked(&info.map_err(|failure| device.error(&failure, Asked::default()))?, device)?;
+        Ok(plan)
     }
 
     /// The device's own buffer behind a binding that fits.
