@@ -89,16 +89,26 @@ impl Fractal {
         Ok(out)
     }
 
-    /// One row of the weight, out of the blocks.
-    pub(crate) fn row(&self, blocks: &[u8], row: usize, out: &mut Vec<u8>) {
-        out.clear();
-        let line = self.columns * self.size;
-        let mut at = self.start(row);
-        while out.len() < line {
-            let n = (line - out.len()).min(self.width * self.size);
-            out.extend_from_slice(&blocks[at..at + n]);
-            at += self.step();
+    /// Pieces of the weight's rows from `first` on, out of the blocks: calls `f(row, column, bytes)`, rows counted from
+    /// `first`, so that what lies side by side is read together.
+    pub(crate) fn pieces(&self, blocks: &[u8], first: usize, rows: usize, mut f: impl FnMut(usize, usize, &[u8])) {
+        for (i, column) in (0..self.columns).step_by(self.width).enumerate() {
+            let bytes = (self.columns - column).min(self.width) * self.size;
+            for row in 0..rows {
+                let at = i * self.step() + self.start(first + row);
+                f(row, column, &blocks[at..at + bytes]);
+            }
         }
+    }
+
+    /// The weight's bytes, row-major, out of the blocks.
+    pub(crate) fn unpack(&self, blocks: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; self.rows * self.columns * self.size];
+        self.pieces(blocks, 0, self.rows, |row, column, bytes| {
+            let at = (row * self.columns + column) * self.size;
+            out[at..at + bytes.len()].copy_from_slice(bytes);
+        });
+        out
     }
 }
 
@@ -122,11 +132,7 @@ mod tests {
         assert_eq!(element((2 + 1) * 256 + 16 + 4), 17 * 33 + 20);
         // The last column stands alone in its block; beside it are zeros.
         assert_eq!([element(4 * 256), element(4 * 256 + 1)], [32, 0]);
-        let mut row = Vec::new();
-        for r in 0..18 {
-            fractal.row(&packed, r, &mut row);
-            assert_eq!(row, bytes[r * 66..(r + 1) * 66]);
-        }
+        assert_eq!(fractal.unpack(&packed), bytes);
     }
 
     #[test]

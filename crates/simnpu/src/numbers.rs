@@ -7,11 +7,12 @@ use crate::limits::Accumulate;
 /// f16 bits as f32, exactly.
 #[inline(always)]
 fn half_to_f32(bits: u16) -> f32 {
+    let (sign, magnitude) = ((bits as u32 & 0x8000) << 16, (bits as u32 & 0x7fff) << 13);
     // The exponent is moved to that of f32 by a product, which makes subnormals right, too.
-    let magnitude = f32::from_bits(((bits & 0x7fff) as u32) << 13) * f32::from_bits(0x7780_0000);
+    let value = (f32::from_bits(magnitude) * f32::from_bits(0x7780_0000)).to_bits();
     // Where the exponent is all ones it stays so.
-    let magnitude = if bits & 0x7c00 == 0x7c00 { magnitude.to_bits() | 0x7f80_0000 } else { magnitude.to_bits() };
-    f32::from_bits(magnitude | ((bits & 0x8000) as u32) << 16)
+    let special = if magnitude as i32 >= 0x0f80_0000 { 0x7f80_0000 } else { 0 };
+    f32::from_bits(value | special | sign)
 }
 
 /// The value of each element of f32, f16 or bf16, side by side, as f32.
@@ -66,24 +67,29 @@ impl Accumulate {
 /// Products that are added before a narrow accumulator takes them; the lanes of a wide one.
 pub(crate) const LANES: usize = 16;
 
+/// Sixteen sums of products side by side. Apart from what is made of them, so that the compiler keeps them in vectors.
+#[inline(never)]
+fn side_by_side(a: &[[f32; LANES]], b: &[[f32; LANES]]) -> [f32; LANES] {
+    let mut sums = [0f32; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            sums[i] += a[i] * b[i];
+        }
+    }
+    sums
+}
+
 /// `Σ a·b`. In f32 sixteen sums run side by side and are added in the end; a narrow accumulator takes sixteen products at
 /// a time.
 pub(crate) fn dot(accumulate: Accumulate, a: &[f32], b: &[f32]) -> f32 {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
     if accumulate == Accumulate::F32 {
-        let mut sums = [0f32; LANES];
-        for (a, b) in a.iter().zip(b) {
-            for i in 0..LANES {
-                sums[i] += a[i] * b[i];
-            }
-        }
-        return folded(sums) + rest;
+        return folded(side_by_side(a, b)) + rest;
     }
     let mut sum = 0.0;
-    for (a, b) in a.iter().zip(b) {
-        let products: [f32; LANES] = std::array::from_fn(|i| a[i] * b[i]);
-        sum = accumulate.round(sum + folded(products));
+    for (a, b) in a.chunks(1).zip(b.chunks(1)) {
+        sum = accumulate.round(sum + folded(side_by_side(a, b)));
     }
     accumulate.round(sum + rest)
 }

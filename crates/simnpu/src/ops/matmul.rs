@@ -45,25 +45,24 @@ pub(super) fn required<'a>(bytes: &[Option<&'a [u8]>], index: usize) -> &'a [u8]
 }
 
 /// Rows of a weight that take part in a product at a time.
-const TILE: usize = 8;
+const TILE: usize = 16;
 
-/// `c[m, n] = Σ_k a[m, k]·b[n, k]`; `row(n, out)` gives row n of b.
+/// `c[m, n] = Σ_k a[m, k]·b[n, k]`; `rows(first, out)` gives as many rows of b, from the first on, as `out` holds.
 pub(super) fn product(
     numerics: Numerics,
     a: &[f32],
     [n, k]: [usize; 2],
-    mut row: impl FnMut(usize, &mut [f32]) -> Result<()>,
+    mut rows: impl FnMut(usize, &mut [f32]) -> Result<()>,
 ) -> Result<Vec<f32>> {
     let m = a.len().checked_div(k).unwrap_or(0);
     let mut c = vec![0f32; m * n];
     let mut tile = vec![0f32; TILE * k];
     for first in (0..n).step_by(TILE) {
         let count = TILE.min(n - first);
-        for (i, out) in tile.chunks_exact_mut(k.max(1)).take(count).enumerate() {
-            row(first + i, out)?;
-            if numerics.flush {
-                flush(out);
-            }
+        let tile = &mut tile[..count * k];
+        rows(first, tile)?;
+        if numerics.flush {
+            flush(tile);
         }
         for (a, c) in a.chunks_exact(k.max(1)).zip(c.chunks_exact_mut(n)) {
             for (b, c) in tile.chunks_exact(k).zip(&mut c[first..first + count]) {
@@ -83,17 +82,6 @@ fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     out
 }
 
-/// A weight `[R, C]` as it stands, whatever its layout, in row-major bytes.
-fn unpacked(desc: &TensorDesc, bytes: &[u8]) -> Result<Vec<u8>> {
-    let fractal = Fractal::check(&TensorDesc { layout: 0, ..desc.clone() }, desc.layout)?;
-    let (mut out, mut row) = (Vec::new(), Vec::new());
-    for r in 0..desc.shape[0] {
-        fractal.row(bytes, r, &mut row);
-        out.extend_from_slice(&row);
-    }
-    Ok(out)
-}
-
 /// The product with one b `[N, K]` or, unless it is transposed, `[K, N]`; it may be in blocks.
 fn with_matrix(
     numerics: Numerics,
@@ -103,30 +91,37 @@ fn with_matrix(
     desc: &TensorDesc,
     bytes: &[u8],
 ) -> Result<Vec<f32>> {
+    let plain = TensorDesc { layout: 0, ..desc.clone() };
     if !transposed_b {
-        let plain = TensorDesc { layout: 0, ..desc.clone() };
         let b = match desc.layout {
             0 => floats(numerics, desc, bytes)?,
-            _ => floats(numerics, &plain, &unpacked(desc, bytes)?)?,
+            layout => floats(numerics, &plain, &Fractal::check(&plain, layout)?.unpack(bytes))?,
         };
-        let b = transposed(&b, k, n);
-        return product(numerics, a, [n, k], |r, out| {
-            out.copy_from_slice(&b[r * k..(r + 1) * k]);
-            Ok(())
-        });
+        return with_rows(numerics, a, [n, k], &transposed(&b, k, n));
     }
     if desc.layout != 0 {
-        let fractal = Fractal::check(&TensorDesc { layout: 0, ..desc.clone() }, desc.layout)?;
-        let mut line = Vec::new();
-        return product(numerics, a, [n, k], |r, out| {
-            fractal.row(bytes, r, &mut line);
-            widen(desc.dtype, &line, out);
+        let fractal = Fractal::check(&plain, desc.layout)?;
+        return product(numerics, a, [n, k], |first, out| {
+            let rows = out.len() / k;
+            fractal.pieces(bytes, first, rows, |row, column, bytes| {
+                let at = row * k + column;
+                let end = (at + bytes.len() / desc.dtype.block_bytes()).min((row + 1) * k);
+                widen(desc.dtype, bytes, &mut out[at..end]);
+            });
             Ok(())
         });
     }
-    let line = k * desc.dtype.block_bytes();
-    product(numerics, a, [n, k], |r, out| {
-        widen(desc.dtype, &bytes[r * line..(r + 1) * line], out);
+    let size = desc.dtype.block_bytes();
+    product(numerics, a, [n, k], |first, out| {
+        widen(desc.dtype, &bytes[first * k * size..][..out.len() * size], out);
+        Ok(())
+    })
+}
+
+/// The product with rows `[N, K]` of f32.
+fn with_rows(numerics: Numerics, a: &[f32], [n, k]: [usize; 2], b: &[f32]) -> Result<Vec<f32>> {
+    product(numerics, a, [n, k], |first, out| {
+        out.copy_from_slice(&b[first * k..][..out.len()]);
         Ok(())
     })
 }
@@ -159,10 +154,7 @@ fn multiply(
         let own = &all[at..at + step];
         let turned = if attrs.trans_b { Vec::new() } else { transposed(own, k, n) };
         let own = if attrs.trans_b { own } else { &turned };
-        out.extend(product(numerics, a, [n, k], |r, out| {
-            out.copy_from_slice(&own[r * k..(r + 1) * k]);
-            Ok(())
-        })?);
+        out.extend(with_rows(numerics, a, [n, k], own)?);
     }
     Ok((out, n))
 }

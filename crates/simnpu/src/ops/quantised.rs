@@ -63,11 +63,13 @@ pub(super) fn matmul_quant(numerics: Numerics, node: NodeView<'_>, bytes: &[Opti
         return truth(numerics, node, bytes);
     }
     let a = floats(numerics, node.required(0), required(bytes, 0))?;
-    let c = product(numerics, &a, [n, k], |r, out| {
-        let codes = args.row(1, &[r])?;
-        match &groups {
-            Some(groups) => groups.dequantise(r, &codes, out),
-            None => out.iter_mut().zip(codes).for_each(|(o, x)| *o = x as f32),
+    let c = product(numerics, &a, [n, k], |first, tile| {
+        for (i, out) in tile.chunks_exact_mut(k).enumerate() {
+            let codes = args.row(1, &[first + i])?;
+            match &groups {
+                Some(groups) => groups.dequantise(first + i, &codes, out),
+                None => out.iter_mut().zip(codes).for_each(|(o, x)| *o = x as f32),
+            }
         }
         Ok(())
     })?;
@@ -79,15 +81,7 @@ fn codes(desc: &TensorDesc, bytes: &[u8]) -> Result<Vec<i8>> {
     let plain = TensorDesc { layout: 0, ..desc.clone() };
     let rows = match desc.layout {
         0 => load_exact(desc, bytes)?.1,
-        layout => {
-            let fractal = Fractal::check(&plain, layout)?;
-            let (mut all, mut row) = (Vec::new(), Vec::new());
-            for r in 0..desc.shape[0] {
-                fractal.row(bytes, r, &mut row);
-                all.extend_from_slice(&row);
-            }
-            all
-        }
+        layout => Fractal::check(&plain, layout)?.unpack(bytes),
     };
     Ok(rows.into_iter().map(|b| b as i8).collect())
 }
