@@ -55,14 +55,16 @@ fn attempt(subject: &Subject, key: &str, trial: &Trial, other: &Trial, found: &m
     let device = &subject.device;
     let built = trial.build().map_err(|e| Failure::new(Check::Support, format!("the case is not valid: {e}")))?;
     let answer = ask(&**device, &built.graph)?;
+    if let Support::No(reason) = &answer
+        && device.plan(&built.graph).is_ok()
+    {
+        let why = format!("support refuses the node ({reason}), yet plan accepts it");
+        return Err(Failure::new(Check::Support, why));
+    }
     let lowered = match lower(device, built.graph.clone(), &Policy::DeviceOnly) {
         Ok(lowered) => lowered,
         Err(Error::Unsupported { list, .. }) if answer != Support::Native => {
             let reasons: Vec<_> = list.iter().map(|u| u.reason.to_string()).collect();
-            if matches!(answer, Support::No(_)) && device.plan(&built.graph).is_ok() {
-                let why = format!("support refuses the node ({}), yet plan accepts it", reasons.join("; "));
-                return Err(Failure::new(Check::Support, why));
-            }
             return Ok(Some(reasons.join("; ")));
         }
         Err(e) => return Err(Failure::new(Check::Support, format!("support accepts the node, yet: {e}"))),

@@ -279,8 +279,8 @@ fn an_operator_that_decomposes_is_measured_as_what_it_becomes() {
     assert_eq!(found.figures.len(), 1);
     is_whole(&found.figures[0]);
     assert!(found.figures[0].way.starts_with("decomposed: "), "{}", found.figures[0].way);
-    let found = run(&Broken::device(Fault::Refuses(OpKind::Rope)), &["op/rope/*", "op/rms_norm/*"]);
+    let found = run(&Broken::device(Fault::Refuses(OpKind::GatherRows)), &["op/gather_rows/*", "op/rms_norm/*"]);
     for figure in &found.figures {
-        assert_eq!(figure.unsupported.is_some(), figure.id.starts_with("op/rope/"), "{figure:?}");
+        assert_eq!(figure.unsupported.is_some(), figure.id.starts_with("op/gather_rows/"), "{figure:?}");
     }
 }

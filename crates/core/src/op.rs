@@ -73,19 +73,19 @@ macro_rules! for_each_op {
             /// `y = a + b`, the two broadcast to one shape.
             Add(NoAttrs) = 16, "add", LlmCore, ["a", "b"] => ["y"], broadcast, elementwise, none;
             /// `y = a − b`, the two broadcast to one shape.
-            Sub(NoAttrs) = 17, "sub", LlmCore, ["a", "b"] => ["y"], broadcast, elementwise, none;
+            Sub(NoAttrs) = 17, "sub", LlmCore, ["a", "b"] => ["y"], broadcast, elementwise, sub;
             /// `y = a · b`, the two broadcast to one shape.
             Mul(NoAttrs) = 18, "mul", LlmCore, ["a", "b"] => ["y"], broadcast, elementwise, none;
             /// `y = a / b`, the two broadcast to one shape.
             Div(NoAttrs) = 19, "div", LlmCore, ["a", "b"] => ["y"], broadcast, elementwise, none;
             /// `y = x / (1 + e^−x)`.
-            Silu(NoAttrs) = 24, "silu", LlmCore, ["x"] => ["y"], unary, elementwise, none;
+            Silu(NoAttrs) = 24, "silu", LlmCore, ["x"] => ["y"], unary, elementwise, silu;
             /// `y = x·Φ(x)`.
-            Gelu(GeluAttrs) = 25, "gelu", LlmCore, ["x"] => ["y"], unary, elementwise, none;
+            Gelu(GeluAttrs) = 25, "gelu", LlmCore, ["x"] => ["y"], unary, elementwise, gelu;
             /// `y = max(x, 0)`; NaN stays.
-            Relu(NoAttrs) = 26, "relu", LlmCore, ["x"] => ["y"], unary, elementwise, none;
+            Relu(NoAttrs) = 26, "relu", LlmCore, ["x"] => ["y"], unary, elementwise, relu;
             /// `y = 1 / (1 + e^−x)`.
-            Sigmoid(NoAttrs) = 27, "sigmoid", LlmCore, ["x"] => ["y"], unary, elementwise, none;
+            Sigmoid(NoAttrs) = 27, "sigmoid", LlmCore, ["x"] => ["y"], unary, elementwise, sigmoid;
             /// `y = tanh x`.
             Tanh(NoAttrs) = 28, "tanh", LlmCore, ["x"] => ["y"], unary, elementwise, none;
             /// `y = e^x`.
@@ -101,16 +101,16 @@ macro_rules! for_each_op {
             /// `sum = a + b`, rounded; `y = rms_norm(a + b)` from the unrounded sum.
             AddRmsNorm(NormAttrs) = 65, "add_rms_norm", LlmCore, ["a", "b", "w?"] => ["sum", "y"], add_norm, norm, add_rms_norm;
             /// `y = (x − mean)·w / √(var + eps) + b` over the last axis, with the population variance.
-            LayerNorm(LayerNormAttrs) = 66, "layer_norm", LlmCore, ["x", "w?", "b?"] => ["y"], layer_norm, norm, none;
+            LayerNorm(LayerNormAttrs) = 66, "layer_norm", LlmCore, ["x", "w?", "b?"] => ["y"], layer_norm, norm, layer_norm;
             /// Rotates pairs of x `[T, H, D]` by the row of cos and sin `[max_pos, rotary_dim/2]` that `positions[T]`
             /// names. The other elements pass. A position out of range gives NaN.
-            Rope(RopeAttrs) = 80, "rope", LlmCore, ["x", "positions", "cos", "sin"] => ["y"], rope, elementwise, none;
+            Rope(RopeAttrs) = 80, "rope", LlmCore, ["x", "positions", "cos", "sin"] => ["y"], rope, elementwise, rope;
             /// Row-wise softmax of `scale·x + mask`; a fully masked row gives zeros.
-            Softmax(SoftmaxAttrs) = 96, "softmax", LlmCore, ["x", "mask?"] => ["y"], softmax, norm, none;
+            Softmax(SoftmaxAttrs) = 96, "softmax", LlmCore, ["x", "mask?"] => ["y"], softmax, norm, softmax;
             /// Sum, mean or largest value along one axis.
-            Reduce(ReduceAttrs) = 97, "reduce", LlmCore, ["x"] => ["y"], reduce, elementwise, none;
+            Reduce(ReduceAttrs) = 97, "reduce", LlmCore, ["x"] => ["y"], reduce, elementwise, reduce;
             /// The index of the largest value of each row; ties to the lower index, NaN is larger than all.
-            Argmax(NoAttrs) = 98, "argmax", LlmCore, ["x"] => ["y"], argmax, elementwise, none;
+            Argmax(NoAttrs) = 98, "argmax", LlmCore, ["x"] => ["y"], argmax, elementwise, argmax;
             /// The k largest values of each row and their indices, in descending order; ties to the lower index, NaN is
             /// larger than all.
             TopK(TopKAttrs) = 99, "top_k", LlmServing, ["x"] => ["values", "indices"], top_k, elementwise, none;
@@ -140,18 +140,18 @@ macro_rules! for_each_op {
             MatmulQuant(MatmulQuantAttrs) = 144, "matmul_quant", LlmServing,
                 ["a", "w", "scales?", "zeros?", "g_idx?", "bias?", "residual?"] => ["c"], matmul_quant, matmul, matmul_quant;
             /// Per row: `scale = max abs / 127`, `q = round half even(x / scale)`, saturating; a zero row has scale 0.
-            QuantizeDynamic(NoAttrs) = 145, "quantize_dynamic", LlmServing, ["x"] => ["q", "scale"], quantize_dynamic, elementwise, none;
+            QuantizeDynamic(NoAttrs) = 145, "quantize_dynamic", LlmServing, ["x"] => ["q", "scale"], quantize_dynamic, elementwise, quantize_dynamic;
             /// `c = (a·bᵀ)·sa·sb + bias` with an exact int32 sum; a `[M, K]`, b `[N, K]`, sa `[M]` or `[1]`, sb `[N]` or
             /// `[1]`.
-            ScaledMatmul(NoAttrs) = 146, "scaled_matmul", LlmServing, ["a", "b", "sa", "sb", "bias?"] => ["c"], scaled_matmul, matmul, none;
+            ScaledMatmul(NoAttrs) = 146, "scaled_matmul", LlmServing, ["a", "b", "sa", "sb", "bias?"] => ["c"], scaled_matmul, matmul, scaled_matmul;
             /// Operands one after the other along an axis.
-            Concat(ConcatAttrs) = 160, "concat", LlmServing, ["xs*"] => ["y"], concat, moves, none;
+            Concat(ConcatAttrs) = 160, "concat", LlmServing, ["xs*"] => ["y"], concat, moves, concat;
             /// Equal parts along an axis.
             Split(SplitAttrs) = 161, "split", LlmServing, ["x"] => ["ys*"], split, moves, split;
             /// `len` indices from `start` along an axis.
-            Slice(SliceAttrs) = 162, "slice", LlmServing, ["x"] => ["y"], slice, moves, none;
+            Slice(SliceAttrs) = 162, "slice", LlmServing, ["x"] => ["y"], slice, moves, slice;
             /// Axes in another order.
-            Transpose(TransposeAttrs) = 163, "transpose", LlmServing, ["x"] => ["y"], transpose, moves, none;
+            Transpose(TransposeAttrs) = 163, "transpose", LlmServing, ["x"] => ["y"], transpose, moves, transpose;
         }
     };
 }

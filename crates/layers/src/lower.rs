@@ -116,7 +116,7 @@ pub struct Survey {
 pub struct Refusal {
     /// The device's reason for the node as it was given.
     pub reason: Reason,
-    /// Where the node is composite: those of its smaller operators that the device refuses too, with its reason for each.
+    /// Where the node is composite: those of its smaller operators that the device refuses too, with its reasons, each once.
     pub pieces: Vec<(&'static str, Reason)>,
     /// The host's reason, where the policy has a host.
     pub host: Option<Reason>,
@@ -137,12 +137,16 @@ pub fn survey(device: &dyn Device, graph: Graph, policy: &Policy, fixed: &[Optio
     for (u, host) in refused {
         ways[u.node] = Err(Refusal { reason: u.reason, pieces: Vec::new(), host });
     }
+    let mut pieces = vec![0; ways.len()];
+    draft.origin.iter().for_each(|&origin| pieces[origin] += 1);
     for ((node, &origin), answer) in draft.graph.views().zip(&draft.origin).zip(&answers) {
         let Support::No(why) = &answer.answer else { continue };
-        let composite =
-            draft.origin.iter().filter(|&&o| o == origin).count() > 1 || node.kind().name() != draft.given(origin);
-        if let (Err(refusal), true) = (&mut ways[origin], composite) {
-            refusal.pieces.push((node.kind().name(), why.clone()));
+        let composite = pieces[origin] > 1 || node.kind().name() != draft.given(origin);
+        let piece = (node.kind().name(), why.clone());
+        if let (Err(refusal), true) = (&mut ways[origin], composite)
+            && !refusal.pieces.contains(&piece)
+        {
+            refusal.pieces.push(piece);
         }
     }
     Ok(Survey { graph: draft.graph, origin: draft.origin, answers, ways, packs, homes })
