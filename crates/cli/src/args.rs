@@ -73,6 +73,12 @@ pub(crate) enum Command {
     Plan(Plan),
     /// Make the example backend under a name of your own, in C or in Rust: where a port begins (PORTING.md).
     NewBackend(NewBackend),
+    /// Load a plugin and say what it has, for the program that started this one.
+    #[command(hide = true)]
+    ProbePlugin {
+        /// The library.
+        path: PathBuf,
+    },
 }
 
 #[derive(Args)]

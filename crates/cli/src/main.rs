@@ -40,8 +40,11 @@ use crate::terminal::{Output, tell_line};
 
 fn main() -> ExitCode {
     let mut args = CommandLine::parse();
-    let result = interrupt::install().and_then(|()| plugins::load(&args.plugins)).and_then(|plugin| {
-        args.command.prefer(plugin);
+    let result = interrupt::install().and_then(|()| {
+        if let Command::ProbePlugin { path } = &args.command {
+            return plugins::answer(path, &args.plugins).map(|()| Exit::Ok);
+        }
+        args.command.prefer(plugins::load(&args.plugins)?);
         let out: &mut dyn Write = &mut Output::new();
         match &args.command {
             Command::Devices(args) => devices::devices(args, out),
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
             Command::Plan(args) => plan::plan(args, out),
             Command::Report(args) => report::report(args, out),
             Command::NewBackend(args) => scaffold::new_backend(args, out),
+            Command::ProbePlugin { .. } => Ok(Exit::Ok),
         }
     });
     match result {

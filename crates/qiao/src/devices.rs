@@ -8,6 +8,9 @@ use qiao_layers::{Fallback, Policy};
 
 use crate::plugin;
 
+/// The names of the backends that were compiled in.
+pub(crate) const BUILT_IN: [&str; 2] = ["cpu", "reference"];
+
 /// Every backend that was compiled in, the preferred first: `cpu`, `reference`; then the plugins. Whether its chip is on this
 /// machine is known when it is asked for its devices.
 pub fn registry() -> Registry {
@@ -64,7 +67,8 @@ mod tests {
 
     #[test]
     fn the_backends_of_this_build_are_listed_by_name() {
-        let names: Vec<_> = registry().list().into_iter().map(|l| l.backend).collect();
-        assert_eq!(names, ["cpu", "reference"]);
+        let registry = registry();
+        let names: Vec<_> = registry.names().take(2).collect();
+        assert_eq!(names, BUILT_IN);
     }
 }
