@@ -95,7 +95,7 @@ fn any_operators_that_are_refused_leave_the_results_right() {
         &[OpKind::AttentionDecode],
         &[OpKind::AttentionPrefill],
         &[OpKind::Matmul],
-        &[OpKind::Rope, OpKind::SiluMul, OpKind::Silu],
+        &[OpKind::Rope, OpKind::SiluMul, OpKind::Silu, OpKind::Exp],
         &[OpKind::KvWrite, OpKind::GatherRows],
         &[OpKind::RmsNorm, OpKind::AddRmsNorm],
         &[OpKind::Add, OpKind::AddRmsNorm, OpKind::AttentionDecode, OpKind::AttentionPrefill],
@@ -150,7 +150,7 @@ fn session_input(model: &LoadedModel) -> u64 {
 
 #[test]
 fn what_ran_on_the_host_is_counted_over_all_steps_and_sizes() {
-    let (device, _) = open(Chip::new(&[OpKind::SiluMul, OpKind::Silu], true));
+    let (device, _) = open(Chip::new(&[OpKind::SiluMul, OpKind::Silu, OpKind::Exp], true));
     let model = on(&device, "llama2-mha", fallback(&reference()));
     let layers = model.spec().layers as u64;
     greedy(&model, &[1, 2, 3], 5);
