@@ -277,3 +277,40 @@ fn what_is_not_the_devices_own_never_reaches_the_plugin() {
     stream.wait(&*event).unwrap();
     assert_eq!(times("stream_wait"), 0);
 }
+
+struct Host(Vec<u8>);
+
+impl qiao_core::HostMemory for Host {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[test]
+fn imported_memory_is_read_only_and_borrowed_until_it_is_given_back() {
+    let Scene { device, mut stream, a, .. } = scene();
+    let memory = Arc::new(Host(vec![1; 256]));
+    let watch = Arc::downgrade(&memory);
+    let buffer = Binding::whole(device.import(memory, 64, 128).unwrap());
+    assert_eq!(buffer.bytes, 128);
+    let refused = |result: Result<(), Error>| assert!(matches!(result, Err(Error::Invalid { .. })), "{result:?}");
+    refused(stream.upload(&buffer, &[1]));
+    refused(stream.fill(&buffer, 1));
+    refused(stream.copy(&buffer, &a));
+    assert_eq!(times("upload") + times("fill") + times("copy"), 0);
+    stream.download(&mut [0; 64], &buffer).unwrap();
+    assert!(watch.upgrade().is_some(), "it is borrowed");
+    let before = times("buffer_free");
+    drop(buffer);
+    assert!(watch.upgrade().is_none() && times("buffer_free") == before + 1);
+    // Ranges are looked at here; what the plugin declines is uploaded by the caller.
+    let import = |offset, bytes| device.import(Arc::new(Host(vec![1; 256])), offset, bytes).map(|_| ());
+    for (offset, bytes) in [(0, 257), (256, 1), (257, 0), (usize::MAX, 2)] {
+        refused(import(offset, bytes));
+    }
+    assert_eq!(times("buffer_import"), 1);
+    lay("buffer_import", abi::ERR_UNSUPPORTED, "not at this address");
+    assert!(matches!(import(0, 8), Err(Error::Unsupported { .. })));
+    let Scene { device, .. } = scene_without(&["buffer_import"]);
+    assert!(matches!(device.import(Arc::new(Host(vec![1; 8])), 0, 8), Err(Error::Unsupported { .. })));
+}

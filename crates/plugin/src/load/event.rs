@@ -1,7 +1,6 @@
 //! Events of a plugin that has them.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,8 +25,6 @@ pub(super) struct DeviceEvent {
     raw: Raw<abi::Event>,
     slots: Events,
     point: Mutex<Point>,
-    /// How many threads want to be next.
-    queue: AtomicU32,
 }
 
 /// What an event marks.
@@ -48,25 +45,12 @@ impl DeviceEvent {
             unsafe { (slots.event_create)(device.raw(), 0, out, err) }
         });
         let raw = raw.map_err(|failure| device.error(&failure, Asked::default()))?;
-        Ok(DeviceEvent { device: device.clone(), raw, slots, point: Mutex::default(), queue: AtomicU32::new(0) })
+        Ok(DeviceEvent { device: device.clone(), raw, slots, point: Mutex::default() })
     }
 
     /// The event for one call.
     fn turn(&self) -> MutexGuard<'_, Point> {
-        self.queue.fetch_add(1, Ordering::Relaxed);
-        let point = self.point.lock().unwrap_or_else(PoisonError::into_inner);
-        self.queue.fetch_sub(1, Ordering::Relaxed);
-        point
-    }
-
-    /// Lets others have the event, if any want it.
-    fn give_way(&self) {
-        for _ in 0..100 {
-            if self.queue.load(Ordering::Relaxed) == 0 {
-                return;
-            }
-            thread::sleep(Duration::from_micros(20));
-        }
+        self.point.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Marks a point of a stream that has not failed.
@@ -162,7 +146,8 @@ impl Event for DeviceEvent {
                 let millis = timeout.as_millis().try_into().unwrap_or(u64::MAX);
                 return Err(Error::Timeout { what: format!("an event of {}", self.device.name()), millis });
             }
-            self.give_way();
+            // Whoever wants the event has it before this wait goes on.
+            thread::yield_now();
         }
     }
 
