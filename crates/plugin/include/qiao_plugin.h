@@ -167,7 +167,7 @@ enum { QIAO_MEM_DEVICE_LOCAL = 1, QIAO_MEM_HOST_VISIBLE = 2, QIAO_MEM_PINNED = 4
 typedef struct qiao_memory_info {
   uint32_t struct_size, flags;                  /* flags: QIAO_MEM_* */
   uint64_t total_bytes, free_bytes, max_alloc;  /* 0 = not known */
-  uint64_t base_align;                          /* every allocation starts on a multiple; itself one of tensor_align */
+  uint64_t base_align;                          /* every allocation starts on a multiple; itself one of tensor_align, not 0 */
   uint64_t peak_bytes_per_s;                    /* declared; 0 = not declared */
 } qiao_memory_info;
 
@@ -586,10 +586,11 @@ typedef struct qiao_api {
                         qiao_error*);                                                                         /*[R] [B]*/
   qiao_status (*download)(qiao_stream*, void* dst, qiao_buffer* src, uint64_t offset, uint64_t bytes,
                           qiao_error*);                                                                       /*[R] [B]*/
-  /* Between buffers of the device, in stream order. Absent -> download and upload. Ranges do not overlap. */
+  /* Between buffers of the device, in stream order. Absent or QIAO_ERR_UNSUPPORTED -> download and upload. Ranges do not
+   * overlap. */
   qiao_status (*copy)(qiao_stream*, qiao_buffer* dst, uint64_t dst_offset, qiao_buffer* src, uint64_t src_offset,
                       uint64_t bytes, qiao_error*);
-  /* Sets every byte to the low 8 bits of `byte`. Absent -> an upload. */
+  /* Sets every byte to the low 8 bits of `byte`. Absent or QIAO_ERR_UNSUPPORTED -> an upload. */
   qiao_status (*fill)(qiao_stream*, qiao_buffer* dst, uint64_t offset, uint64_t bytes, uint32_t byte, qiao_error*);
 
   /* Events. An unrecorded one is reached. Recording again replaces the point; waits made before keep the old one. */

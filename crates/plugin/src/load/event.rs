@@ -146,7 +146,7 @@ impl Event for DeviceEvent {
                 let millis = timeout.as_millis().try_into().unwrap_or(u64::MAX);
                 return Err(Error::Timeout { what: format!("an event of {}", self.device.name()), millis });
             }
-            // Whoever wants the event has it before this wait goes on.
+            // A chance for whoever else wants the event.
             thread::yield_now();
         }
     }
