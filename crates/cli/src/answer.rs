@@ -159,3 +159,57 @@ fn on_host(answer: &Answer, account: &Account) -> Value {
         "share": answer.host_share(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use qiao::core::noop::NoopDevice;
+    use qiao::{ModelOptions, Params};
+
+    use super::*;
+
+    fn answered(options: ModelOptions) -> (Answer, Loaded) {
+        let loaded = Loaded { model: options.demo().unwrap(), time: Duration::from_secs(1) };
+        let params = Params::new().temperature(0.0).max_tokens(6).ignore_eos(true);
+        let generation = loaded.model.generate("床前明月光", &params).unwrap();
+        (collect(generation, &loaded, &mut std::io::sink()).unwrap(), loaded)
+    }
+
+    #[test]
+    fn what_ran_on_the_host_is_told_with_operators_bytes_and_share() {
+        let (answer, loaded) = answered(ModelOptions::new().on(Arc::new(NoopDevice::default())).host_fallback());
+        let line = answer.on_host(&loaded).unwrap();
+        let of = loaded.model.account().unwrap().entries.len();
+        assert!(
+            line.starts_with("on the host ") && line.contains(&format!(": {of} of {of} operators of a token, ")),
+            "{line}"
+        );
+        assert!(answer.host_share() > 0.0 && answer.host_share() <= 1.0, "{line}");
+        let json = to_json(&answer, &loaded, "noop").unwrap();
+        let lines = json["account"].as_array().unwrap();
+        assert!(lines.iter().all(|l| l["way"] == "host" && l["reason"] == "no kernel for this operator"), "{json}");
+        assert!(lines.iter().all(|l| l["host_ms"].as_f64() > Some(0.0) && l["bytes_down"].is_u64()), "{json}");
+        assert_eq!(lines.iter().map(|l| l["count"].as_u64().unwrap()).sum::<u64>(), of as u64);
+        let up: u64 = lines.iter().map(|l| l["bytes_up"].as_u64().unwrap()).sum();
+        assert_eq!(
+            (json["on_host"]["operators"].as_u64(), json["on_host"]["of"].as_u64()),
+            (Some(of as u64), Some(of as u64))
+        );
+        assert_eq!(json["on_host"]["bytes_up_per_token"], up);
+        assert_eq!(
+            json["on_host"]["bytes_up"],
+            6 * up,
+            "five steps and a prompt, each of which gives logits of one token"
+        );
+    }
+
+    #[test]
+    fn a_device_that_needs_no_help_says_so() {
+        let (answer, loaded) = answered(ModelOptions::new().host_fallback());
+        let json = to_json(&answer, &loaded, "cpu").unwrap();
+        assert_eq!(json["on_host"], Value::Null);
+        assert!(json["account"].as_array().unwrap().iter().all(|l| l["way"] == "native" && l.get("host_ms").is_none()));
+    }
+}

@@ -114,6 +114,23 @@ fn json_is_one_object_with_the_documented_keys() {
 }
 
 #[test]
+fn a_request_has_as_long_as_it_is_given() {
+    fails(&["run", "--timeout", "0.000001", "--json"], 1, &["the request did not finish within 0 ms"]);
+    fails(&["run", "--timeout", "0"], 2, &["--timeout", "above 0"]);
+    let given = json(&qiao(&["run", "--max-tokens", "2", "--timeout", "3600", "--json"]));
+    assert_eq!(given["decode_tokens"], 2);
+}
+
+#[test]
+fn a_fallback_is_asked_for_by_name_and_told() {
+    fails(&["run", "--fallback", "cpu"], 2, &["--fallback", "host"]);
+    let found = json(&qiao(&["run", "--max-tokens", "2", "--fallback", "host", "--json"]));
+    assert!(found["on_host"].is_null(), "the CPU needs no help: {found}");
+    let account = found["account"].as_array().unwrap();
+    assert!(account.iter().any(|l| l["op"] == "matmul" && l["way"] == "native" && l["count"].as_u64() > Some(1)));
+}
+
+#[test]
 fn one_seed_gives_one_text() {
     let run = |seed: &str| {
         let sampled = ["run", "--prompt", "春", "--max-tokens", "24", "--temperature", "1.5", "--json", "--seed", seed];

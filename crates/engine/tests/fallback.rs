@@ -72,6 +72,9 @@ fn a_device_of_three_methods_gives_the_bits_of_the_host() {
             assert_eq!(greedy(&model, &prompt, 8), greedy(&alone, &prompt, 8), "{dir}");
             let account = model.account().unwrap();
             assert_eq!(account.on_host(), account.entries.len(), "{account}");
+            let refused =
+                |e: &qiao_layers::Entry| matches!(&e.way, Way::Host { reason, .. } if *reason == Reason::operator());
+            assert!(account.entries.iter().all(refused), "{account}");
             assert_eq!((model.weight_bytes(), model.host_weight_bytes()), (0, alone.weight_bytes()));
         }
     }

@@ -7,6 +7,7 @@
 //!   whose bytes from before are read, such as a KV cache.
 //! - A tensor that only host nodes touch lives on the host; everything else on the device.
 
+use qiao_core::error::Unsupported;
 use qiao_core::{Device, Error, Graph, Limit, NodeSupport, Property, Reason, Result, Rule, TensorId};
 
 use crate::draft::Draft;
@@ -25,6 +26,11 @@ pub(crate) fn settle<'a>(
 ) -> Result<(Draft<'a>, Vec<NodeSupport>)> {
     let homes = checked(&given, homes, fallback)?;
     let mut host: Vec<Option<Reason>> = vec![None; given.nodes().len()];
+    if homes.contains(&Some(Home::Host)) {
+        for u in refused_anywhere(device, &given, &homes) {
+            host[u.node] = Some(u.reason);
+        }
+    }
     spread(&given, &homes, &mut host);
     loop {
         let mut draft = Draft::new(device, given.clone(), host);
@@ -39,6 +45,20 @@ pub(crate) fn settle<'a>(
         }
         spread(&given, &homes, &mut host);
     }
+}
+
+/// What the device refuses wherever tensors live: that it does is a better reason than where they do.
+fn refused_anywhere(device: &dyn Device, given: &Graph, homes: &[Option<Home>]) -> Vec<Unsupported> {
+    let mut plain = given.clone();
+    for (&id, home) in given.bound().iter().zip(homes) {
+        // A private layout of the host's means nothing to the device.
+        if *home == Some(Home::Host) && given.desc(id).layout != 0 && plain.set_layout(id, 0).is_err() {
+            return Vec::new();
+        }
+    }
+    let mut draft = Draft::new(device, plain, vec![None; given.nodes().len()]);
+    // What goes wrong here goes wrong again where the homes are kept, or is of no concern.
+    draft.settle().map_or(Vec::new(), |answers| draft.refused(&answers))
 }
 
 fn checked(given: &Graph, homes: &[Option<Home>], fallback: bool) -> Result<Vec<Option<Home>>> {

@@ -251,6 +251,12 @@ fn state_whose_home_was_fixed_moves() {
     let fixed = [None, None, None, None, None, Some(Home::Host), None, None];
     let lowered = lower_with(&device, g.clone(), &fallback(&host), &fixed).unwrap();
     assert_eq!(ways(&lowered.account), "native host host native", "a home on the host draws its nodes");
+    let reason = |node: usize| match &lowered.account.entries[node].way {
+        Way::Host { reason, .. } => reason.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(reason(1), "operand 3: memory = host is not supported");
+    assert_eq!(reason(2), "no kernel for this operator", "a refusal is the better reason");
     assert_eq!(both(&device, &lowered, &g, &data, 2).1, want);
 }
 
