@@ -285,9 +285,9 @@ static void matmul(const qiao_plan* p) {
     memcpy(in_a, i, sizeof in_a), memcpy(in_b, i, sizeof in_b);
     in_a[col] = 0, in_b[row] = trans ? i[col] : 0, in_b[col] = trans ? 0 : i[col];
     const float *u = at(a, c, in_a), *v = at(b, c, in_b);
-    double sum = 0;
-    for (int64_t j = 0; j < k; j++) sum += (double)u[j * step_a] * v[j * step_b];
-    *at(c, c, i) = (float)sum;
+    float sum = 0;
+    for (int64_t j = 0; j < k; j++) sum += u[j * step_a] * v[j * step_b];
+    *at(c, c, i) = sum;
   } while (next(c, c->t.rank, i));
 }
 
@@ -336,6 +336,10 @@ static void read_op(const qiao_graph* g, uint32_t index, qiao_plan* p, qiao_supp
     qiao_tensor owner;
     if (!take(&x->t, sizeof x->t, g->tensors[op.operands[i]]) ||
         !take(&owner, sizeof owner, g->tensors[x->t.view_of ? x->t.view_of - 1 : op.operands[i]])) {
+      refuse(s, QIAO_REASON_LAYOUT, i + 1, 0, QIAO_RULE_NONE, 0, 0);
+      return;
+    }
+    if (x->t.layout || !owner.bound) { /* no layout of our own, and nothing but bound tensors without QIAO_CAP_GRAPH */
       refuse(s, QIAO_REASON_LAYOUT, i + 1, 0, QIAO_RULE_NONE, 0, 0);
       return;
     }
