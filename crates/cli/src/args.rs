@@ -94,7 +94,8 @@ pub(crate) struct Where {
     /// The device, as 'qiao devices' names it.
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     pub(crate) device: String,
-    /// The compute dtype: that of activations and cache; weights stay as they are stored. Without it, the dtype of the weights.
+    /// The compute dtype: that of activations and cache. Without it, the dtype of the weights, or f32 or f16 where the device does
+    /// not compute in that. Weights stay as they are stored where the device stores their dtype.
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<Dtype>,
     /// The most tokens that prompt and answer may have together; without it, 4096 or what the model was
@@ -322,6 +323,9 @@ pub(crate) struct Check {
     /// What the device is held to.
     #[arg(long, value_enum, default_value_t = Profile::LlmServing)]
     pub(crate) profile: Profile,
+    /// Operators that are asked for beyond those of the profile, with commas between: those that a port claims.
+    #[arg(long, value_name = "OPS", value_delimiter = ',')]
+    pub(crate) require: Vec<String>,
     /// Only cases whose path matches, such as 'op/rms_norm/*' or 'device/*'; may be given several times.
     #[arg(long, value_name = "GLOB")]
     pub(crate) filter: Vec<String>,
@@ -359,6 +363,8 @@ pub(crate) struct Check {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Profile {
+    /// The device contract; operators count where the device runs them, and where --require names them.
+    Device,
     /// Plain cases of what a language model needs.
     Smoke,
     /// What a language model needs to produce a token.
@@ -372,6 +378,7 @@ pub(crate) enum Profile {
 impl From<Profile> for qiao_conformance::Profile {
     fn from(profile: Profile) -> Self {
         match profile {
+            Profile::Device => qiao_conformance::Profile::Device,
             Profile::Smoke => qiao_conformance::Profile::Smoke,
             Profile::LlmCore => qiao_conformance::Profile::LlmCore,
             Profile::LlmServing => qiao_conformance::Profile::LlmServing,

@@ -26,6 +26,11 @@ pub(crate) fn settle<'a>(
 ) -> Result<(Draft<'a>, Vec<NodeSupport>)> {
     let homes = checked(&given, homes, fallback)?;
     let mut host: Vec<Option<Reason>> = vec![None; given.nodes().len()];
+    if !fallback {
+        let mut draft = Draft::new(device, given, host);
+        let answers = draft.settle()?;
+        return Ok((draft, answers));
+    }
     if homes.contains(&Some(Home::Host)) {
         for u in refused_anywhere(device, &given, &homes) {
             host[u.node] = Some(u.reason);
@@ -36,7 +41,7 @@ pub(crate) fn settle<'a>(
         let mut draft = Draft::new(device, given.clone(), host);
         let answers = draft.settle()?;
         let refused = draft.refused(&answers);
-        if refused.is_empty() || !fallback {
+        if refused.is_empty() {
             return Ok((draft, answers));
         }
         host = draft.host;

@@ -60,6 +60,7 @@ pub use qiao_engine::EngineError;
 pub use qiao_engine::chat::Message;
 pub use qiao_engine::compare::{Comparison, LayerComparison, Limits};
 pub use qiao_engine::divergence::Divergence;
+pub use qiao_engine::dtypes::placed_dtype;
 pub use qiao_engine::forecast::{Forecast, ForecastOptions, read_peaks};
 pub use qiao_engine::generate::{Canceller, FinishReason, Piece, Stats};
 pub use qiao_engine::placing::Progress;

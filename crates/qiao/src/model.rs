@@ -46,7 +46,9 @@ impl ModelOptions {
         self
     }
 
-    /// The dtype of activations and cache: f32, bf16 or f16; `None` = that of the weights. Weights stay as they are stored.
+    /// The dtype of activations and cache: f32, bf16 or f16; `None` = that of the weights, or f32 or f16 where the device does not
+    /// compute in that. Weights stay as they are stored, unless the device does not store their dtype: then they are converted
+    /// while they are loaded, to f32 where it computes in that, else to f16 (see [`placed_dtype`](crate::placed_dtype)).
     pub fn dtype(mut self, dtype: impl Into<Option<DType>>) -> ModelOptions {
         self.load.dtype = dtype.into();
         self
