@@ -65,17 +65,27 @@ fn a_device_in_a_child_holds_the_contract() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-#[test]
-fn graphs_of_every_operator_cross() {
-    let backend = Arc::new(backend("sim.preset=plain sim.jitter_us=0"));
+/// Runs some of the plain cases of the operators that are named.
+fn cross(options: &str, kinds: &[OpKind]) {
+    let backend = Arc::new(backend(options));
     let subject = Subject::open(move || backend.open(0)).unwrap();
-    for &kind in OpKind::ALL {
+    for &kind in kinds {
         let of = |case: &Case| matches!(case, Case::Op { family, .. } if family.op == kind);
         for case in Case::all(Depth::Smoke).into_iter().filter(of).step_by(5) {
             let record = case.run(&subject, 1);
             assert!(matches!(record.status, Status::Passed | Status::Unsupported), "{record:?}");
         }
     }
+}
+
+#[test]
+fn graphs_of_every_operator_cross() {
+    cross("sim.preset=plain sim.jitter_us=0", OpKind::ALL);
+}
+
+#[test]
+fn packed_weights_cross() {
+    cross("sim.preset=ascend-310p-like sim.jitter_us=0", &[OpKind::Matmul, OpKind::ScaledMatmul]);
 }
 
 #[test]

@@ -293,7 +293,7 @@ impl Server {
                 Box::new(move |s| done(plan.execute(s, &bindings, &workspace)))
             }
             Operation::Prepack => {
-                let (device, layout, tensor) = (self.device(r)?, r.u64()?, TensorDesc::read(r)?);
+                let (device, tensor, layout) = (self.device(r)?, TensorDesc::read(r)?, r.u64()?);
                 let (src, dst) = (self.binding(r)?, self.binding(r)?);
                 Box::new(move |s| done(device.prepack(s, &tensor, &src, layout, &dst)))
             }
