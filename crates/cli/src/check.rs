@@ -9,7 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use qiao::core::Error;
 use qiao_conformance::run::by_family;
 use qiao_conformance::{
-    Case, Executor, Expectations, Glob, Progress, Record, Run, Selection, Status, Subject, replay, run, save, worker,
+    Case, Executor, Expectations, Glob, Profile, Progress, Record, Run, Selection, Status, Subject, replay, run, save,
+    worker,
 };
 
 use crate::args::{Check, device_given};
@@ -69,6 +70,8 @@ pub(crate) fn check(args: &Check, out: &mut dyn Write) -> anyhow::Result<Exit> {
 fn selection(args: &Check) -> anyhow::Result<Selection> {
     let mut selection = Selection::new(args.profile.into());
     selection.seed = args.seed;
+    let required = args.require.iter().map(|name| name.trim().parse().map_err(|e: Error| Usage(e.to_string())));
+    selection.required = required.collect::<Result<_, _>>()?;
     selection.filter = args.filter.iter().map(Glob::new).collect();
     selection.replays = Some(args.replays.clone());
     selection.journal.clone_from(&args.journal);
@@ -213,7 +216,11 @@ fn to_text(found: &Run) -> String {
         "\n{} passed, {} failed, {} unsupported, {} failed as expected; {:.1} s\n",
         c.passed, c.failed, c.unsupported, c.expected_failures, found.seconds
     ));
-    for held in &found.held {
+    if found.profile == Profile::Device && found.required.is_empty() && !found.held.is_empty() {
+        let how = if found.held[0].gaps.is_empty() { "held" } else { "not held" };
+        text.push_str(&format!("the device contract: {how}; no operator was asked for (--require names some)\n"));
+    }
+    for held in found.held.iter().filter(|h| h.asked > 0) {
         let gaps: Vec<_> = held.gaps.iter().map(|g| g.what.as_str()).collect();
         let how = if gaps.is_empty() { "held".into() } else { format!("not held, lacks {}", gaps.join(", ")) };
         text.push_str(&format!("{} in {}: {how}\n", held.profile, held.dtype));

@@ -3,6 +3,9 @@
 //! A profile is held *in a dtype*: a model runs from its first operator to its last in one activation dtype. Every operator
 //! of the profile must pass its plain cases (those of [`Depth::Smoke`]) in that dtype; families whose cases are not named
 //! by an activation dtype (block formats, int8) must pass in at least one of theirs.
+//!
+//! [`Profile::Device`] asks for no operator: what the device says it has must be right, and the contract must hold. Operators
+//! may be required on top of any profile; a port requires those that it claims.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +22,8 @@ use crate::verdict::{Record, Status};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
+    /// The device contract; and of the operators' cases those that the device runs.
+    Device,
     /// The plain cases of what a language model needs, and the plain clauses of the device contract.
     Smoke,
     /// What a language model needs to produce a token.
@@ -30,12 +35,13 @@ pub enum Profile {
 }
 
 impl Profile {
-    /// Every profile, smallest first.
+    /// Every profile that asks for operators, smallest first.
     pub const ALL: [Profile; 4] = [Profile::Smoke, Profile::LlmCore, Profile::LlmServing, Profile::Full];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
+            Profile::Device => "device",
             Profile::Smoke => "smoke",
             Profile::LlmCore => "llm-core",
             Profile::LlmServing => "llm-serving",
@@ -43,11 +49,11 @@ impl Profile {
         }
     }
 
-    /// The operators it asks for.
+    /// The operators whose cases it walks.
     pub const fn tier(self) -> Tier {
         match self {
             Profile::Smoke | Profile::LlmCore => Tier::LlmCore,
-            Profile::LlmServing => Tier::LlmServing,
+            Profile::Device | Profile::LlmServing => Tier::LlmServing,
             Profile::Full => Tier::Full,
         }
     }
@@ -56,9 +62,14 @@ impl Profile {
     pub const fn depth(self) -> Depth {
         match self {
             Profile::Smoke => Depth::Smoke,
-            Profile::LlmCore | Profile::LlmServing => Depth::Standard,
+            Profile::Device | Profile::LlmCore | Profile::LlmServing => Depth::Standard,
             Profile::Full => Depth::Full,
         }
+    }
+
+    /// Whether it asks for an operator.
+    pub fn asks(self, kind: OpKind) -> bool {
+        self != Profile::Device && kind.tier() <= self.tier()
     }
 
     /// Its cases, in order.
@@ -77,9 +88,9 @@ impl FromStr for Profile {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self, Error> {
-        let names = || Profile::ALL.map(Profile::name).join(", ");
-        Profile::ALL
-            .into_iter()
+        let all = || std::iter::once(Profile::Device).chain(Profile::ALL);
+        let names = || all().map(Profile::name).collect::<Vec<_>>().join(", ");
+        all()
             .find(|p| p.name() == s)
             .ok_or_else(|| Error::invalid("profile", format!("'{s}'"), format!("use one of {}", names())))
     }
@@ -111,8 +122,9 @@ pub struct Held {
 
 /// For each activation dtype that a run's cases name, whether a profile is held in it.
 ///
-/// Judged from records alone: a case that the run's filter left out is a gap, so that a narrow run holds nothing.
-pub fn held(profile: Profile, records: &[Record]) -> Vec<Held> {
+/// Judged from records alone: a case that the run's filter left out is a gap, so that a narrow run holds nothing. `required`
+/// are operators that are asked for beyond those of the profile.
+pub fn held(profile: Profile, required: &[OpKind], records: &[Record]) -> Vec<Held> {
     let by_id: BTreeMap<&str, &Record> = records.iter().map(|r| (r.id.as_str(), r)).collect();
     let plain: Vec<(Case, String)> = profile
         .cases()
@@ -123,7 +135,7 @@ pub fn held(profile: Profile, records: &[Record]) -> Vec<Held> {
             (c, id)
         })
         .collect();
-    let kinds = OpKind::ALL.iter().filter(|k| k.tier() <= profile.tier());
+    let kinds = OpKind::ALL.iter().filter(|k| profile.asks(**k) || required.contains(k));
     let in_dtype = |activation: DType| {
         let mut gaps = Vec::new();
         let mut asked = 0;
@@ -215,6 +227,8 @@ mod tests {
             smaller = cases;
             assert_eq!(profile.name().parse::<Profile>().unwrap(), profile);
         }
+        assert_eq!("device".parse::<Profile>().unwrap(), Profile::Device);
+        assert_eq!(Profile::Device.cases().len(), Profile::LlmServing.cases().len());
         assert!("everything".parse::<Profile>().is_err());
     }
 
@@ -223,7 +237,7 @@ mod tests {
         let mut records = all_passed();
         let id = records.iter_mut().find(|r| r.id.starts_with("op/rms_norm/f16/")).unwrap();
         *id = Record::of(id.id.clone(), Outcome::Unsupported("no f16".into()));
-        let held = held(Profile::Smoke, &records);
+        let held = held(Profile::Smoke, &[], &records);
         let gaps = |dtype: &str| {
             let held = held.iter().find(|h| h.dtype == dtype).unwrap();
             held.gaps.iter().filter(|g| g.what == "rms_norm").count()
@@ -240,7 +254,7 @@ mod tests {
                 *record =
                     Record { elective: true, ..Record::of(record.id.clone(), Outcome::Unsupported("pages".into())) };
             }
-            let held = held(Profile::LlmServing, &records);
+            let held = held(Profile::LlmServing, &[], &records);
             let f16 = held.iter().find(|h| h.dtype == "f16").unwrap();
             f16.gaps.iter().filter(|g| g.what == "attention_decode").count()
         };
@@ -250,6 +264,28 @@ mod tests {
 
     #[test]
     fn a_run_of_nothing_holds_nothing() {
-        assert!(held(Profile::Smoke, &[]).iter().all(|h| !h.gaps.is_empty()));
+        assert!(held(Profile::Smoke, &[], &[]).iter().all(|h| !h.gaps.is_empty()));
+    }
+
+    #[test]
+    fn an_operator_that_is_required_is_asked_for_whatever_the_profile() {
+        let plain = Profile::Device.cases().into_iter().filter(|c| c.depth() == Depth::Smoke);
+        let mut records: Vec<Record> = plain
+            .map(|c| match c {
+                Case::Op { .. } => Record::of(c.id(), Outcome::Unsupported("no kernel".into())),
+                _ => Record::of(c.id(), Outcome::Passed),
+            })
+            .collect();
+        let gaps = |records: &[Record], required: &[OpKind]| {
+            let held = held(Profile::Device, required, records);
+            (held[0].asked, held[0].gaps.len())
+        };
+        assert_eq!(gaps(&records, &[]), (0, 0));
+        assert_eq!(gaps(&records, &[OpKind::Add]), (1, 1));
+        for record in records.iter_mut().filter(|r| r.id.starts_with("op/add/f32/")) {
+            *record = Record::of(record.id.clone(), Outcome::Passed);
+        }
+        assert_eq!(gaps(&records, &[OpKind::Add]), (1, 0));
+        assert_eq!(gaps(&records, &[OpKind::Add, OpKind::Mul]), (2, 1));
     }
 }

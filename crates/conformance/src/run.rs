@@ -87,6 +87,9 @@ pub struct Run {
     pub device: DeviceFacts,
     /// The profile.
     pub profile: Profile,
+    /// Operators that were asked for beyond those of the profile.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub required: Vec<String>,
     /// Which of its cases were asked for; empty = all.
     pub filter: Vec<String>,
     /// The seed.
@@ -159,7 +162,10 @@ pub fn run(selection: &Selection, on: &mut Executor, mut watch: impl FnMut(Progr
         }
     }
     let counts = count(&records);
-    let held = if selection.filter.is_empty() && !interrupted { held(selection.profile, &records) } else { Vec::new() };
+    let held = match selection.filter.is_empty() && !interrupted {
+        true => held(selection.profile, &selection.required, &records),
+        false => Vec::new(),
+    };
     let faults = faults(selection, &counts, &held, interrupted);
     if !interrupted {
         journal.close()?;
@@ -169,6 +175,7 @@ pub fn run(selection: &Selection, on: &mut Executor, mut watch: impl FnMut(Progr
         platform,
         device,
         profile: selection.profile,
+        required: selection.required.iter().map(|k| k.name().to_string()).collect(),
         filter: selection.filter.iter().map(|g| g.text().to_string()).collect(),
         seed: selection.seed,
         seconds: start.elapsed().as_secs_f64(),
@@ -244,12 +251,12 @@ fn faults(selection: &Selection, counts: &Counts, held: &[Held], interrupted: bo
     if !held.is_empty() && held.iter().all(|h| !h.gaps.is_empty()) {
         let best = held.iter().min_by_key(|h| h.gaps.len()).expect("there is a dtype");
         let names: Vec<_> = best.gaps.iter().map(|g| g.what.as_str()).collect();
-        faults.push(format!(
-            "profile {} is held in no dtype; {} comes closest and lacks {}",
-            selection.profile,
-            best.dtype,
-            names.join(", ")
-        ));
+        let required: Vec<_> = selection.required.iter().map(|k| k.name()).collect();
+        let what = match required.is_empty() {
+            true => format!("profile {}", selection.profile),
+            false => format!("profile {} with {}", selection.profile, required.join(", ")),
+        };
+        faults.push(format!("{what} is held in no dtype; {} comes closest and lacks {}", best.dtype, names.join(", ")));
     }
     faults
 }
@@ -282,6 +289,7 @@ pub fn not_present(name: &str, profile: Profile, why: &str) -> Run {
         platform: Platform::here(),
         device: DeviceFacts { opened_as: name.into(), ..Default::default() },
         profile,
+        required: Vec::new(),
         filter: Vec::new(),
         seed: 0,
         seconds: 0.0,

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use qiao_core::OpKind;
+
 use crate::case::Case;
 use crate::expect::Expectations;
 use crate::glob::Glob;
@@ -12,6 +14,8 @@ use crate::profile::Profile;
 pub struct Selection {
     /// The profile.
     pub profile: Profile,
+    /// Operators that are asked for beyond those of the profile.
+    pub required: Vec<OpKind>,
     /// Only cases whose path matches one of these; all where there is none.
     pub filter: Vec<Glob>,
     /// Data follow from this and a case's path.
@@ -29,6 +33,7 @@ impl Selection {
     pub fn new(profile: Profile) -> Selection {
         Selection {
             profile,
+            required: Vec::new(),
             filter: Vec::new(),
             seed: 1,
             expectations: Expectations::default(),

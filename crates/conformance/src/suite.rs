@@ -22,6 +22,7 @@ use crate::verdict::{Record, Status};
 /// qiao_conformance::suite!(acme_npu::open);
 /// qiao_conformance::suite!(acme_npu::open, profile = LlmCore);
 /// qiao_conformance::suite!(acme_npu::open, profile = LlmCore, expectations = include_str!("expectations.txt"));
+/// qiao_conformance::suite!(acme_npu::open, profile = Device, required = [Add, Matmul]);
 /// ```
 ///
 /// The profile is `LlmServing` unless another is named. Where `open` answers [`Error::NotPresent`] the tests pass and say so;
@@ -35,12 +36,18 @@ macro_rules! suite {
     ($open:path, profile = $profile:ident) => {
         $crate::suite!($open, profile = $profile, expectations = "");
     };
+    ($open:path, profile = $profile:ident, required = [$($required:ident),* $(,)?]) => {
+        $crate::suite!(@ $open, $profile, [$($crate::core::OpKind::$required),*], "");
+    };
     ($open:path, profile = $profile:ident, expectations = $expectations:expr) => {
+        $crate::suite!(@ $open, $profile, [], $expectations);
+    };
+    (@ $open:path, $profile:ident, $required:expr, $expectations:expr) => {
         fn suite() -> &'static $crate::suite::Suite {
             static SUITE: std::sync::OnceLock<$crate::suite::Suite> = std::sync::OnceLock::new();
             SUITE.get_or_init(|| {
                 let profile = $crate::Profile::$profile;
-                $crate::suite::Suite::new(stringify!($open), profile, $expectations, || $open())
+                $crate::suite::Suite::new(stringify!($open), profile, $expectations, || $open()).requiring(&$required)
             })
         }
 
@@ -89,6 +96,7 @@ macro_rules! suite_of_operators {
 pub struct Suite {
     name: &'static str,
     profile: Profile,
+    required: Vec<OpKind>,
     seed: u64,
     expectations: Expectations,
     subject: Result<Subject>,
@@ -113,7 +121,14 @@ impl Suite {
     ) -> Suite {
         let seed = std::env::var("QIAO_SEED").map_or(1, |s| s.parse().expect("QIAO_SEED is a number"));
         let expectations = Expectations::parse(expectations).unwrap_or_else(|e| panic!("{e}"));
-        Suite { name, profile, seed, expectations, subject: Subject::open(open) }
+        Suite { name, profile, required: Vec::new(), seed, expectations, subject: Subject::open(open) }
+    }
+
+    /// The same with operators that are asked for beyond those of the profile.
+    #[must_use]
+    pub fn requiring(mut self, required: &[OpKind]) -> Suite {
+        self.required = required.to_vec();
+        self
     }
 
     /// The device, or nothing where it is not on this machine and not required.
@@ -187,7 +202,7 @@ impl Suite {
         let Some(subject) = self.subject() else { return };
         let plain = self.profile.cases().into_iter().filter(|c| c.depth() == Depth::Smoke);
         let records: Vec<Record> = plain.map(|c| self.run(&c, subject)).collect();
-        let held = held(self.profile, &records);
+        let held = held(self.profile, &self.required, &records);
         let gaps =
             |h: &Held| h.gaps.iter().map(|g| format!("\n    {} {}: {}", g.what, g.dtype, g.why)).collect::<String>();
         let lacks: String = held.iter().map(|h| format!("\n  in {} it lacks{}", h.dtype, gaps(h))).collect();

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::family::Depth;
 use crate::profile::Profile;
 use crate::verdict::{Record, Status};
 
@@ -366,10 +367,10 @@ impl<'a> Walked<'a> {
     fn at(&self, path: &str, profile: Profile) -> (Tally, &Tally) {
         let [plain, standard, deep] = &self.0[path];
         let mut all = plain.clone();
-        if profile >= Profile::LlmCore {
+        if profile.depth() >= Depth::Standard {
             all.join(standard);
         }
-        if profile == Profile::Full {
+        if profile.depth() == Depth::Full {
             all.join(deep);
         }
         (all, plain)

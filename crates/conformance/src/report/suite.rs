@@ -99,8 +99,8 @@ impl Suite {
     pub fn of(&self, profile: Profile) -> impl Iterator<Item = (&Group, Vec<&str>)> {
         let walked = move |g: &Group| g.tier.tier() <= profile.tier();
         self.groups.iter().filter(move |g| walked(g)).map(move |g| {
-            let standard = (profile >= Profile::LlmCore).then_some(&g.standard).into_iter().flatten();
-            let deep = (profile == Profile::Full).then_some(&g.deep).into_iter().flatten();
+            let standard = (profile.depth() >= Depth::Standard).then_some(&g.standard).into_iter().flatten();
+            let deep = (profile.depth() == Depth::Full).then_some(&g.deep).into_iter().flatten();
             (g, g.plain.iter().chain(standard).chain(deep).map(String::as_str).collect())
         })
     }

@@ -372,6 +372,7 @@ pub(crate) fn run(profile: Profile, records: Vec<Record>) -> Run {
         platform: platform(),
         device: device(),
         profile,
+        required: Vec::new(),
         filter: Vec::new(),
         seed: 1,
         seconds: 88.0,

@@ -123,7 +123,7 @@ fn a_level_is_held_as_profiles_are_judged() {
     for spoil in std::iter::once(None).chain((0..cases).step_by(cases.div_ceil(40)).map(Some)) {
         let report = run(spoil);
         let verdict = Verdict::of(&report);
-        let held = profile::held(Profile::Smoke, &report.check.as_ref().unwrap().records);
+        let held = profile::held(Profile::Smoke, &[], &report.check.as_ref().unwrap().records);
         for (level, held) in verdict.at(Level::Smoke).dtypes.iter().zip(&held) {
             assert_eq!(level.dtype, held.dtype);
             let gaps = level.missing.iter().filter(|m| m.kind != MissingKind::NoCases).count();
