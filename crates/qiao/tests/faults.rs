@@ -112,7 +112,7 @@ fn a_device_killed_a_hundred_times_costs_its_own_requests_alone() {
             })
         });
         let (mut said, mut failure) = (Vec::new(), None);
-        while let Some(piece) = generation.next() {
+        for piece in &mut generation {
             match piece {
                 Ok(piece) => said.extend(piece.token_ids),
                 Err(error) => failure = Some(error),
@@ -127,7 +127,9 @@ fn a_device_killed_a_hundred_times_costs_its_own_requests_alone() {
             assert!(matches!(cause(&error), Error::DeviceLost { .. }), "round {round}: {error}");
             lost += 1;
         }
-        timer.map(|t| t.join().unwrap());
+        if let Some(timer) = timer {
+            timer.join().unwrap();
+        }
         drop(generation);
         let again = tokens(&model, &greedy(1)).expect_err("it stays lost");
         assert!(matches!(cause(&again), Error::DeviceLost { .. }), "round {round}: {again}");
