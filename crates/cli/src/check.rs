@@ -9,8 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use qiao::core::Error;
 use qiao_conformance::run::by_family;
 use qiao_conformance::{
-    Case, Executor, Expectations, Glob, Profile, Progress, Record, Run, Selection, Status, Subject, replay, run, save,
-    worker,
+    Case, Executor, Expectations, Glob, Progress, Record, Run, Selection, Status, Subject, replay, run, save, worker,
 };
 
 use crate::args::{Check, device_given};
@@ -216,19 +215,29 @@ fn to_text(found: &Run) -> String {
         "\n{} passed, {} failed, {} unsupported, {} failed as expected; {:.1} s\n",
         c.passed, c.failed, c.unsupported, c.expected_failures, found.seconds
     ));
-    if found.profile == Profile::Device && found.required.is_empty() && !found.held.is_empty() {
-        let how = if found.held[0].gaps.is_empty() { "held" } else { "not held" };
-        text.push_str(&format!("the device contract: {how}; no operator was asked for (--require names some)\n"));
-    }
-    for held in found.held.iter().filter(|h| h.asked > 0) {
+    for held in &found.held {
         let gaps: Vec<_> = held.gaps.iter().map(|g| g.what.as_str()).collect();
         let how = if gaps.is_empty() { "held".into() } else { format!("not held, lacks {}", gaps.join(", ")) };
-        text.push_str(&format!("{} in {}: {how}\n", held.profile, held.dtype));
+        let place = if held.dtype.is_empty() { String::new() } else { format!(" in {}", held.dtype) };
+        text.push_str(&format!("{}{place}: {how}\n", held.profile));
     }
     if found.held.is_empty() {
         text.push_str(&format!("{}: not judged, only a part of it ran\n", found.profile));
     }
+    for required in &found.required {
+        let gap = required.gaps.first().map_or("", |g| g.why.as_str());
+        let how = match required.held.is_empty() {
+            true => format!("not held: {gap}"),
+            false => format!("held in {}", required.held.join(", ")),
+        };
+        text.push_str(&format!("required {}: {how}\n", required.op));
+    }
     match found.passes() {
+        true if found.demands_nothing() => {
+            text.push_str(
+                "verdict: passed: the device contract only; no operator was demanded (--require names some)\n",
+            );
+        }
         true => text.push_str("verdict: passed\n"),
         false => text.push_str(&format!("verdict: failed: {}\n", found.faults.join("; "))),
     }

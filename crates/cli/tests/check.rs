@@ -44,14 +44,18 @@ fn the_same_seed_gives_the_same_records() {
 #[test]
 fn a_smoke_run_holds_its_profile_in_every_dtype() {
     let folder = tempfile::tempdir().unwrap();
-    let output = qiao_in(folder.path(), &["check", "--profile", "smoke", "--json", "run.json"]);
+    let demand = ["--require", "matmul,kv_write"];
+    let output =
+        qiao_in(folder.path(), &[&["check", "--profile", "smoke", "--json", "run.json"][..], &demand].concat());
     let out = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{out}");
     for dtype in ["f32", "f16", "bf16"] {
         assert!(out.contains(&format!("smoke in {dtype}: held")), "{out}");
     }
+    assert!(out.contains("required kv_write: held in f32, f16, bf16"), "no operator of the profile: {out}");
     let run: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder.path().join("run.json")).unwrap()).unwrap();
+    assert_eq!(run["required"][0]["op"], "matmul");
     assert_eq!(run["counts"]["failed"], 0);
     assert_eq!(run["faults"].as_array().unwrap().len(), 0);
 }
@@ -70,6 +74,7 @@ fn nothing_selected_and_nothing_there_are_no_passes() {
     fails(&["check", "--device", "cpu:7"], 3, "not present");
     fails(&["check", "--replay", "missing.json"], 1, "missing.json");
     fails(&["check", "--profile", "everything"], 2, "possible values");
+    fails(&["check", "--require", "add,frobnicate"], 2, "'frobnicate' is not in the op list; use one of copy, cast");
     fails(&["check", "--timeout", "0"], 2, "above 0");
     std::fs::write(folder.path().join("rows"), "op/rms_norm/f16/*").unwrap();
     fails(&["check", "--expectations", "rows"], 2, "line 1");

@@ -19,6 +19,8 @@ struct Head {
     qiao: String,
     device: DeviceFacts,
     profile: String,
+    #[serde(default)]
+    required: Vec<String>,
     filter: Vec<String>,
     seed: u64,
     expectations: String,
@@ -43,6 +45,7 @@ impl Journal {
             qiao: env!("CARGO_PKG_VERSION").into(),
             device: device.clone(),
             profile: selection.profile.to_string(),
+            required: selection.required.iter().map(|k| k.name().into()).collect(),
             filter: selection.filter.iter().map(|g| g.text().to_string()).collect(),
             seed: selection.seed,
             expectations: format!("{:?}", selection.expectations),

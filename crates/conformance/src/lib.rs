@@ -57,7 +57,7 @@ pub use expect::Expectations;
 pub use family::{Depth, Family};
 pub use glob::Glob;
 pub use platform::{DeviceFacts, Platform};
-pub use profile::{Held, Profile};
+pub use profile::{Held, Profile, Required};
 pub use replay::Replay;
 pub use run::{Executor, Progress, Run, run};
 pub use select::Selection;

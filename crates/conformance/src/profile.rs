@@ -4,8 +4,8 @@
 //! of the profile must pass its plain cases (those of [`Depth::Smoke`]) in that dtype; families whose cases are not named
 //! by an activation dtype (block formats, int8) must pass in at least one of theirs.
 //!
-//! [`Profile::Device`] asks for no operator: what the device says it has must be right, and the contract must hold. Operators
-//! may be required on top of any profile; a port requires those that it claims.
+//! [`Profile::Device`] demands no operator: what the device says that it supports must be right. Operators may be required
+//! on top of any profile, by [`crate::Selection::required`]; a port requires those that it claims.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +22,7 @@ use crate::verdict::{Record, Status};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
-    /// The device contract; and of the operators' cases those that the device runs.
+    /// The device contract, and every case of what the device says that it supports. No operator is demanded.
     Device,
     /// The plain cases of what a language model needs, and the plain clauses of the device contract.
     Smoke,
@@ -35,8 +35,9 @@ pub enum Profile {
 }
 
 impl Profile {
-    /// Every profile that asks for operators, smallest first.
-    pub const ALL: [Profile; 4] = [Profile::Smoke, Profile::LlmCore, Profile::LlmServing, Profile::Full];
+    /// Every profile, smallest first.
+    pub const ALL: [Profile; 5] =
+        [Profile::Device, Profile::Smoke, Profile::LlmCore, Profile::LlmServing, Profile::Full];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -49,12 +50,13 @@ impl Profile {
         }
     }
 
-    /// The operators whose cases it walks.
+    /// The operators whose cases it walks: with [`Profile::Device`] as far as there are any, with the others those that it
+    /// demands.
     pub const fn tier(self) -> Tier {
         match self {
             Profile::Smoke | Profile::LlmCore => Tier::LlmCore,
-            Profile::Device | Profile::LlmServing => Tier::LlmServing,
-            Profile::Full => Tier::Full,
+            Profile::LlmServing => Tier::LlmServing,
+            Profile::Device | Profile::Full => Tier::Full,
         }
     }
 
@@ -67,7 +69,7 @@ impl Profile {
         }
     }
 
-    /// Whether it asks for an operator.
+    /// Whether it asks for an operator: then a device without it does not hold the profile.
     pub fn asks(self, kind: OpKind) -> bool {
         self != Profile::Device && kind.tier() <= self.tier()
     }
@@ -88,9 +90,9 @@ impl FromStr for Profile {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self, Error> {
-        let all = || std::iter::once(Profile::Device).chain(Profile::ALL);
-        let names = || all().map(Profile::name).collect::<Vec<_>>().join(", ");
-        all()
+        let names = || Profile::ALL.map(Profile::name).join(", ");
+        Profile::ALL
+            .into_iter()
             .find(|p| p.name() == s)
             .ok_or_else(|| Error::invalid("profile", format!("'{s}'"), format!("use one of {}", names())))
     }
@@ -112,7 +114,7 @@ pub struct Gap {
 pub struct Held {
     /// The profile.
     pub profile: Profile,
-    /// The activation dtype.
+    /// The activation dtype; empty for a profile that demands no operator.
     pub dtype: String,
     /// Operators asked for.
     pub asked: usize,
@@ -120,71 +122,131 @@ pub struct Held {
     pub gaps: Vec<Gap>,
 }
 
-/// For each activation dtype that a run's cases name, whether a profile is held in it.
-///
-/// Judged from records alone: a case that the run's filter left out is a gap, so that a narrow run holds nothing. `required`
-/// are operators that are asked for beyond those of the profile.
-pub fn held(profile: Profile, required: &[OpKind], records: &[Record]) -> Vec<Held> {
-    let by_id: BTreeMap<&str, &Record> = records.iter().map(|r| (r.id.as_str(), r)).collect();
-    let plain: Vec<(Case, String)> = profile
-        .cases()
-        .into_iter()
-        .filter(|c| c.depth() == Depth::Smoke)
-        .map(|c| {
-            let id = c.id();
-            (c, id)
-        })
-        .collect();
-    let kinds = OpKind::ALL.iter().filter(|k| profile.asks(**k) || required.contains(k));
-    let in_dtype = |activation: DType| {
-        let mut gaps = Vec::new();
-        let mut asked = 0;
-        for &kind in kinds.clone() {
-            asked += 1;
-            // What each dtype of the operator's paths came to: no text where all is well.
-            let mut found: BTreeMap<DType, Vec<String>> = BTreeMap::new();
-            let mut elective: BTreeMap<DType, Vec<String>> = BTreeMap::new();
-            let mut passed: BTreeMap<DType, usize> = BTreeMap::new();
-            for (case, id) in &plain {
-                let Case::Op { family, dtype, .. } = case else { continue };
-                if family.op == kind {
-                    let record = by_id.get(id.as_str()).copied();
-                    *passed.entry(*dtype).or_default() +=
-                        usize::from(record.is_some_and(|r| r.status == Status::Passed));
-                    let to = if record.is_some_and(|r| r.elective) { &mut elective } else { &mut found };
-                    to.entry(*dtype).or_default().extend(trouble(record, id));
-                }
-            }
-            // A device that has no use for any of them does not have the operator.
-            for (dtype, troubles) in elective {
-                let found = found.entry(dtype).or_default();
-                if passed.get(&dtype) == Some(&0) {
-                    found.extend(troubles);
-                }
-            }
-            let gap = |dtype: &DType, found: &[String]| Gap {
-                what: kind.name().into(),
-                dtype: dtype.name().into(),
-                why: found.first().cloned().unwrap_or_default(),
-            };
-            match found.get(&activation) {
-                Some(troubles) if troubles.is_empty() => {}
-                Some(troubles) => gaps.push(gap(&activation, troubles)),
-                None if found.values().any(Vec::is_empty) => {}
-                None => gaps.push(match found.iter().next() {
-                    Some((dtype, troubles)) => gap(dtype, troubles),
-                    None => gap(&activation, &["the suite has no plain case for it".into()]),
-                }),
-            }
-        }
-        for (case, id) in &plain {
-            if let (Case::Device(_), Some(why)) = (case, device_trouble(by_id.get(id.as_str()).copied(), id)) {
-                gaps.push(Gap { what: id.clone(), dtype: String::new(), why });
-            }
-        }
-        Held { profile, dtype: activation.name().into(), asked, gaps }
+/// Whether an operator that was demanded by name is held, and what is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Required {
+    /// The operator.
+    pub op: String,
+    /// The activation dtypes in which all its plain cases pass; its own dtypes where its cases are not named by an activation
+    /// dtype. One is enough.
+    pub held: Vec<String>,
+    /// What is missing in the others.
+    pub gaps: Vec<Gap>,
+}
+
+/// The dtypes in which a model runs from its first operator to its last.
+const ACTIVATIONS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+/// Plain cases, each with its path.
+fn plain(cases: Vec<Case>) -> Vec<(Case, String)> {
+    let with_path = |c: Case| {
+        let id = c.id();
+        (c, id)
     };
-    [DType::F32, DType::F16, DType::BF16].map(in_dtype).into()
+    cases.into_iter().filter(|c| c.depth() == Depth::Smoke).map(with_path).collect()
+}
+
+/// Records by the paths of their cases.
+type ById<'a> = BTreeMap<&'a str, &'a Record>;
+
+fn by_id(records: &[Record]) -> ById<'_> {
+    records.iter().map(|r| (r.id.as_str(), r)).collect()
+}
+
+/// What the plain cases of an operator came to in each dtype of their paths: nothing where all is well.
+fn troubles(kind: OpKind, plain: &[(Case, String)], by_id: &ById<'_>) -> BTreeMap<DType, Vec<String>> {
+    let mut found: BTreeMap<DType, Vec<String>> = BTreeMap::new();
+    let mut elective: BTreeMap<DType, Vec<String>> = BTreeMap::new();
+    let mut passed: BTreeMap<DType, usize> = BTreeMap::new();
+    for (case, id) in plain {
+        let Case::Op { family, dtype, .. } = case else { continue };
+        if family.op == kind {
+            let record = by_id.get(id.as_str()).copied();
+            *passed.entry(*dtype).or_default() += usize::from(record.is_some_and(|r| r.status == Status::Passed));
+            let to = if record.is_some_and(|r| r.elective) { &mut elective } else { &mut found };
+            to.entry(*dtype).or_default().extend(trouble(record, id));
+        }
+    }
+    // A device that has no use for any of them does not have the operator.
+    for (dtype, troubles) in elective {
+        let found = found.entry(dtype).or_default();
+        if passed.get(&dtype) == Some(&0) {
+            found.extend(troubles);
+        }
+    }
+    found
+}
+
+fn gap(kind: OpKind, dtype: DType, troubles: &[String]) -> Gap {
+    let why = troubles.first().cloned().unwrap_or_default();
+    Gap { what: kind.name().into(), dtype: dtype.name().into(), why }
+}
+
+const NO_CASE: &str = "the suite has no plain case for it";
+
+/// What is missing of an operator in an activation dtype.
+fn gap_in(kind: OpKind, activation: DType, found: &BTreeMap<DType, Vec<String>>) -> Option<Gap> {
+    match found.get(&activation) {
+        Some(troubles) if troubles.is_empty() => None,
+        Some(troubles) => Some(gap(kind, activation, troubles)),
+        None if found.values().any(Vec::is_empty) => None,
+        None => Some(match found.iter().next() {
+            Some((dtype, troubles)) => gap(kind, *dtype, troubles),
+            None => gap(kind, activation, &[NO_CASE.into()]),
+        }),
+    }
+}
+
+/// For each activation dtype that a run's cases name, whether a profile is held in it; once for a profile that demands no
+/// operator.
+///
+/// Judged from records alone: a case that the run's filter left out is a gap, so that a narrow run holds nothing.
+pub fn held(profile: Profile, records: &[Record]) -> Vec<Held> {
+    let (by_id, plain) = (by_id(records), plain(profile.cases()));
+    let clause = |(case, id): &(Case, String)| match case {
+        Case::Device(_) => device_trouble(by_id.get(id.as_str()).copied(), id).map(|why| Gap {
+            what: id.clone(),
+            dtype: String::new(),
+            why,
+        }),
+        _ => None,
+    };
+    let clauses: Vec<Gap> = plain.iter().filter_map(clause).collect();
+    let kinds: Vec<OpKind> = OpKind::ALL.iter().copied().filter(|k| profile.asks(*k)).collect();
+    if kinds.is_empty() {
+        return vec![Held { profile, dtype: String::new(), asked: 0, gaps: clauses }];
+    }
+    let found: Vec<_> = kinds.iter().map(|&kind| (kind, troubles(kind, &plain, &by_id))).collect();
+    let in_dtype = |activation: DType| {
+        let operators = found.iter().filter_map(|(kind, found)| gap_in(*kind, activation, found));
+        let gaps = operators.chain(clauses.clone()).collect();
+        Held { profile, dtype: activation.name().into(), asked: kinds.len(), gaps }
+    };
+    ACTIVATIONS.map(in_dtype).into()
+}
+
+/// For each operator that was demanded by name, in which dtypes it is held. Judged as [`held`] judges.
+pub fn required(kinds: &[OpKind], records: &[Record]) -> Vec<Required> {
+    let (by_id, plain) = (by_id(records), plain(Case::all(Depth::Smoke)));
+    let one = |&kind: &OpKind| {
+        let mut found = troubles(kind, &plain, &by_id);
+        if found.is_empty() {
+            found.insert(DType::F32, vec![NO_CASE.into()]);
+        }
+        if ACTIVATIONS.iter().any(|a| found.contains_key(a)) {
+            found.retain(|dtype, _| ACTIVATIONS.contains(dtype));
+        }
+        let (held, lacking): (Vec<_>, Vec<_>) = found.into_iter().partition(|(_, troubles)| troubles.is_empty());
+        // The dtype that comes closest stands first.
+        let mut lacking = lacking;
+        lacking.sort_by_key(|(_, troubles)| troubles.len());
+        Required {
+            op: kind.name().into(),
+            held: held.into_iter().map(|(dtype, _)| dtype.name().into()).collect(),
+            gaps: lacking.iter().map(|(dtype, troubles)| gap(kind, *dtype, troubles)).collect(),
+        }
+    };
+    kinds.iter().map(one).collect()
 }
 
 /// Why a required case does not count; nothing where it passed.
@@ -220,15 +282,18 @@ mod tests {
 
     #[test]
     fn profiles_contain_each_other() {
-        let mut smaller = 0;
+        let (mut smaller, mut demanded) = (0, 0);
         for profile in Profile::ALL {
+            let demands = OpKind::ALL.iter().filter(|k| profile.asks(**k)).count();
+            assert!(demands >= demanded && (demands > 0) == (profile != Profile::Device), "{profile}");
+            demanded = demands;
+            assert_eq!(profile.name().parse::<Profile>().unwrap(), profile);
+        }
+        for profile in &Profile::ALL[1..] {
             let cases = profile.cases().len();
             assert!(cases >= smaller, "{profile}");
             smaller = cases;
-            assert_eq!(profile.name().parse::<Profile>().unwrap(), profile);
         }
-        assert_eq!("device".parse::<Profile>().unwrap(), Profile::Device);
-        assert_eq!(Profile::Device.cases().len(), Profile::LlmServing.cases().len());
         assert!("everything".parse::<Profile>().is_err());
     }
 
@@ -237,7 +302,7 @@ mod tests {
         let mut records = all_passed();
         let id = records.iter_mut().find(|r| r.id.starts_with("op/rms_norm/f16/")).unwrap();
         *id = Record::of(id.id.clone(), Outcome::Unsupported("no f16".into()));
-        let held = held(Profile::Smoke, &[], &records);
+        let held = held(Profile::Smoke, &records);
         let gaps = |dtype: &str| {
             let held = held.iter().find(|h| h.dtype == dtype).unwrap();
             held.gaps.iter().filter(|g| g.what == "rms_norm").count()
@@ -254,7 +319,7 @@ mod tests {
                 *record =
                     Record { elective: true, ..Record::of(record.id.clone(), Outcome::Unsupported("pages".into())) };
             }
-            let held = held(Profile::LlmServing, &[], &records);
+            let held = held(Profile::LlmServing, &records);
             let f16 = held.iter().find(|h| h.dtype == "f16").unwrap();
             f16.gaps.iter().filter(|g| g.what == "attention_decode").count()
         };
@@ -264,28 +329,32 @@ mod tests {
 
     #[test]
     fn a_run_of_nothing_holds_nothing() {
-        assert!(held(Profile::Smoke, &[], &[]).iter().all(|h| !h.gaps.is_empty()));
+        assert!(held(Profile::Smoke, &[]).iter().all(|h| !h.gaps.is_empty()));
+        assert!(held(Profile::Device, &[]).iter().all(|h| !h.gaps.is_empty()));
     }
 
     #[test]
-    fn an_operator_that_is_required_is_asked_for_whatever_the_profile() {
-        let plain = Profile::Device.cases().into_iter().filter(|c| c.depth() == Depth::Smoke);
-        let mut records: Vec<Record> = plain
-            .map(|c| match c {
-                Case::Op { .. } => Record::of(c.id(), Outcome::Unsupported("no kernel".into())),
-                _ => Record::of(c.id(), Outcome::Passed),
-            })
-            .collect();
-        let gaps = |records: &[Record], required: &[OpKind]| {
-            let held = held(Profile::Device, required, records);
-            (held[0].asked, held[0].gaps.len())
-        };
-        assert_eq!(gaps(&records, &[]), (0, 0));
-        assert_eq!(gaps(&records, &[OpKind::Add]), (1, 1));
-        for record in records.iter_mut().filter(|r| r.id.starts_with("op/add/f32/")) {
-            *record = Record::of(record.id.clone(), Outcome::Passed);
+    fn a_device_without_operators_holds_the_smallest_profile_alone() {
+        let clauses = Profile::Device.cases().into_iter().map(|c| match c {
+            Case::Op { .. } => Record::of(c.id(), Outcome::Unsupported("no kernel".into())),
+            _ => Record::of(c.id(), Outcome::Passed),
+        });
+        let records: Vec<Record> = clauses.collect();
+        assert!(matches!(&held(Profile::Device, &records)[..], [Held { asked: 0, gaps, .. }] if gaps.is_empty()));
+        assert!(held(Profile::Smoke, &records).iter().all(|h| h.gaps.len() == h.asked));
+        let [add] = &required(&[OpKind::Add], &records)[..] else { panic!("one operator was asked for") };
+        assert!(add.held.is_empty() && add.gaps[0].why.contains("no kernel"), "{add:?}");
+    }
+
+    #[test]
+    fn an_operator_that_is_demanded_is_held_in_one_dtype_or_lacks_something_in_all() {
+        let mut records = passed(Profile::LlmServing);
+        let refused = |r: &Record| r.id.starts_with("op/matmul/f16/") || r.id.starts_with("op/kv_write/");
+        for record in records.iter_mut().filter(|r| refused(r)) {
+            *record = Record::of(record.id.clone(), Outcome::Unsupported("too small".into()));
         }
-        assert_eq!(gaps(&records, &[OpKind::Add]), (1, 0));
-        assert_eq!(gaps(&records, &[OpKind::Add, OpKind::Mul]), (2, 1));
+        let found = required(&[OpKind::Matmul, OpKind::KvWrite], &records);
+        assert_eq!((found[0].held.join(","), found[0].gaps.len()), ("f32,bf16".into(), 1));
+        assert_eq!((found[1].held.len(), found[1].gaps.len()), (0, 3));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use qiao_core::{Error, Result};
+use qiao_core::{Error, OpKind, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::case::Case;
@@ -12,7 +12,7 @@ use crate::family::Depth;
 use crate::glob::Glob;
 use crate::journal::Journal;
 use crate::platform::{DeviceFacts, Platform};
-use crate::profile::{Held, Profile, held};
+use crate::profile::{Held, Profile, Required, held, required};
 use crate::replay::Replay;
 use crate::select::Selection;
 use crate::shrink::shrink;
@@ -87,9 +87,6 @@ pub struct Run {
     pub device: DeviceFacts,
     /// The profile.
     pub profile: Profile,
-    /// Operators that were asked for beyond those of the profile.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub required: Vec<String>,
     /// Which of its cases were asked for; empty = all.
     pub filter: Vec<String>,
     /// The seed.
@@ -104,14 +101,23 @@ pub struct Run {
     pub counts: Counts,
     /// Whether the profile is held, in each activation dtype. Empty for a filtered run.
     pub held: Vec<Held>,
+    /// Whether each operator that was demanded by name is held. Empty where none was, and for a run that was stopped.
+    #[serde(default)]
+    pub required: Vec<Required>,
     /// Why the run fails; empty where it passes.
     pub faults: Vec<String>,
 }
 
 impl Run {
-    /// Whether the device passes: nothing failed, something ran, and the profile is held in at least one dtype.
+    /// Whether the device passes: nothing failed, something ran, the profile is held in at least one dtype, and so is every
+    /// operator that was demanded by name.
     pub fn passes(&self) -> bool {
         self.faults.is_empty()
+    }
+
+    /// Whether no operator was demanded, neither by the profile nor by name: then a pass says nothing of any.
+    pub fn demands_nothing(&self) -> bool {
+        self.required.is_empty() && OpKind::ALL.iter().all(|k| !self.profile.asks(*k))
     }
 
     /// The records of a status.
@@ -162,11 +168,9 @@ pub fn run(selection: &Selection, on: &mut Executor, mut watch: impl FnMut(Progr
         }
     }
     let counts = count(&records);
-    let held = match selection.filter.is_empty() && !interrupted {
-        true => held(selection.profile, &selection.required, &records),
-        false => Vec::new(),
-    };
-    let faults = faults(selection, &counts, &held, interrupted);
+    let held = if selection.filter.is_empty() && !interrupted { held(selection.profile, &records) } else { Vec::new() };
+    let required = if interrupted { Vec::new() } else { required(&selection.required, &records) };
+    let faults = faults(selection, &counts, &held, &required, interrupted);
     if !interrupted {
         journal.close()?;
     }
@@ -175,7 +179,6 @@ pub fn run(selection: &Selection, on: &mut Executor, mut watch: impl FnMut(Progr
         platform,
         device,
         profile: selection.profile,
-        required: selection.required.iter().map(|k| k.name().to_string()).collect(),
         filter: selection.filter.iter().map(|g| g.text().to_string()).collect(),
         seed: selection.seed,
         seconds: start.elapsed().as_secs_f64(),
@@ -183,6 +186,7 @@ pub fn run(selection: &Selection, on: &mut Executor, mut watch: impl FnMut(Progr
         records,
         counts,
         held,
+        required,
         faults,
     })
 }
@@ -225,7 +229,13 @@ fn count(records: &[Record]) -> Counts {
     }
 }
 
-fn faults(selection: &Selection, counts: &Counts, held: &[Held], interrupted: bool) -> Vec<String> {
+fn faults(
+    selection: &Selection,
+    counts: &Counts,
+    held: &[Held],
+    required: &[Required],
+    interrupted: bool,
+) -> Vec<String> {
     let mut faults = Vec::new();
     if interrupted {
         faults.push("the run was stopped before its last case".into());
@@ -251,12 +261,15 @@ fn faults(selection: &Selection, counts: &Counts, held: &[Held], interrupted: bo
     if !held.is_empty() && held.iter().all(|h| !h.gaps.is_empty()) {
         let best = held.iter().min_by_key(|h| h.gaps.len()).expect("there is a dtype");
         let names: Vec<_> = best.gaps.iter().map(|g| g.what.as_str()).collect();
-        let required: Vec<_> = selection.required.iter().map(|k| k.name()).collect();
-        let what = match required.is_empty() {
-            true => format!("profile {}", selection.profile),
-            false => format!("profile {} with {}", selection.profile, required.join(", ")),
-        };
-        faults.push(format!("{what} is held in no dtype; {} comes closest and lacks {}", best.dtype, names.join(", ")));
+        let (profile, lacks) = (selection.profile, names.join(", "));
+        faults.push(match best.dtype.as_str() {
+            "" => format!("profile {profile} is not held and lacks {lacks}"),
+            dtype => format!("profile {profile} is held in no dtype; {dtype} comes closest and lacks {lacks}"),
+        });
+    }
+    for lacking in required.iter().filter(|r| r.held.is_empty()) {
+        let why = lacking.gaps.first().map_or("", |g| g.why.as_str());
+        faults.push(format!("operator {} is required and held in no dtype: {why}", lacking.op));
     }
     faults
 }
@@ -289,7 +302,6 @@ pub fn not_present(name: &str, profile: Profile, why: &str) -> Run {
         platform: Platform::here(),
         device: DeviceFacts { opened_as: name.into(), ..Default::default() },
         profile,
-        required: Vec::new(),
         filter: Vec::new(),
         seed: 0,
         seconds: 0.0,
@@ -297,6 +309,7 @@ pub fn not_present(name: &str, profile: Profile, why: &str) -> Run {
         records: vec![record],
         counts: Counts::default(),
         held: Vec::new(),
+        required: Vec::new(),
         faults,
     }
 }

@@ -6,6 +6,7 @@ use qiao_core::OpKind;
 
 use crate::case::Case;
 use crate::expect::Expectations;
+use crate::family::Depth;
 use crate::glob::Glob;
 use crate::profile::Profile;
 
@@ -14,7 +15,8 @@ use crate::profile::Profile;
 pub struct Selection {
     /// The profile.
     pub profile: Profile,
-    /// Operators that are asked for beyond those of the profile.
+    /// Operators that the device must have, whatever the profile asks for: their plain cases are walked as well. Those
+    /// that a filter leaves out count as missing.
     pub required: Vec<OpKind>,
     /// Only cases whose path matches one of these; all where there is none.
     pub filter: Vec<Glob>,
@@ -45,6 +47,12 @@ impl Selection {
     /// The cases, in order.
     pub fn cases(&self) -> Vec<Case> {
         let wanted = |c: &Case| self.filter.is_empty() || self.filter.iter().any(|g| g.matches(&c.id()));
-        self.profile.cases().into_iter().filter(wanted).collect()
+        let profile = self.profile;
+        let of_profile = |c: &Case| c.tier() <= profile.tier() && c.depth() <= profile.depth();
+        let required = |c: &Case| match c {
+            Case::Op { family, depth, .. } => *depth == Depth::Smoke && self.required.contains(&family.op),
+            _ => false,
+        };
+        Case::all(profile.depth()).into_iter().filter(|c| of_profile(c) || required(c)).filter(wanted).collect()
     }
 }

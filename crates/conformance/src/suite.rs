@@ -9,7 +9,8 @@ use qiao_core::{Device, Error, OpKind, Result};
 use crate::case::Case;
 use crate::expect::Expectations;
 use crate::family::Depth;
-use crate::profile::{Held, Profile, held};
+use crate::profile::{Held, Profile, held, required};
+use crate::select::Selection;
 use crate::shrink::shrink;
 use crate::subject::Subject;
 use crate::verdict::{Record, Status};
@@ -25,7 +26,7 @@ use crate::verdict::{Record, Status};
 /// qiao_conformance::suite!(acme_npu::open, profile = Device, required = [Add, Matmul]);
 /// ```
 ///
-/// The profile is `LlmServing` unless another is named. Where `open` answers [`Error::NotPresent`] the tests pass and say so;
+/// The profile is `LlmServing` unless another is named; `Device` demands no operator, for a backend that has only begun. Where `open` answers [`Error::NotPresent`] the tests pass and say so;
 /// `QIAO_REQUIRE=acme_npu` makes that a failure. `QIAO_SEED` changes the data, and `QIAO_CASE` names a case that the
 /// test `the_case_of_the_environment_passes` runs alone.
 #[macro_export]
@@ -194,19 +195,23 @@ impl Suite {
     /// Holds the device to its profile, and the expectations to the cases there are.
     ///
     /// # Panics
-    /// The profile is held in no dtype, or a row of the expectations names no case.
+    /// The profile, or an operator that is required, is held in no dtype; a row of the expectations names no case.
     pub fn profile(&self) {
         let all: Vec<String> = Case::all(Depth::Full).iter().map(Case::id).collect();
         let stale = self.expectations.stale(all.iter().map(String::as_str));
         assert!(stale.is_empty(), "rows of the expectations that name no case: {stale:?}");
         let Some(subject) = self.subject() else { return };
-        let plain = self.profile.cases().into_iter().filter(|c| c.depth() == Depth::Smoke);
+        let selection = Selection { required: self.required.clone(), ..Selection::new(self.profile) };
+        let plain = selection.cases().into_iter().filter(|c| c.depth() == Depth::Smoke);
         let records: Vec<Record> = plain.map(|c| self.run(&c, subject)).collect();
-        let held = held(self.profile, &self.required, &records);
+        let held = held(self.profile, &records);
         let gaps =
             |h: &Held| h.gaps.iter().map(|g| format!("\n    {} {}: {}", g.what, g.dtype, g.why)).collect::<String>();
-        let lacks: String = held.iter().map(|h| format!("\n  in {} it lacks{}", h.dtype, gaps(h))).collect();
-        assert!(held.iter().any(|h| h.gaps.is_empty()), "profile {} is held in no dtype:{lacks}", self.profile);
+        let place = |h: &Held| if h.dtype.is_empty() { String::new() } else { format!("in {} ", h.dtype) };
+        let lacks: String = held.iter().map(|h| format!("\n  {}it lacks{}", place(h), gaps(h))).collect();
+        assert!(held.iter().any(|h| h.gaps.is_empty()), "profile {} is not held:{lacks}", self.profile);
+        let lacking: Vec<_> = required(&self.required, &records).into_iter().filter(|r| r.held.is_empty()).collect();
+        assert!(lacking.is_empty(), "operators that are required and held in no dtype: {lacking:#?}");
     }
 
     /// Runs the case that `QIAO_CASE` names, if it names one.

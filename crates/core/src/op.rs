@@ -245,7 +245,12 @@ impl FromStr for OpKind {
 
     fn from_str(s: &str) -> Result<Self, Error> {
         OpKind::ALL.iter().copied().find(|k| k.name() == s).ok_or_else(|| {
-            Error::invalid("operator", format!("'{s}' is not in the op list"), "see OpKind::ALL for the names")
+            let names: Vec<_> = OpKind::ALL.iter().map(|k| k.name()).collect();
+            Error::invalid(
+                "operator",
+                format!("'{s}' is not in the op list"),
+                format!("use one of {}", names.join(", ")),
+            )
         })
     }
 }

@@ -7,6 +7,9 @@
 //! 2. every other case of the profile in that dtype, and every one that has no dtype, was walked;
 //! 3. none of them failed.
 //!
+//! Profile `device` is no level: a run of it walks what shows the level of the device contract, and as much of the others as the
+//! device supports.
+//!
 //! What a device refuses beyond the plain cases, with a reason, and what failed as its expectations say, hinders no level and is
 //! told beside it.
 
@@ -370,7 +373,7 @@ impl<'a> Walked<'a> {
         if profile.depth() >= Depth::Standard {
             all.join(standard);
         }
-        if profile.depth() == Depth::Full {
+        if profile.depth() >= Depth::Full {
             all.join(deep);
         }
         (all, plain)

@@ -29,7 +29,7 @@ pub struct Group {
     pub paths: Vec<String>,
     /// The last parts of the plain cases, which every profile walks.
     pub plain: Vec<String>,
-    /// Those that `llm-core` and `llm-serving` walk as well.
+    /// Those that `device`, `llm-core` and `llm-serving` walk as well.
     pub standard: Vec<String>,
     /// Those that only `full` walks.
     pub deep: Vec<String>,
@@ -100,7 +100,7 @@ impl Suite {
         let walked = move |g: &Group| g.tier.tier() <= profile.tier();
         self.groups.iter().filter(move |g| walked(g)).map(move |g| {
             let standard = (profile.depth() >= Depth::Standard).then_some(&g.standard).into_iter().flatten();
-            let deep = (profile.depth() == Depth::Full).then_some(&g.deep).into_iter().flatten();
+            let deep = (profile.depth() >= Depth::Full).then_some(&g.deep).into_iter().flatten();
             (g, g.plain.iter().chain(standard).chain(deep).map(String::as_str).collect())
         })
     }

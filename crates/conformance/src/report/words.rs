@@ -314,17 +314,31 @@ pub fn outcome_line(report: &Report) -> Said {
             format!("，仅限匹配 {} 的用例", clipped(&filter, QUOTE)),
         ),
     };
+    let required: Vec<&str> = run.required.iter().map(|r| r.op.as_str()).collect();
+    let (en_part, zh_part) = match required.is_empty() {
+        true => (en_part, zh_part),
+        false => (
+            format!("{en_part} with {} required", joined(&required)),
+            format!("{zh_part}（要求算子：{}）", required.join("、")),
+        ),
+    };
+    let nothing = if run.demands_nothing() { nothing_demanded() } else { Said::default() };
     let walked = count(run.records.len() as u64);
     match run.passes() {
         true => say(
-            format!("Run of profile {profile}{en_part}: passed. {walked} cases walked."),
-            format!("配置档 {profile} 的测试{zh_part}：通过。共执行 {walked} 个用例。"),
+            format!("Run of profile {profile}{en_part}: passed. {walked} cases walked.{}", nothing.en),
+            format!("配置档 {profile} 的测试{zh_part}：通过。共执行 {walked} 个用例。{}", nothing.zh),
         ),
         false => say(
             format!("Run of profile {profile}{en_part}: not passed. {walked} cases walked."),
             format!("配置档 {profile} 的测试{zh_part}：未通过。共执行 {walked} 个用例。"),
         ),
     }
+}
+
+/// What a pass is worth where no operator was demanded.
+fn nothing_demanded() -> Said {
+    say(" The device contract only; no operator was demanded.", "仅检验设备契约；未要求任何算子。")
 }
 
 /// Names in a sentence: `a`, `a and b`, `a, b and c`.
@@ -352,6 +366,14 @@ pub fn fault(text: &str) -> Said {
     let closest = held.and_then(|(profile, t)| Some((profile, t.split_once(" comes closest and lacks ")?)));
     if let Some((profile, (dtype, lacks))) = closest {
         return all(format!("配置档 {profile} 在任何数据类型下均未满足；最接近的是 {dtype}，尚缺 {lacks}"));
+    }
+    if let Some((profile, lacks)) = text.strip_prefix("profile ").and_then(|t| t.split_once(" is not held and lacks "))
+    {
+        return all(format!("配置档 {profile} 未满足，尚缺 {lacks}"));
+    }
+    let required = text.strip_prefix("operator ").and_then(|t| t.split_once(" is required and held in no dtype: "));
+    if let Some((op, why)) = required {
+        return all(format!("要求的算子 {op} 在任何数据类型下均未满足：{why}"));
     }
     let stale = text.strip_prefix("line ").and_then(|t| t.split_once(" of the expectations, "));
     if let Some((line, rest)) = stale {

@@ -372,7 +372,6 @@ pub(crate) fn run(profile: Profile, records: Vec<Record>) -> Run {
         platform: platform(),
         device: device(),
         profile,
-        required: Vec::new(),
         filter: Vec::new(),
         seed: 1,
         seconds: 88.0,
@@ -380,6 +379,7 @@ pub(crate) fn run(profile: Profile, records: Vec<Record>) -> Run {
         records,
         counts,
         held: Vec::new(),
+        required: Vec::new(),
         faults,
     }
 }

@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
+use qiao_conformance::profile;
 use qiao_conformance::report::{Form, json};
+use qiao_core::OpKind;
 
 use crate::sample;
 
@@ -109,7 +111,10 @@ fn hold(value: &Value, schema: &Value, root: &Value, at: &str) -> Result<(), Str
 #[test]
 fn a_written_report_is_as_the_schema_says() {
     let schema = schema();
-    for report in [sample::report(), sample::clean(qiao_conformance::Profile::Smoke)] {
+    let mut demanding = sample::clean(qiao_conformance::Profile::Device);
+    demanding.check.as_mut().unwrap().required = profile::required(&[OpKind::Add, OpKind::KvWrite], &[]);
+    demanding.check.as_mut().unwrap().held = profile::held(qiao_conformance::Profile::Device, &[]);
+    for report in [sample::report(), sample::clean(qiao_conformance::Profile::Smoke), demanding] {
         let value: Value = serde_json::from_str(&Form::Json.write(&report)).unwrap();
         hold(&value, &schema, &schema, "report").unwrap();
     }

@@ -1,7 +1,7 @@
 //! The verdict follows from the facts: less evidence never raises a level.
 
 use qiao_conformance::report::{Level, MissingKind, Report, Standing, Step, Verdict};
-use qiao_conformance::{Check, Failure, Outcome, Profile, Record, Status, profile};
+use qiao_conformance::{Check, Failure, Outcome, Profile, Record, Required, Status, profile};
 
 use crate::sample;
 
@@ -23,6 +23,8 @@ fn evidence(report: &Report) -> (Option<Level>, Vec<usize>) {
 #[test]
 fn a_clean_walk_reaches_its_profile_and_no_more() {
     let pairs = [
+        // What it walks shows all that a device supports; this one supports everything.
+        (Profile::Device, Level::LlmServing),
         (Profile::Smoke, Level::Smoke),
         (Profile::LlmCore, Level::LlmCore),
         (Profile::LlmServing, Level::LlmServing),
@@ -123,7 +125,7 @@ fn a_level_is_held_as_profiles_are_judged() {
     for spoil in std::iter::once(None).chain((0..cases).step_by(cases.div_ceil(40)).map(Some)) {
         let report = run(spoil);
         let verdict = Verdict::of(&report);
-        let held = profile::held(Profile::Smoke, &[], &report.check.as_ref().unwrap().records);
+        let held = profile::held(Profile::Smoke, &report.check.as_ref().unwrap().records);
         for (level, held) in verdict.at(Level::Smoke).dtypes.iter().zip(&held) {
             assert_eq!(level.dtype, held.dtype);
             let gaps = level.missing.iter().filter(|m| m.kind != MissingKind::NoCases).count();
@@ -181,4 +183,29 @@ fn pages_that_a_device_does_not_declare_are_missed_only_where_it_has_no_others()
     let mut report = sample::clean(Profile::LlmServing);
     records(&mut report).iter_mut().for_each(|r| r.elective = true);
     assert_eq!(reached(&report), Some(Level::LlmServing));
+}
+
+#[test]
+fn what_was_demanded_stands_beside_the_outcome_of_a_run() {
+    let line = |report: &Report| qiao_conformance::report::words::outcome_line(report);
+    let mut report = sample::clean(Profile::Device);
+    let said = line(&report);
+    assert!(said.en.ends_with("The device contract only; no operator was demanded."), "{}", said.en);
+    assert!(said.zh.ends_with("仅检验设备契约；未要求任何算子。"), "{}", said.zh);
+    assert!(!line(&sample::clean(Profile::Smoke)).en.contains("no operator"));
+    let gap = profile::Gap { what: "matmul".into(), dtype: "f32".into(), why: "op/matmul/f32/m=1 unsupported".into() };
+    report.check.as_mut().unwrap().required = vec![
+        Required { op: "add".into(), held: vec!["f32".into()], gaps: Vec::new() },
+        Required { op: "matmul".into(), held: Vec::new(), gaps: vec![gap] },
+    ];
+    let said = line(&report);
+    assert!(said.en.contains("profile device with add and matmul required: passed"), "{}", said.en);
+    assert!(said.zh.contains("（要求算子：add、matmul）") && !said.zh.contains("未要求"), "{}", said.zh);
+    let fault = qiao_conformance::report::words::fault;
+    let told = fault("operator matmul is required and held in no dtype: op/matmul/f32/m=1 unsupported");
+    assert_eq!(told.zh, "要求的算子 matmul 在任何数据类型下均未满足：op/matmul/f32/m=1 unsupported");
+    assert_eq!(
+        fault("profile device is not held and lacks device/memory/x").zh,
+        "配置档 device 未满足，尚缺 device/memory/x"
+    );
 }
