@@ -105,7 +105,8 @@ macro_rules! for_each_op {
             /// Rotates pairs of x `[T, H, D]` by the row of cos and sin `[max_pos, rotary_dim/2]` that `positions[T]`
             /// names. The other elements pass. A position out of range gives NaN.
             Rope(RopeAttrs) = 80, "rope", LlmCore, ["x", "positions", "cos", "sin"] => ["y"], rope, elementwise, rope;
-            /// Row-wise softmax of `scale·x + mask`; a fully masked row gives zeros.
+            /// Row-wise softmax of `scale·x + mask`; a fully masked row gives zeros. Causal: columns beyond a row's own are
+            /// zeros whatever they hold; a NaN or +∞ that the row sees makes all that it sees NaN.
             Softmax(SoftmaxAttrs) = 96, "softmax", LlmCore, ["x", "mask?"] => ["y"], softmax, norm, softmax;
             /// Sum, mean or largest value along one axis.
             Reduce(ReduceAttrs) = 97, "reduce", LlmCore, ["x"] => ["y"], reduce, elementwise, reduce;
@@ -132,7 +133,9 @@ macro_rules! for_each_op {
                 => ["y"], attention_decode, attention, none;
             /// One token per row of logits `[B, V]` for the uniform `u[B]` in [0, 1): temperature, top-k, top-p, min-p
             /// (each `[B]`) in that order on logits sorted by (value descending, index ascending). Temperature 0 is
-            /// argmax; top_k 0, top_p 1 and min_p 0 are off.
+            /// argmax; top_k 0, top_p 1 and min_p 0 are off. top_p keeps the shortest prefix whose mass reaches it, min_p what
+            /// has that share of the largest; the token is the first whose mass, summed up, exceeds u. A row with a NaN gives
+            /// the first NaN; logits as large as the largest weigh alike, infinite ones too.
             Sample(NoAttrs) = 128, "sample", LlmCore,
                 ["logits", "u", "temperature", "top_k", "top_p", "min_p"] => ["y"], sample, elementwise, none;
             /// `c = a · dequantise(w)ᵀ`, w `[N, K]` in a block format, or codes with scales `[⌈N/group_rows⌉, K/group]`:

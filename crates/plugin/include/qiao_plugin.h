@@ -287,7 +287,8 @@ enum {
   /* rope(x, positions, cos, sin) -> y. Rotates pairs of x [T, H, D] by the row of cos and sin [max_pos, rotary_dim/2] that
    * positions[T] names. The other elements pass. A position out of range gives NaN. Attributes: qiao_attr_rope. */
   QIAO_OP_ROPE = 80,
-  /* softmax(x, mask?) -> y. Row-wise softmax of scale·x + mask; a fully masked row gives zeros. Attributes:
+  /* softmax(x, mask?) -> y. Row-wise softmax of scale·x + mask; a fully masked row gives zeros. Causal: columns beyond a
+   * row's own are zeros whatever they hold; a NaN or +∞ that the row sees makes all that it sees NaN. Attributes:
    * qiao_attr_softmax. */
   QIAO_OP_SOFTMAX = 96,
   /* reduce(x) -> y. Sum, mean or largest value along one axis. Attributes: qiao_attr_reduce. */
@@ -310,7 +311,9 @@ enum {
   QIAO_OP_ATTENTION_DECODE = 114,
   /* sample(logits, u, temperature, top_k, top_p, min_p) -> y. One token per row of logits [B, V] for the uniform u[B] in [0,
    * 1): temperature, top-k, top-p, min-p (each [B]) in that order on logits sorted by (value descending, index ascending).
-   * Temperature 0 is argmax; top_k 0, top_p 1 and min_p 0 are off. */
+   * Temperature 0 is argmax; top_k 0, top_p 1 and min_p 0 are off. top_p keeps the shortest prefix whose mass reaches it,
+   * min_p what has that share of the largest; the token is the first whose mass, summed up, exceeds u. A row with a NaN
+   * gives the first NaN; logits as large as the largest weigh alike, infinite ones too. */
   QIAO_OP_SAMPLE = 128,
   /* matmul_quant(a, w, scales?, zeros?, g_idx?, bias?, residual?) -> c. c = a · dequantise(w)ᵀ, w [N, K] in a block format,
    * or codes with scales [⌈N/group_rows⌉, K/group]: (code − zero)·scale; g_idx[K] names each input channel's group.

@@ -1,6 +1,6 @@
 //! Where the built library and the device program lie.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use qiao_core::{Error, Result};
@@ -23,14 +23,28 @@ pub(crate) fn beside(name: &str) -> Option<PathBuf> {
     places.into_iter().find(|path| path.is_file())
 }
 
+/// Whether a file was built no earlier than the plugin, which cargo does build for the tests of other crates.
+fn is_fresh(path: &Path) -> bool {
+    let built = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
+    let plugin = beside(&library_name()).and_then(|plugin| built(&plugin));
+    plugin.zip(built(path)).is_some_and(|(plugin, program)| program >= plugin)
+}
+
+fn library_name() -> String {
+    format!("{}qiao_simnpu{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)
+}
+
 /// The file beside the running program. Where the tests of another crate run under cargo, which builds no programs for
-/// them, it is built first; `target` says how.
+/// them, it is built first unless it is fresh; `target` says how.
 fn built(name: &str, target: Option<&[&str]>) -> Result<PathBuf> {
     let missing = |found: String| Error::invalid(name, found, "build it with `cargo build -p qiao-simnpu`");
     let guest = std::env::var("CARGO_PKG_NAME").is_ok_and(|package| package != env!("CARGO_PKG_NAME"));
     let (Some(target), Ok(cargo), true) = (target, std::env::var("CARGO"), guest) else {
         return beside(name).ok_or_else(|| missing("it is not beside this program".into()));
     };
+    if let Some(fresh) = beside(name).filter(|path| is_fresh(path)) {
+        return Ok(fresh);
+    }
     let program = std::env::current_exe().map_err(|e| missing(e.to_string()))?;
     // .../<target>/<profile>/deps/<program>
     let profile = program.ancestors().find(|p| p.ends_with("debug") || p.ends_with("release"));
@@ -54,8 +68,7 @@ fn built(name: &str, target: Option<&[&str]>) -> Result<PathBuf> {
 /// # Errors
 /// It is not beside the running program.
 pub fn library() -> Result<PathBuf> {
-    let name = format!("{}qiao_simnpu{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    built(&name, None)
+    built(&library_name(), None)
 }
 
 /// Where the program of a device's process lies, likewise. Cargo builds no programs of dependencies, so that it is built
