@@ -1,0 +1,118 @@
+//! A vendor's first afternoon: the example under a name of its own, built with a C compiler, judged and run with no rebuild.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+fn qiao(folder: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qiao"));
+    command.current_dir(folder).env_remove("QIAO_PLUGIN").args(args).output().unwrap()
+}
+
+/// What a run that ends well says on standard output.
+fn said(folder: &Path, args: &[&str]) -> String {
+    let out = qiao(folder, args);
+    assert!(out.status.success(), "{args:?}\n{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+fn cc(folder: &Path, source: &str, library: &str) {
+    let mut cc = Command::new("cc");
+    cc.current_dir(folder).args([
+        "-std=c11",
+        "-O1",
+        "-fPIC",
+        "-shared",
+        "-fvisibility=hidden",
+        "-o",
+        library,
+        source,
+        "-lm",
+    ]);
+    let out = cc.output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// A folder with the plugin `tianshu`, and the plugin.
+fn ported() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let made = said(folder.path(), &["new-backend", "tianshu", "--lang", "c"]);
+    assert!(made.contains("tianshu/tianshu.c") && made.contains("make -C tianshu"), "{made}");
+    let make = Command::new("make").arg("-s").current_dir(folder.path().join("tianshu")).output();
+    match make {
+        Ok(out) => assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr)),
+        Err(_) => cc(&folder.path().join("tianshu"), "tianshu.c", "libtianshu.so"),
+    }
+    let library = folder.path().join("tianshu/libtianshu.so");
+    (folder, library)
+}
+
+#[test]
+fn a_new_backend_is_listed_judged_and_runs_a_model() {
+    let (folder, library) = ported();
+    let (folder, library) = (folder.path(), library.to_str().unwrap());
+    assert!(said(folder, &["devices", "--plugin", library]).contains("tianshu:0  TIANSHU"));
+
+    let judged = said(folder, &["check", "--plugin", library, "--profile", "device", "--filter", "op/matmul/f32/m=5*"]);
+    assert!(judged.contains("verdict: passed"), "{judged}");
+
+    let refused = qiao(folder, &["run", "--plugin", library, "--max-tokens", "2"]);
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && error.contains("rope: no kernel for this operator"), "{error}");
+
+    let run = ["--max-tokens", "16", "--temperature", "0", "--json"];
+    let read = |args: &[&str]| -> serde_json::Value { serde_json::from_str(&said(folder, args)).unwrap() };
+    let there = read(&[&["run", "--plugin", library, "--fallback", "host"], &run[..]].concat());
+    let here = read(&[&["run", "--dtype", "f32"], &run[..]].concat());
+    assert_eq!(there["token_ids"], here["token_ids"]);
+    assert_eq!(there["device"], "tianshu");
+    let account = there["account"].as_array().unwrap();
+    let of = |op: &str| account.iter().find(|line| line["op"] == op).unwrap();
+    assert_eq!((&of("matmul")["way"], &of("rope")["way"]), (&"native".into(), &"host".into()));
+    assert!(of("rope")["bytes_down"].as_u64() > Some(0) && of("rope")["host_ms"].as_f64() > Some(0.0));
+    assert!(there["on_host"]["operators"].as_u64() > Some(0) && here["on_host"].is_null());
+}
+
+#[test]
+fn a_plugin_that_the_environment_names_is_found_and_a_broken_one_is_told() {
+    let (folder, library) = ported();
+    let broken = folder.path().join("broken.so");
+    std::fs::write(&broken, "no library").unwrap();
+    let list = format!("{}:{}", library.display(), broken.display());
+    let out = Command::new(env!("CARGO_BIN_EXE_qiao")).arg("devices").env("QIAO_PLUGIN", list).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(text.contains("tianshu:0  TIANSHU") && text.contains("broken: ") && text.contains("cpu:0"), "{text}");
+}
+
+#[test]
+fn a_plugin_that_ends_the_process_that_loads_it_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "#include <stdlib.h>\n__attribute__((constructor)) static void begin(void) { abort(); }\n";
+    std::fs::write(folder.path().join("crash.c"), source).unwrap();
+    cc(folder.path(), "crash.c", "libcrash.so");
+    for args in [&["devices"][..], &["run"], &["check", "--profile", "smoke"]] {
+        let out = qiao(folder.path(), &[args, &["--plugin", "./libcrash.so"]].concat());
+        let error = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(1), "{error}");
+        assert!(error.starts_with("error: ") && error.contains("libcrash.so") && error.contains("SIGABRT"), "{error}");
+    }
+}
+
+#[test]
+fn what_is_no_plugin_or_no_option_is_one_clear_error() {
+    let (folder, library) = ported();
+    let library = library.to_str().unwrap();
+    for (args, words) in [
+        (&["devices", "--plugin", "./missing.so"][..], "missing.so"),
+        (&["devices", "--plugin", library, "--option", "novalue"], "key=value"),
+        (&["devices", "--plugin", library, "--plugin", library], "is there already"),
+        (&["new-backend", "Tianshu"], "is no name for a backend"),
+        (&["new-backend", "tianshu"], "is there already"),
+        (&["check", "--plugin", library, "--profile", "device", "--require", "matmull"], "matmull"),
+    ] {
+        let out = qiao(folder.path(), args);
+        let error = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!out.status.success() && error.contains(words), "{args:?}: {error}");
+    }
+}
