@@ -1,7 +1,7 @@
 //! The whole suite as cargo tests, in one line of a backend's crate.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use qiao_core::{Device, Error, OpKind, Result};
@@ -93,6 +93,9 @@ macro_rules! suite_of_operators {
     };
 }
 
+/// Held by every case that runs: alone by those that watch the process, shared by the others.
+static ALONE: RwLock<()> = RwLock::new(());
+
 /// The suite on one device.
 pub struct Suite {
     name: &'static str,
@@ -148,7 +151,18 @@ impl Suite {
     }
 
     fn run(&self, case: &Case, subject: &Subject) -> Record {
-        self.expectations.judge(case.run(subject, self.seed))
+        // The clauses on leaks watch the memory of the process, in which cargo runs the other tests at the same time.
+        let record = match case.id().starts_with("device/leaks/") {
+            true => {
+                let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
+                case.run(subject, self.seed)
+            }
+            false => {
+                let _among_others = ALONE.read().unwrap_or_else(PoisonError::into_inner);
+                case.run(subject, self.seed)
+            }
+        };
+        self.expectations.judge(record)
     }
 
     fn hold(&self, cases: impl Iterator<Item = Case>) {
