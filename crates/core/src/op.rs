@@ -144,9 +144,12 @@ macro_rules! for_each_op {
                 ["a", "w", "scales?", "zeros?", "g_idx?", "bias?", "residual?"] => ["c"], matmul_quant, matmul, matmul_quant;
             /// Per row: `scale = max abs / 127`, `q = round half even(x / scale)`, saturating; a zero row has scale 0.
             QuantizeDynamic(NoAttrs) = 145, "quantize_dynamic", LlmServing, ["x"] => ["q", "scale"], quantize_dynamic, elementwise, quantize_dynamic;
-            /// `c = (a·bᵀ)·sa·sb + bias` with an exact int32 sum; a `[M, K]`, b `[N, K]`, sa `[M]` or `[1]`, sb `[N]` or
-            /// `[1]`.
-            ScaledMatmul(NoAttrs) = 146, "scaled_matmul", LlmServing, ["a", "b", "sa", "sb", "bias?"] => ["c"], scaled_matmul, matmul, scaled_matmul;
+            /// `c = (a·bᵀ + sum_bias)·sa·sb + bias` with an exact int32 sum; a `[M, K]`, b `[N, K]`, sa `[M]` or `[1]`, sb `[N]`
+            /// or `[1]`, bias `[N]`, sum_bias i32 `[N]`.
+            ScaledMatmul(NoAttrs) = 146, "scaled_matmul", LlmServing,
+                ["a", "b", "sa", "sb", "bias?", "sum_bias?"] => ["c"], scaled_matmul, matmul, scaled_matmul;
+            /// `q = round half even(x / scale + zero)` in int8, saturating; NaN becomes 0. scale and zero f32 `[1]`.
+            QuantizeStatic(NoAttrs) = 147, "quantize_static", LlmServing, ["x", "scale", "zero?"] => ["q"], quantize_static, elementwise, quantize_static;
             /// Operands one after the other along an axis.
             Concat(ConcatAttrs) = 160, "concat", LlmServing, ["xs*"] => ["y"], concat, moves, concat;
             /// Equal parts along an axis.

@@ -386,6 +386,13 @@ impl Maker {
         if kind == OpKind::QuantizeDynamic {
             return self.unary(Op::QuantizeDynamic(NoAttrs {}), &[&[3, 70], &[1, 1], &[2, 2, 16]]);
         }
+        if kind == OpKind::QuantizeStatic {
+            let f32s = |x: f64| (TensorDesc::new(DType::F32, &[1]).unwrap(), to_bytes(DType::F32, &[x]));
+            let of = |shape: &[usize], zero: f64, me: &mut Self| {
+                with(with(with(Trial::new(Op::QuantizeStatic(NoAttrs {})), me.floats(shape)), f32s(0.013)), f32s(zero))
+            };
+            return vec![of(&[3, 70], 0.0, self), of(&[1, 1], -17.0, self), of(&[2, 2, 16], 5.0, self)];
+        }
         let mut out = Vec::new();
         for (m, n, k) in [(1, 16, 4), (5, 33, 70), (17, 130, 257)] {
             for constant in [false, true] {
@@ -448,7 +455,7 @@ impl Maker {
             }
             OpKind::Concat | OpKind::Split | OpKind::Slice | OpKind::Transpose => self.moves(kind),
             OpKind::Argmax | OpKind::TopK | OpKind::Sample => self.choices(kind),
-            OpKind::QuantizeDynamic | OpKind::ScaledMatmul => self.int8(kind),
+            OpKind::QuantizeDynamic | OpKind::QuantizeStatic | OpKind::ScaledMatmul => self.int8(kind),
             _ => Vec::new(),
         }
     }

@@ -322,9 +322,12 @@ enum {
   /* quantize_dynamic(x) -> q, scale. Per row: scale = max abs / 127, q = round half even(x / scale), saturating; a zero row
    * has scale 0. */
   QIAO_OP_QUANTIZE_DYNAMIC = 145,
-  /* scaled_matmul(a, b, sa, sb, bias?) -> c. c = (a·bᵀ)·sa·sb + bias with an exact int32 sum; a [M, K], b [N, K], sa [M] or
-   * [1], sb [N] or [1]. */
+  /* scaled_matmul(a, b, sa, sb, bias?, sum_bias?) -> c. c = (a·bᵀ + sum_bias)·sa·sb + bias with an exact int32 sum; a [M,
+   * K], b [N, K], sa [M] or [1], sb [N] or [1], bias [N], sum_bias i32 [N]. */
   QIAO_OP_SCALED_MATMUL = 146,
+  /* quantize_static(x, scale, zero?) -> q. q = round half even(x / scale + zero) in int8, saturating; NaN becomes 0. scale
+   * and zero f32 [1]. */
+  QIAO_OP_QUANTIZE_STATIC = 147,
   /* concat(xs*) -> y. Operands one after the other along an axis. Attributes: qiao_attr_concat. */
   QIAO_OP_CONCAT = 160,
   /* split(x) -> ys*. Equal parts along an axis. Attributes: qiao_attr_split. */

@@ -19,7 +19,7 @@ use crate::class::Class;
 use crate::ops::{self, Batch, Factors, Scores, along, before_epilogue, choices, epilogue, gate_and_up, silu_of};
 use crate::round::{min_normal, ulp, unit};
 use crate::truth::class;
-use crate::value::{Output, Patch, Walk};
+use crate::value::{Output, Patch, Value, Walk};
 
 /// The unit roundoff of an f32 accumulator.
 const U: f64 = 5.960_464_477_539_063e-8;
@@ -57,6 +57,10 @@ pub fn limits(
         Op::Reduce(a) => vec![reduce(a, x, y(0))?],
         Op::ScaledMatmul(_) => vec![scaled_matmul(x, y(0))?],
         Op::QuantizeDynamic(_) => vec![codes(x)?, steps(DType::F32, y(1))],
+        Op::QuantizeStatic(_) => {
+            let (scale, zero) = ops::static_grid(x)?;
+            vec![x.value(0)?.data.iter().map(|&x| ops::static_code(x, scale, zero).1).collect()]
+        }
         Op::KvWrite(a) => kv_write(a, x)?,
         Op::Sample(_) => vec![sample(x)?],
         op => {
@@ -274,11 +278,18 @@ fn attention(
     limits
 }
 
-/// The integer sum is exact; two scales, a bias and the output round.
+/// The integer sum is exact; what joins it, two scales, a bias and the output round.
 fn scaled_matmul(x: &Args<'_>, y: &[f64]) -> Result<Vec<f64>> {
-    let (n, dtype, bias) = (x.out(0).shape.last_dim(), x.out(0).dtype, x.opt(4)?);
+    let (n, dtype, bias, joins) = (x.out(0).shape.last_dim(), x.out(0).dtype, x.opt(4)?, x.opt(5)?);
+    let (sa, sb) = (x.value(2)?, x.value(3)?);
+    let scale = |s: &Value, i: usize| if s.data.len() == 1 { s.data[0] } else { s.data[i] };
     let bias = |i: usize| bias.as_ref().map_or(0.0, |b| b.data[i % n].abs());
-    Ok(y.iter().enumerate().map(|(i, &y)| 4.0 * U * (finite(y) + 2.0 * bias(i)) + last(dtype, y)).collect())
+    let joined = |i: usize| {
+        let joins = joins.as_ref().map_or(0.0, |s| s.data[i % n]);
+        finite(joins * scale(&sa, i / n) * scale(&sb, i % n))
+    };
+    let limit = |(i, &y): (usize, &f64)| 4.0 * U * (finite(y) + 2.0 * bias(i) + joined(i)) + last(dtype, y);
+    Ok(y.iter().enumerate().map(limit).collect())
 }
 
 /// Codes of rows quantised to i8, as [`ops::code_limits`] has them.

@@ -99,6 +99,9 @@ macro_rules! truth {
     (QuantizeDynamic) => {
         (ops::quantize_dynamic, Class::Quantised)
     };
+    (QuantizeStatic) => {
+        (ops::quantize_static, Class::Quantised)
+    };
     (ScaledMatmul) => {
         (ops::scaled_matmul, Class::Quantised)
     };

@@ -126,6 +126,8 @@ const SCALED_PARAMS: &[Param] = &[
     // A scale for each column, or one for all.
     word("sb", &["column", "tensor"]),
     word("bias", &["none", "same", "f32"]),
+    // What joins the sum: nothing, small numbers, or such as a zero point makes.
+    word("joins", &["none", "small", "large"]),
     CONSTANT,
     // Random codes; the lowest code everywhere, whose products no 16-bit sum and no f32 holds.
     word("codes", &["random", "lowest", "highest"]),
@@ -137,6 +139,11 @@ const SCALED_WALK: &[(Depth, &str)] = &[
     (Depth::Smoke, "m={1,5,18},n={33,64},k={64,67},bias={none,same}"),
     (Depth::Smoke, "m=7,n=7,k=48,sa={row,tensor},sb={column,tensor}"),
     (Depth::Smoke, "m={1,3},n=5,k=1024,codes=lowest"),
+    (Depth::Smoke, "m={1,4},n=18,k=64,joins={small,large}"),
+    (
+        Depth::Standard,
+        "m={1,3},n={17,33},k={67,896},joins={small,large},bias={none,same},sa={row,tensor},constant={yes,no}",
+    ),
     (Depth::Standard, "m=@edges,n=18,k=33"),
     (Depth::Standard, "m={1,5},n=@edges,k=34"),
     (Depth::Standard, "m={1,5},n=18,k=@edges"),
@@ -151,6 +158,32 @@ const SCALED_WALK: &[(Depth, &str)] = &[
     (Depth::Standard, "m={1,7},n=35,k=40,layout={gapped,strided,transposed},laid=out"),
     (Depth::Full, "m={1,64},n={896,4864},k=896,bias=same"),
     (Depth::Full, "m={1,16},n=2048,k={2048,8192}"),
+];
+
+const STATIC_PARAMS: &[Param] = &[
+    size("rows"),
+    size("cols"),
+    // A dim in front of the rows; none where 0.
+    extra("batch"),
+    // A power of two, with which halves are exact; or any.
+    word("scale", &["any", "power"]),
+    // None; a whole number, as files have it; or any.
+    word("zero", &["none", "whole", "any"]),
+    // `ties` lie half way between two codes; `beyond` is outside the range of the codes.
+    word("fill", &["normal", "wide", "special", "zero", "ties", "beyond"]),
+    LAYOUT,
+];
+
+const STATIC_WALK: &[(Depth, &str)] = &[
+    (Depth::Smoke, "rows={1,5},cols={64,97},zero={none,whole}"),
+    (Depth::Smoke, "rows=3,cols=66,scale=power,zero={none,whole},fill={ties,beyond}"),
+    (Depth::Standard, "rows={0,1,2,7},cols=@edges"),
+    (Depth::Standard, "rows={1,3},cols=@odd,scale=power,fill=ties,zero={none,whole}"),
+    (Depth::Standard, "rows={1,2},cols=@hidden,zero=whole"),
+    (Depth::Standard, "rows={1,4},cols={64,97},zero={none,whole,any},fill={normal,wide,special,zero,beyond}"),
+    (Depth::Standard, "rows=3,cols=70,batch={1,2,5},zero=whole"),
+    (Depth::Standard, "rows={1,4},cols={64,97},zero=whole,layout={gapped,strided,transposed,repeated}"),
+    (Depth::Full, "rows={1,17,128},cols={5120,8192,14336},zero={none,whole}"),
 ];
 
 const DYNAMIC_PARAMS: &[Param] = &[
@@ -195,6 +228,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     family(OpKind::MatmulQuant, "", BLOCK_PARAMS, BLOCK_WALK, block_product),
     family(OpKind::MatmulQuant, "grouped", GROUP_PARAMS, GROUP_WALK, grouped_product),
     family(OpKind::QuantizeDynamic, "", DYNAMIC_PARAMS, DYNAMIC_WALK, quantize_dynamic),
+    family(OpKind::QuantizeStatic, "", STATIC_PARAMS, STATIC_WALK, quantize_static),
     family(OpKind::ScaledMatmul, "", SCALED_PARAMS, SCALED_WALK, scaled_matmul),
 ];
 
@@ -291,9 +325,14 @@ fn scaled_matmul(make: &mut Make, p: &Point) -> Result<Trial> {
         let data: Vec<f64> = (0..count).map(|_| 0.01 * (6.0 * make.rng.uniform()).exp2()).collect();
         trial = with(trial, make.list(DType::F32, &[count], &data)?);
     }
-    if p.word("bias") != "none" {
-        let bias = make.normal(dtype_or(p.word("bias"), make.dtype), &[n])?;
-        trial = with(trial, bias);
+    trial = match p.word("bias") {
+        "none" => trial.without(),
+        word => with(trial, make.normal(dtype_or(word, make.dtype), &[n])?),
+    };
+    if p.word("joins") != "none" {
+        let most = if p.word("joins") == "small" { 1 << 12 } else { 1 << 28 };
+        let joins: Vec<f64> = (0..n).map(|_| make.rng.below(2 * most) as f64 - most as f64).collect();
+        trial = with(trial, make.list(DType::I32, &[n], &joins)?);
     }
     let trial = trial.output_dtype(make.dtype);
     Ok(match layout("out") {
@@ -317,6 +356,31 @@ fn ties(make: &mut Make, shape: &[usize]) -> Result<Data> {
         }
     }
     make.laid_out(make.dtype, shape, &data)
+}
+
+fn quantize_static(make: &mut Make, p: &Point) -> Result<Trial> {
+    let front = if p.size("batch") > 0 { vec![p.size("batch")] } else { vec![] };
+    let shape = [&front[..], &[p.size("rows"), p.size("cols")]].concat();
+    let count: usize = shape.iter().product();
+    let scale = if p.word("scale") == "power" { 0.25 } else { 0.011 + 0.02 * make.rng.uniform() };
+    let x = match p.word("fill") {
+        "ties" => {
+            let data: Vec<f64> = (0..count).map(|_| 0.25 * (make.rng.below(254) as f64 - 126.5)).collect();
+            make.laid_out(make.dtype, &shape, &data)?
+        }
+        "beyond" => {
+            let data: Vec<f64> = (0..count).map(|_| scale * 200.0 * make.rng.normal()).collect();
+            make.laid_out(make.dtype, &shape, &data)?
+        }
+        _ => make.tensor(&shape)?,
+    };
+    let trial = with(Trial::new(Op::QuantizeStatic(NoAttrs {})), x);
+    let trial = with(trial, make.list(DType::F32, &[1], &[scale])?);
+    Ok(match p.word("zero") {
+        "none" => trial,
+        "whole" => with(trial, make.list(DType::F32, &[1], &[-17.0])?),
+        _ => with(trial, make.list(DType::F32, &[1], &[9.3])?),
+    })
 }
 
 fn quantize_dynamic(make: &mut Make, p: &Point) -> Result<Trial> {

@@ -311,6 +311,43 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         }),
     ),
     Mutant::new(
+        "quantize_static_rounds_half_away",
+        "op/quantize_static/*",
+        &[Limit],
+        Kernel(|s| on_grid(s, |x| x.round().clamp(-128.0, 127.0))),
+    ),
+    Mutant::new(
+        "quantize_static_wraps",
+        "op/quantize_static/*",
+        &[Limit],
+        Kernel(|s| on_grid(s, |x| (x.round_ties_even() as i64 as i8) as f64)),
+    ),
+    Mutant::new(
+        "quantize_static_is_symmetric",
+        "op/quantize_static/*",
+        &[Limit],
+        Kernel(|s| on_grid(s, |x| x.round_ties_even().clamp(-127.0, 127.0))),
+    ),
+    Mutant::new("quantize_static_forgets_its_zero", "op/quantize_static/*", &[Limit], Before(|s| s.map(2, |_, _| 0.0)))
+        .when(|s| s.has(2)),
+    Mutant::new(
+        "scaled_matmul_forgets_what_joins_the_sum",
+        "op/scaled_matmul/*joins*",
+        &[Limit],
+        Before(|s| s.map(5, |_, _| 0.0)),
+    )
+    .when(|s| s.has(5)),
+    Mutant::new(
+        "scaled_matmul_joins_behind_the_scales",
+        "op/scaled_matmul/*joins*",
+        &[Limit],
+        Before(|s| {
+            let (sa, sb) = (s.value(2).data, s.value(3).data);
+            s.map(5, |j, b| (b / (sa[0] * sb[j % sb.len()])).clamp(-1e9, 1e9).round());
+        }),
+    )
+    .when(|s| s.has(5) && s.desc(2).elements() > 0 && s.desc(3).elements() > 0),
+    Mutant::new(
         "scaled_matmul_swaps_its_scales",
         "op/scaled_matmul/*",
         &[Limit],
@@ -401,6 +438,16 @@ fn product(s: &mut Scene<'_>, dot: fn(&[f64], &[f64]) -> f64) -> Result<Vec<Outp
         return s.truth();
     }
     one(x.rows().flat_map(|row| b.chunks_exact(k).map(|col| dot(row, col)).collect::<Vec<_>>()).collect())
+}
+
+/// A quantize_static with this rounding.
+fn on_grid(s: &mut Scene<'_>, rounded: fn(f64) -> f64) -> Result<Vec<Output>> {
+    let (x, scale) = (s.value(0), s.value(1).data[0]);
+    let zero = if s.has(2) { s.value(2).data[0] } else { 0.0 };
+    if x.data.iter().any(|x| !x.is_finite()) {
+        return s.truth();
+    }
+    one(x.data.iter().map(|x| rounded(x / scale + zero)).collect())
 }
 
 /// A quantize_dynamic with this rounding and this largest code.

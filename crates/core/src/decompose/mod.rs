@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | `scaled_matmul` | `cast`, `slice`, `matmul` over parts of K whose integer sums f32 holds, `sub`, `mul`, `add` | |
 //! | `matmul_quant` | `cast`, `copy`, `slice`, `transpose`, `gather_rows`, `sub`, `mul`, `matmul` | |
+//! | `quantize_static` | `div`, `add`, `cast` | |
 //! | `quantize_dynamic` | `reduce`, `concat`, `div`, `mul`, `cast` | |
 //! | `matmul` | with an epilogue: `matmul`, `add`, `silu_mul`, `gelu`; in tf32: in ieee; `A·B`: `transpose`, `A·Bᵀ` | `A·Bᵀ` in f32 with nothing after it |
 //! | `silu_mul` | `slice`, `silu`, `mul`; with a clamp also `concat`, `reduce` | |

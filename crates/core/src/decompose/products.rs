@@ -207,7 +207,11 @@ pub(super) const fn scaled_matmul() -> Option<Decompose> {
                 sums.push(p.f32(product, &[a, b])?);
             }
         }
-        let sum = sum_of(p, &sums)?;
+        let mut sum = sum_of(p, &sums)?;
+        if let Some(joins) = given(inputs, 5) {
+            let joins = p.f32(Op::Cast(PLAIN), &[joins])?;
+            sum = p.add(sum, joins)?;
+        }
         let sa = p.plain(sa)?;
         let column = [p.shape(sa)[0], 1];
         let sa = p.0.reshape(sa, &column)?;
@@ -219,6 +223,19 @@ pub(super) const fn scaled_matmul() -> Option<Decompose> {
                 p.write(Op::Add(PLAIN), &[scaled, bias], out)?;
             }
         }
+        Ok(true)
+    })
+}
+
+/// The cast rounds half to even, saturates and makes 0 of NaN.
+pub(super) const fn quantize_static() -> Option<Decompose> {
+    Some(|_, g, inputs, outputs| {
+        let p = &mut Pieces(g);
+        let mut steps = p.div(required(inputs, 0), required(inputs, 1))?;
+        if let Some(zero) = given(inputs, 2) {
+            steps = p.add(steps, zero)?;
+        }
+        p.write(Op::Cast(PLAIN), &[steps], outputs[0])?;
         Ok(true)
     })
 }

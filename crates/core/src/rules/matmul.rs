@@ -109,5 +109,9 @@ pub(crate) fn scaled_matmul(_: &Op, x: &Operands<'_>) -> Result<Vec<OutSpec>> {
     }
     x.float(4)?;
     x.opt_shape(4, &[n])?;
+    if let Some(joins) = x.opt(5) {
+        x.check(5, joins.dtype == DType::I32, || "give it dtype i32".into())?;
+        x.shape(5, &[n])?;
+    }
     Ok(vec![OutSpec::new(&[m, n], OutDtype::Float(DType::F32))?])
 }

@@ -111,6 +111,16 @@ pub(crate) fn sample(_: &Op, x: &Operands<'_>) -> Result<Vec<OutSpec>> {
     Ok(vec![OutSpec::new(&[logits.shape[0]], OutDtype::Fixed(DType::I32))?])
 }
 
+pub(crate) fn quantize_static(_: &Op, x: &Operands<'_>) -> Result<Vec<OutSpec>> {
+    let a = x.get(0)?;
+    x.float(0)?;
+    for i in 1..3 {
+        x.f32(i)?;
+        x.opt_shape(i, &[1])?;
+    }
+    Ok(vec![OutSpec { shape: Some(a.shape), dtype: OutDtype::Fixed(DType::I8) }])
+}
+
 pub(crate) fn quantize_dynamic(_: &Op, x: &Operands<'_>) -> Result<Vec<OutSpec>> {
     let a = x.get(0)?;
     x.float(0)?;

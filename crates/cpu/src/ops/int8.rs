@@ -11,6 +11,7 @@ use super::sound::can_be_packed;
 pub(super) fn rows() -> Vec<Row<Prepare>> {
     vec![
         row(OpKind::QuantizeDynamic, "quantize_dynamic_i8", accepts_quantize, quantize),
+        row(OpKind::QuantizeStatic, "quantize_static_i8", accepts_static, quantize_static),
         row(OpKind::ScaledMatmul, "gemm_i8", accepts_matmul, scaled_matmul),
     ]
 }
@@ -46,13 +47,52 @@ fn quantize(node: &NodeView<'_>, _: &Core) -> Prepared {
     })
 }
 
+fn accepts_static(node: &NodeView<'_>) -> Result<Accept, Reason> {
+    if !node.output(0).rows_are_contiguous() {
+        return Err(Reason::strides(3, "contiguous within a row"));
+    }
+    activations(node, &[0])
+}
+
+fn quantize_static(node: &NodeView<'_>, _: &Core) -> Prepared {
+    let [x, scale] = [0, 1].map(|i| Operand::required(node, i));
+    let (zero, q) = (Operand::input(node, 2), Operand::output(node, 0));
+    Prepared::with_scratch(x.len, move |exec| {
+        let k = exec.kernels();
+        let at = [&x, &q].map(|o| exec.address(o.tensor) as usize);
+        let mut grid = [[0.0], [0.0]];
+        // SAFETY: the graph checked that scale and zero have one element.
+        unsafe {
+            scale.read_part(k, exec.address(scale.tensor), 0, 0, &mut grid[0]);
+            if let Some(zero) = &zero {
+                zero.read_part(k, exec.address(zero.tensor), 0, 0, &mut grid[1]);
+            }
+        }
+        let [[scale], [zero]] = grid;
+        exec.rows(x.rows(), x.len.max(1), &|first, last, thread| {
+            for r in first..last {
+                // SAFETY: the pool gave this thread; tasks write disjoint rows of a result that shares no storage with
+                // the operand.
+                let (row, codes) = unsafe {
+                    let row = x.read(k, at[0] as *const u8, r, exec.scratch(thread));
+                    (row, std::slice::from_raw_parts_mut((at[1] as *mut i8).add(q.offset(r)), x.len))
+                };
+                // The cast saturates and sends NaN to zero.
+                codes.iter_mut().zip(row).for_each(|(q, x)| *q = (x / scale + zero).round_ties_even() as i8);
+            }
+        });
+        Ok(())
+    })
+}
+
 fn accepts_matmul(node: &NodeView<'_>) -> Result<Accept, Reason> {
     let (a, b) = (node.required(0), node.required(1));
     if !a.rows_are_contiguous() || a.row_stride().is_none() {
         return Err(Reason::strides(0, "contiguous within a row"));
     }
     for (i, desc) in node.operands().skip(4) {
-        if !desc.dtype.is_activation() {
+        // What joins the sum is the one operand here that is i32.
+        if !desc.dtype.is_activation() && desc.dtype != DType::I32 {
             return Err(Reason::dtype(i, desc.dtype, &[DType::F32, DType::F16, DType::BF16]));
         }
     }
@@ -71,6 +111,7 @@ struct Product {
     b: Operand,
     scales: [Operand; 2],
     bias: Option<Operand>,
+    sum_bias: Option<Operand>,
     out: Operand,
     /// Whether b comes in panels; else they are made first, in the shared scratch.
     packed: bool,
@@ -87,6 +128,7 @@ fn scaled_matmul(node: &NodeView<'_>, core: &Core) -> Prepared {
         b: Operand::required(node, 1),
         scales: [2, 3].map(|i| Operand::required(node, i)),
         bias: Operand::input(node, 4),
+        sum_bias: Operand::input(node, 5),
         out: Operand::output(node, 0),
         packed: desc.layout == PANELS,
         m: a.rows(),
@@ -205,8 +247,20 @@ impl Product {
             } else {
                 sb.read_part(k, exec.address(sb.tensor), 0, first, part);
             }
-            for ((o, &sum), &b) in out.iter_mut().zip(sums).zip(&*part) {
-                *o = (f64::from(sum) * f64::from(a[0]) * f64::from(b)) as f32;
+            let scale = f64::from(a[0]);
+            match &self.sum_bias {
+                None => {
+                    for ((o, &sum), &b) in out.iter_mut().zip(sums).zip(&*part) {
+                        *o = (f64::from(sum) * scale * f64::from(b)) as f32;
+                    }
+                }
+                Some(joins) => {
+                    let base = exec.address(joins.tensor).cast::<i32>();
+                    for (j, ((o, &sum), &b)) in out.iter_mut().zip(sums).zip(&*part).enumerate() {
+                        let joined = *base.add((first + j) * joins.step());
+                        *o = ((f64::from(sum) + f64::from(joined)) * scale * f64::from(b)) as f32;
+                    }
+                }
             }
             if let Some(bias) = &self.bias {
                 bias.read_part(k, exec.address(bias.tensor), 0, first, part);

@@ -53,6 +53,32 @@ pub(crate) fn quantize_dynamic(_: &NoAttrs, x: &Args<'_>) -> Outputs {
     Ok(vec![Output::Values(codes), Output::Values(scales)])
 }
 
+/// The code of `x / scale + zero`, and how far another's may be from it where its numbers are rounded to f32 on the way.
+/// Codes half way between two are exact where every way to them is: a scale that is a power of two and a whole zero.
+pub(crate) fn static_code(x: f64, scale: f64, zero: f64) -> (f64, f64) {
+    let steps = x / scale;
+    let code = round::round(DType::I8, steps + zero);
+    let exact = scale.log2().fract() == 0.0 && zero.fract() == 0.0 && steps.abs() < 2f64.powi(12);
+    let flushed = x != 0.0 && x.abs() < round::min_normal(DType::F32) || scale.abs() < round::min_normal(DType::F32);
+    if exact && !flushed || !(steps + zero).is_finite() {
+        return (code, 0.0);
+    }
+    let stray = 3.0 * round::unit(DType::F32) * (steps.abs() + zero.abs());
+    let at = |error: f64| (round::round(DType::I8, steps + zero + error) - code).abs();
+    let at_zero = if flushed { (round::round(DType::I8, zero) - code).abs() } else { 0.0 };
+    (code, at(stray).max(at(-stray)).max(at_zero))
+}
+
+/// Scale and zero of a `quantize_static`.
+pub(crate) fn static_grid(x: &Args<'_>) -> Result<(f64, f64)> {
+    Ok((x.value(1)?.data[0], x.opt(2)?.map_or(0.0, |zero| zero.data[0])))
+}
+
+pub(crate) fn quantize_static(_: &NoAttrs, x: &Args<'_>) -> Outputs {
+    let (scale, zero) = static_grid(x)?;
+    one(x.value(0)?.data.iter().map(|&x| static_code(x, scale, zero).0).collect())
+}
+
 /// The dequantised weights `[N, K]` of a `matmul_quant`: `(code − zero)·scale` by group, or the values of the blocks.
 fn dequantised(attrs: &MatmulQuantAttrs, x: &Args<'_>) -> Result<Value> {
     let mut w = x.value(1)?;
@@ -100,9 +126,10 @@ pub(crate) fn matmul_quant(attrs: &MatmulQuantAttrs, x: &Args<'_>) -> Outputs {
     finish(attrs.epilogue, x, c, f.n, 5, 6)
 }
 
-/// `(Σ_k a[m, k]·b[n, k])·sa[m]·sb[n] + bias[n]`, the sum of integers exact.
+/// `(Σ_k a[m, k]·b[n, k] + sum_bias[n])·sa[m]·sb[n] + bias[n]`, the sum of integers exact.
 pub(crate) fn scaled_matmul(_: &NoAttrs, x: &Args<'_>) -> Outputs {
     let (a, b, sa, sb, bias) = (x.value(0)?, x.value(1)?, x.value(2)?, x.value(3)?, x.opt(4)?);
+    let joins = x.opt(5)?;
     let scale = |s: &Value, i: usize| if s.data.len() == 1 { s.data[0] } else { s.data[i] };
     let (m, n, k) = (a.shape[0], b.shape[0], a.shape[1]);
     let mut y = Vec::with_capacity(m * n);
@@ -110,7 +137,8 @@ pub(crate) fn scaled_matmul(_: &NoAttrs, x: &Args<'_>) -> Outputs {
         for j in 0..n {
             let (a, b) = (&a.data[i * k..(i + 1) * k], &b.data[j * k..(j + 1) * k]);
             let sum: i64 = a.iter().zip(b).map(|(&a, &b)| a as i64 * b as i64).sum();
-            y.push(sum as f64 * scale(&sa, i) * scale(&sb, j) + bias.as_ref().map_or(0.0, |b| b.data[j]));
+            let sum = sum as f64 + joins.as_ref().map_or(0.0, |s| s.data[j]);
+            y.push(sum * scale(&sa, i) * scale(&sb, j) + bias.as_ref().map_or(0.0, |b| b.data[j]));
         }
     }
     one(y)

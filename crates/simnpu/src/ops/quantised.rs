@@ -102,12 +102,14 @@ pub(super) fn scaled_matmul(numerics: Numerics, node: NodeView<'_>, bytes: &[Opt
         Some(desc) => Some(floats(numerics, desc, required(bytes, 4))?),
         None => None,
     };
+    let joins = qiao_reference::Args::new(node, bytes).opt(5)?;
     let (m, n, k) = (a_desc.shape[0], b_desc.shape[0], a_desc.shape[1]);
     let at = |s: &[f32], i: usize| if s.len() == 1 { s[0] } else { s[i] };
     let mut c = Vec::with_capacity(m * n);
     for i in 0..m {
         for j in 0..n {
-            let sum = dot_i8(&a[i * k..(i + 1) * k], &b[j * k..(j + 1) * k]) as f32;
+            let sum = f64::from(dot_i8(&a[i * k..(i + 1) * k], &b[j * k..(j + 1) * k]));
+            let sum = (sum + joins.as_ref().map_or(0.0, |s| s.data[j])) as f32;
             let value = sum * at(&sa, i) * at(&sb, j) + bias.as_ref().map_or(0.0, |b| b[j]);
             let value = if numerics.flush && value.is_subnormal() { 0.0 } else { value };
             c.push(f64::from(value));
