@@ -31,6 +31,7 @@ const fn room(floor: u8, name: &'static str, may_use: May) -> Room {
 const ROOMS: &[Room] = &[
     room(0, "qiao-core", Only(&[])),
     room(1, "qiao-quant", Only(&["qiao-core"])),
+    room(1, "qiao-gguf", Only(&["qiao-core"])),
     room(1, "qiao-kvcache", Only(&[])),
     room(2, "qiao-kernels-cpu", Only(&["qiao-quant"])),
     room(2, "qiao-kernels-cuda", Only(&[])),
@@ -41,7 +42,7 @@ const ROOMS: &[Room] = &[
     room(3, "qiao-cuda", Only(&["qiao-core", "qiao-quant", "qiao-kernels-cuda"])),
     room(3, "qiao-opencl", Only(&["qiao-core", "qiao-quant", "qiao-kernels-opencl"])),
     room(3, "qiao-plugin", Only(&["qiao-core"])),
-    room(3, "qiao-engine", Only(&["qiao-core", "qiao-quant", "qiao-kvcache", "qiao-layers"])),
+    room(3, "qiao-engine", Only(&["qiao-core", "qiao-quant", "qiao-gguf", "qiao-kvcache", "qiao-layers"])),
     room(3, "qiao-conformance", Only(&["qiao-core", "qiao-quant", "qiao-reference", "qiao-layers"])),
     room(4, "qiao-simnpu", Only(&["qiao-core", "qiao-plugin", "qiao-reference"])),
     room(4, "qiao", Below),
