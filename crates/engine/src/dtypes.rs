@@ -1,7 +1,8 @@
 //! In which dtypes a device is given a model.
 //!
 //! A device that lists its dtypes ([`DeviceInfo::dtypes`]) is given no others, unless they are asked for: weights in a dtype that
-//! it does not store are converted while they are loaded, to f32 where it computes in that, else to f16; and activations are in
+//! it does not store, block formats and codes among them, are converted while they are loaded, to f32 where it computes in that,
+//! else to f16; and activations are in
 //! the dtype of the weights where it computes in that, else in f32 or f16 by the same rule. A device that lists none is given
 //! what is stored.
 
@@ -9,6 +10,7 @@ use qiao_core::{DType, DeviceInfo};
 
 use crate::config::ModelConfig;
 use crate::error::{EngineError, Result};
+use crate::form::{GroupForm, WeightForm};
 use crate::weights::convert::is_convertible;
 
 fn computes(info: &DeviceInfo, dtype: DType) -> bool {
@@ -24,6 +26,20 @@ fn instead(info: &DeviceInfo) -> Option<DType> {
 pub fn placed_dtype(info: &DeviceInfo, stored: DType) -> DType {
     let kept = info.dtypes.is_empty() || info.dtypes.iter().any(|d| d.dtype == stored) || !is_convertible(stored);
     if kept { stored } else { instead(info).unwrap_or(stored) }
+}
+
+/// The form in which a device is given a weight that is stored in this one: codes of a dtype that it does not store become floats.
+pub fn placed_form(info: &DeviceInfo, stored: WeightForm) -> WeightForm {
+    let known = |dtype: DType| info.dtypes.is_empty() || info.dtypes.iter().any(|d| d.dtype == dtype);
+    let floats = instead(info).or(info.dtypes.is_empty().then_some(DType::F32));
+    match stored {
+        WeightForm::Plain(dtype) => WeightForm::Plain(placed_dtype(info, dtype)),
+        WeightForm::Grouped(form) if known(form.codes) && form.zeros.is_none_or(known) => {
+            WeightForm::Grouped(GroupForm { scales: placed_dtype(info, form.scales), ..form })
+        }
+        WeightForm::Int8 { .. } if known(DType::I8) => stored,
+        _ => floats.map_or(stored, WeightForm::Plain),
+    }
 }
 
 /// The dtype of activations: as asked, else that of the stored weights or what a device has instead.
@@ -72,7 +88,8 @@ mod tests {
         assert_eq!(placed(&[(f16, true), (f32, false)], bf16), f16);
         assert_eq!(placed(&[(bf16, false), (f32, true)], bf16), bf16, "stored is enough");
         assert_eq!(placed(&[(DType::I8, true)], bf16), bf16, "there is nothing better");
-        assert_eq!(placed(&[(f32, true)], DType::Q4_0), DType::Q4_0);
+        assert_eq!(placed(&[(f32, true), (DType::Q4_0, false)], DType::Q4_0), DType::Q4_0);
+        assert_eq!(placed(&[(f32, true)], DType::Q4_0), f32);
     }
 
     #[test]

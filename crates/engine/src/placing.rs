@@ -35,8 +35,8 @@ impl HostMemory for MappedFile {
 }
 
 /// Whether a stored tensor's elements mean what they say, without scales that stand elsewhere.
-pub(crate) fn is_weight(dtype: DType) -> bool {
-    dtype.is_activation() || dtype == DType::F64
+fn is_weight(dtype: DType, usage: Use) -> bool {
+    dtype.is_activation() || dtype == DType::F64 || dtype.is_block() && usage != Use::Vector
 }
 
 /// A weight where it lives.
@@ -64,14 +64,14 @@ impl PlacedWeights {
     pub(crate) fn check(weights: &Weights, g: &ModelGraph) -> Result<()> {
         for c in &g.constants {
             let shape = g.graph.desc(g.graph.bound()[c.bound]).shape;
-            let tensor = weights.tensor(&c.name)?;
+            let tensor = weights.handle(&c.name)?;
             tensor.require_shape(&shape)?;
-            if !is_weight(tensor.dtype) {
+            if !is_weight(tensor.dtype, c.usage) {
                 return Err(EngineError::BadTensor {
-                    path: tensor.path.to_path_buf(),
+                    path: tensor.path().to_path_buf(),
                     tensor: c.name.clone(),
-                    found: format!("stored as {}, which no weight of a plain checkpoint is", tensor.dtype),
-                    mend: "use the checkpoint in f32, f16 or bf16",
+                    found: format!("stored as {}, which no weight of this kind is", tensor.dtype),
+                    mend: "use the checkpoint in f32, f16 or bf16, or quantised in a format that is read",
                 });
             }
         }
@@ -176,8 +176,8 @@ struct Weight {
 impl Weight {
     /// The elements in the dtype of the graph.
     fn bytes(&self) -> Result<Cow<'_, [u8]>> {
-        let (handle, path) = (&self.handle, self.handle.mapping().0.path());
-        converted(&handle.name, path, handle.dtype, handle.bytes(), self.dtype)
+        let handle = &self.handle;
+        converted(&handle.name, handle.path(), handle.dtype, handle.bytes()?, self.dtype)
     }
 }
 
@@ -185,19 +185,28 @@ impl Weight {
 ///
 /// # Errors
 /// A value that the dtype does not reach.
-pub(crate) fn converted<'a>(name: &str, path: &Path, from: DType, bytes: &'a [u8], to: DType) -> Result<Cow<'a, [u8]>> {
+pub(crate) fn converted<'a>(
+    name: &str,
+    path: &Path,
+    from: DType,
+    bytes: Cow<'a, [u8]>,
+    to: DType,
+) -> Result<Cow<'a, [u8]>> {
     if from == to {
-        return Ok(bytes.into());
+        return Ok(bytes);
     }
     let refuse = |found: String| {
         let mend = "load it onto a device that stores the checkpoint's own dtype";
         Err(EngineError::BadTensor { path: path.to_path_buf(), tensor: name.to_string(), found, mend })
     };
-    if let Some(value) = convert::first_overflow(from, bytes, to) {
+    let mut out = Vec::new();
+    if from.is_block() && convert::blocks(from, &bytes, to, &mut out) {
+        return Ok(out.into());
+    }
+    if let Some(value) = convert::first_overflow(from, &bytes, to) {
         return refuse(format!("its value {value} is beyond the range of {to}, in which the device is given it"));
     }
-    let mut out = Vec::new();
-    match convert::floats(from, bytes, to, &mut out) {
+    match convert::floats(from, &bytes, to, &mut out) {
         true => Ok(out.into()),
         false => refuse(format!("stored as {from}, which is not converted to {to}")),
     }
@@ -243,14 +252,15 @@ impl Placer<'_> {
     /// format allows, is not offered.
     fn import(&self, weight: &Weight) -> Option<Binding> {
         let (handle, device) = (&weight.handle, self.sides.of(weight.home));
-        let bytes = handle.bytes();
-        let width = handle.dtype.block_bytes();
-        let aligned = width.is_power_of_two() && (bytes.as_ptr() as usize).is_multiple_of(width);
+        let (file, range) = handle.mapping()?;
+        let bytes = &file.bytes()[range.clone()];
+        // A block is read byte by byte.
+        let width = if handle.dtype.is_block() { 1 } else { handle.dtype.block_bytes() };
+        let aligned = (bytes.as_ptr() as usize).is_multiple_of(width.max(1));
         let as_stored = handle.dtype == weight.dtype;
         if !device.info().caps.import_host || !aligned || bytes.is_empty() || !as_stored {
             return None;
         }
-        let (file, range) = handle.mapping();
         let memory: Arc<dyn HostMemory> = file.clone();
         device.import(memory, range.start, range.len()).ok().map(Binding::whole)
     }

@@ -10,11 +10,12 @@ use qiao_core::{Binding, DType, Device};
 use qiao_layers::{Account, Home, Lowered, Policy, lower_with};
 
 use crate::config::ModelConfig;
-use crate::dtypes::{compute_dtype, placed_dtype};
+use crate::dtypes::{compute_dtype, placed_form};
 use crate::error::{EngineError, Result};
+use crate::form::WeightForm;
 use crate::homes::{SequenceHomes, fixed};
 use crate::model::{CacheShape, DecoderSpec, Family, ModelGraph, Precision, Step};
-use crate::placing::{PlacedWeights, Progress, is_weight};
+use crate::placing::{PlacedWeights, Progress};
 use crate::prepared::{Key, Prepared};
 use crate::rope::{RopeScaling, RopeTables};
 use crate::rotary::Rotary;
@@ -58,7 +59,7 @@ pub struct LoadedModel {
     rope: RopeTables,
     compute: DType,
     context: usize,
-    dtypes: HashMap<String, DType>,
+    forms: HashMap<String, WeightForm>,
     weights: PlacedWeights,
     homes: SequenceHomes,
     plans: Mutex<Plans>,
@@ -138,7 +139,7 @@ impl LoadedModel {
             compute: compute_dtype(device.info(), weights.tensor(&embed)?.dtype, &config, options.dtype)?,
             context: checked_context(&config, options.context)?,
             rope: RopeTables::new(&config.rope, config.head_dim, config.max_position_embeddings),
-            dtypes: HashMap::new(),
+            forms: HashMap::new(),
             weights: PlacedWeights::default(),
             homes: SequenceHomes::on_device(spec.layers),
             plans: Mutex::default(),
@@ -148,7 +149,7 @@ impl LoadedModel {
             config,
             spec,
         };
-        model.read_dtypes(weights)?;
+        model.read_forms(weights);
         let key = (DECODE, model.cache_shape(1));
         let mut g = model.graph(key)?;
         PlacedWeights::check(weights, &g)?;
@@ -210,9 +211,17 @@ impl LoadedModel {
         self.weights.bytes(Home::Host)
     }
 
-    /// The dtype in which the device has a weight; `None` for a name that the checkpoint does not have.
-    pub fn weight_dtype(&self, name: &str) -> Option<DType> {
-        self.dtypes.get(name).copied()
+    /// The form in which the device has a weight; `None` for a name that the checkpoint does not have.
+    pub fn weight_form(&self, name: &str) -> Option<WeightForm> {
+        self.forms.get(name).copied()
+    }
+
+    /// The graph of a step, as it is before it is lowered onto the device.
+    ///
+    /// # Errors
+    /// Sizes that no tensor can have.
+    pub fn step_graph(&self, step: Step, cache: CacheShape) -> Result<ModelGraph> {
+        self.graph((step, cache))
     }
 
     /// How long loading took.
@@ -326,20 +335,15 @@ impl LoadedModel {
     }
 
     fn graph(&self, (step, cache): Key) -> Result<ModelGraph> {
-        let weight = |name: &str| self.dtypes.get(name).copied().unwrap_or(self.compute);
+        let weight = |name: &str| self.forms.get(name).copied().unwrap_or(WeightForm::Plain(self.compute));
         self.spec.graph(step, cache, Precision { compute: self.compute, weight: &weight })
     }
 
-    fn read_dtypes(&mut self, weights: &Weights) -> Result<()> {
-        for name in weights.names() {
-            // A tensor that no graph uses may have any dtype; one that a graph uses is refused before it is placed.
-            if let Ok(tensor) = weights.tensor(name)
-                && is_weight(tensor.dtype)
-            {
-                self.dtypes.insert(name.to_string(), placed_dtype(self.device().info(), tensor.dtype));
-            }
-        }
-        Ok(())
+    fn read_forms(&mut self, weights: &Weights) {
+        // A tensor that no graph uses may have any dtype; one that a graph uses is refused before it is placed.
+        let info = self.sides.device().info();
+        let of = |name: &str| Some((name.to_string(), placed_form(info, weights.form(name)?)));
+        self.forms = weights.names().filter_map(of).collect();
     }
 
     fn plans(&self) -> MutexGuard<'_, Plans> {

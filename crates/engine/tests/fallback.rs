@@ -12,6 +12,7 @@ use fixture::{config, cpu, fixtures, load, load_as, reference};
 use qiao_core::*;
 use qiao_cpu::Isa;
 use qiao_engine::compare::{Comparison, Golden, Limits, compare};
+use qiao_engine::form::WeightForm;
 use qiao_engine::runner::{LoadOptions, LoadedModel};
 use qiao_engine::session::Session;
 use qiao_layers::{Call, Fallback, Policy, Record, Way};
@@ -272,11 +273,11 @@ fn listing(dtypes: &[DType]) -> Arc<dyn Device> {
 fn weights_that_a_device_does_not_store_are_converted() {
     let embed = "model.embed_tokens.weight";
     let model = load(&listing(&[DType::F32, DType::F16]), "llama3-gqa-bf16", "config.json", None);
-    assert_eq!((model.compute_dtype(), model.weight_dtype(embed)), (DType::F32, Some(DType::F32)));
+    assert_eq!((model.compute_dtype(), model.weight_form(embed)), (DType::F32, Some(WeightForm::Plain(DType::F32))));
     let found = judged(&model, "llama3-gqa-bf16");
     assert!(found.passed && found.limits == Limits::F32, "bf16 fits into f32: {:?}", found.failures());
     let model = load(&listing(&[DType::F16]), "llama3-gqa-bf16", "config.json", None);
-    assert_eq!((model.compute_dtype(), model.weight_dtype(embed)), (DType::F16, Some(DType::F16)));
+    assert_eq!((model.compute_dtype(), model.weight_form(embed)), (DType::F16, Some(WeightForm::Plain(DType::F16))));
     let found = judged(&model, "llama3-gqa-bf16");
     assert!(found.passed && found.limits == Limits::F16, "{:?}", found.failures());
 }

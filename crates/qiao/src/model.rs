@@ -10,7 +10,7 @@ use qiao_engine::compare::{self, Comparison, Golden, Limits};
 use qiao_engine::config::ModelConfig;
 use qiao_engine::detokenize::decode;
 use qiao_engine::generate;
-use qiao_engine::model::{CacheShape, Precision, Step};
+use qiao_engine::model::{CacheShape, Step};
 use qiao_engine::runner::{LoadOptions, LoadedModel};
 use qiao_engine::text::TextModel;
 use qiao_layers::Account;
@@ -209,9 +209,7 @@ impl Model {
     /// # Errors
     /// Sizes that no tensor can have.
     pub(crate) fn graph(&self, step: Step, cache: CacheShape) -> Result<Graph> {
-        let compute = self.compute_dtype();
-        let weight = |name: &str| self.loaded().weight_dtype(name).unwrap_or(compute);
-        Ok(self.loaded().spec().graph(step, cache, Precision { compute, weight: &weight })?.graph)
+        Ok(self.loaded().step_graph(step, cache)?.graph)
     }
 
     /// Bytes of the weights that live on the CPU, where operators fall back to it.

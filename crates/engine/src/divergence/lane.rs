@@ -317,9 +317,9 @@ impl Lane {
             };
             operands.push(Some(match constant {
                 Some(constant) => {
-                    let stored = weights.tensor(&constant.name)?;
+                    let stored = weights.handle(&constant.name)?;
                     let dtype = planned.g.graph.desc(planned.g.graph.bound()[constant.bound]).dtype;
-                    converted(stored.name, stored.path, stored.dtype, stored.bytes, dtype)?
+                    converted(&stored.name, stored.path(), stored.dtype, weights.bytes(&constant.name)?, dtype)?
                 }
                 None => match self.operand(planned, single, position, single.sources[position], feed) {
                     Operand::Bytes(bytes) => bytes.into(),

@@ -10,6 +10,7 @@ use super::limits::{By, Least};
 use super::steps::Shape;
 use super::work::{Tokens, Work, product_dtype, work};
 use crate::error::Result;
+use crate::form::WeightForm;
 use crate::homes::{SequenceHomes, fixed};
 use crate::model::{CacheShape, Constant, DecoderSpec, ModelGraph, Place, Precision, Step, Use};
 
@@ -43,7 +44,7 @@ impl Planner<'_> {
     fn graph(&self, shape: Shape) -> Result<ModelGraph> {
         let rows = if shape.last { shape.sequences } else { 0 };
         let step = Step { tokens: shape.sequences * shape.tokens, rows, keep_hidden: false };
-        let precision = Precision { compute: self.compute, weight: &|_| self.placed };
+        let precision = Precision { compute: self.compute, weight: &|_| WeightForm::Plain(self.placed) };
         self.spec.graph_of(shape.sequences, step, self.cache, precision)
     }
 

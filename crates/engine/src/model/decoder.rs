@@ -5,13 +5,14 @@
 //! tokens that want logits go on past attention, and with none wanted the graph ends at the last cache write.
 
 use qiao_core::{
-    AttentionAttrs, DType, Epilogue, Graph, KvWriteAttrs, MatmulAttrs, NoAttrs, NormAttrs, Op, RopeAttrs, RopeStyle,
-    SiluMulAttrs, TensorDesc, TensorId,
+    AttentionAttrs, DType, Epilogue, Graph, KvWriteAttrs, MatmulAttrs, MatmulQuantAttrs, NoAttrs, NormAttrs, Op,
+    RopeAttrs, RopeStyle, SiluMulAttrs, TensorDesc, TensorId,
 };
 
 use super::{CacheShape, Constant, Inputs, ModelGraph, Precision, Step, Use};
 use crate::config::ModelConfig;
 use crate::error::{EngineError, Result};
+use crate::form::{Companion, GroupForm, WeightForm};
 
 /// Names of a checkpoint's tensors. Those of a layer follow `layers`, the layer's number and a dot; a projection's stands
 /// without its `.weight` or `.bias`.
@@ -188,6 +189,8 @@ struct Builder<'a> {
     caches: Vec<(usize, usize)>,
     constants: Vec<Constant>,
     hidden: Vec<usize>,
+    /// What was quantised last, and its codes and scales.
+    codes: Option<(TensorId, (TensorId, TensorId))>,
 }
 
 impl<'a> Builder<'a> {
@@ -225,7 +228,8 @@ impl<'a> Builder<'a> {
             let desc = TensorDesc::new(cache.dtype, &cache.dims(spec.kv_heads, spec.head_dim))?;
             caches.push((bind(&format!("k.{layer}"), desc.clone()), bind(&format!("v.{layer}"), desc)));
         }
-        Ok(Builder { g, spec, step, cache, precision, inputs, caches, constants: Vec::new(), hidden: Vec::new() })
+        let (constants, hidden) = (Vec::new(), Vec::new());
+        Ok(Builder { g, spec, step, cache, precision, inputs, caches, constants, hidden, codes: None })
     }
 
     fn bound(&self, position: usize) -> TensorId {
@@ -233,7 +237,12 @@ impl<'a> Builder<'a> {
     }
 
     fn constant(&mut self, name: String, shape: &[usize], usage: Use) -> Result<TensorId> {
-        let desc = TensorDesc::new((self.precision.weight)(&name), shape)?.as_constant();
+        let dtype = (self.precision.weight)(&name).dtype();
+        self.constant_of(name, dtype, shape, usage)
+    }
+
+    fn constant_of(&mut self, name: String, dtype: DType, shape: &[usize], usage: Use) -> Result<TensorId> {
+        let desc = TensorDesc::new(dtype, shape)?.as_constant();
         let id = self.g.bind(&name, desc);
         self.constants.push(Constant { bound: self.g.bound().len() - 1, name, usage });
         Ok(id)
@@ -253,15 +262,86 @@ impl<'a> Builder<'a> {
 
     /// `x · Wᵀ (+ bias)` for a weight `[n, k]`, with k the width of x.
     fn linear(&mut self, x: TensorId, name: &str, n: usize, bias: bool) -> Result<TensorId> {
-        let k = self.g.desc(x).shape.last_dim();
-        let w = self.constant(format!("{name}.weight"), &[n, k], Use::Projection)?;
+        let weight = format!("{name}.weight");
         let bias = match bias {
-            true => Some(self.constant(format!("{name}.bias"), &[n], Use::Vector)?),
+            true => Some(format!("{name}.bias")),
             false => None,
         };
+        let (op, operands) = self.product(x, weight, n, bias)?;
+        Ok(self.g.add_as(op, &operands, self.precision.compute)?[0])
+    }
+
+    /// The product of x with a weight `[n, k]` in the form that it has, and the operands.
+    fn product(
+        &mut self,
+        x: TensorId,
+        weight: String,
+        n: usize,
+        bias: Option<String>,
+    ) -> Result<(Op, Vec<Option<TensorId>>)> {
+        let k = self.g.desc(x).shape.last_dim();
+        let form = (self.precision.weight)(&weight);
+        let w = self.constant(weight.clone(), &[n, k], Use::Projection)?;
         let epilogue = if bias.is_some() { Epilogue::Bias } else { Epilogue::None };
-        let op = Op::Matmul(MatmulAttrs { trans_b: true, epilogue, ..Default::default() });
-        Ok(self.g.add(op, &[Some(x), Some(w), bias])?[0])
+        let bias = bias.map(|name| self.constant(name, &[n], Use::Vector)).transpose()?;
+        Ok(match form {
+            WeightForm::Plain(dtype) if dtype.is_block() => {
+                let op = Op::MatmulQuant(MatmulQuantAttrs { epilogue, ..Default::default() });
+                (op, vec![Some(x), Some(w), None, None, None, bias])
+            }
+            WeightForm::Plain(_) => {
+                let op = Op::Matmul(MatmulAttrs { trans_b: true, epilogue, ..Default::default() });
+                (op, vec![Some(x), Some(w), bias])
+            }
+            WeightForm::Grouped(form) => {
+                let [scales, zeros, g_idx] = self.tables(&weight, form, n, k)?;
+                let (group_size, group_rows) = (form.group_size as u32, form.group_rows as u32);
+                let op = Op::MatmulQuant(MatmulQuantAttrs { group_size, group_rows, epilogue });
+                (op, vec![Some(x), Some(w), scales, zeros, g_idx, bias])
+            }
+            WeightForm::Int8 { is_static } => {
+                let part = |c: Companion| c.of(&weight);
+                let scale = self.constant_of(part(Companion::Scales), DType::F32, &[n], Use::Vector)?;
+                let (codes, sum_bias) = match is_static {
+                    false => (self.quantised(x)?, None),
+                    true => {
+                        let given = self.constant_of(part(Companion::InputScale), DType::F32, &[1], Use::Vector)?;
+                        let zero = self.constant_of(part(Companion::InputZero), DType::F32, &[1], Use::Vector)?;
+                        let q = self.g.op1(Op::QuantizeStatic(NoAttrs {}), &[x, given, zero])?;
+                        let joins = self.constant_of(part(Companion::SumBias), DType::I32, &[n], Use::Vector)?;
+                        ((q, given), Some(joins))
+                    }
+                };
+                let (q, given) = codes;
+                let op = Op::ScaledMatmul(NoAttrs {});
+                (op, vec![Some(q), Some(w), Some(given), Some(scale), bias, sum_bias])
+            }
+        })
+    }
+
+    /// The tables of a weight in groups: scales, zero points, groups.
+    fn tables(&mut self, weight: &str, form: GroupForm, n: usize, k: usize) -> Result<[Option<TensorId>; 3]> {
+        let table = form.table(n, k);
+        let scales = self.constant_of(Companion::Scales.of(weight), form.scales, &table, Use::Projection)?;
+        let zeros = match form.zeros {
+            Some(dtype) => Some(self.constant_of(Companion::Zeros.of(weight), dtype, &table, Use::Projection)?),
+            None => None,
+        };
+        let g_idx = match form.g_idx {
+            true => Some(self.constant_of(Companion::GroupIndex.of(weight), DType::I32, &[k], Use::Vector)?),
+            false => None,
+        };
+        Ok([Some(scales), zeros, g_idx])
+    }
+
+    /// Activations as int8 codes and their scales, made once for all projections that read them.
+    fn quantised(&mut self, x: TensorId) -> Result<(TensorId, TensorId)> {
+        if let Some((_, codes)) = self.codes.filter(|(of, _)| *of == x) {
+            return Ok(codes);
+        }
+        let out = self.g.add(Op::QuantizeDynamic(NoAttrs {}), &[Some(x)])?;
+        self.codes = Some((x, (out[0], out[1])));
+        Ok((out[0], out[1]))
     }
 
     fn embed(&mut self) -> Result<Stream> {
@@ -373,11 +453,10 @@ impl<'a> Builder<'a> {
 
     fn logits(&mut self, x: TensorId) -> Result<usize> {
         let spec = self.spec;
-        let w = self.constant(spec.head_weight(), &[spec.vocab, spec.hidden], Use::Projection)?;
+        let (op, operands) = self.product(x, spec.head_weight(), spec.vocab, None)?;
         let out = self.g.bind("logits", TensorDesc::new(DType::F32, &[self.step.rows, spec.vocab])?);
         let position = self.g.bound().len() - 1;
-        let op = Op::Matmul(MatmulAttrs { trans_b: true, ..Default::default() });
-        self.g.add_into(op, &[Some(x), Some(w)], &[out])?;
+        self.g.add_into(op, &operands, &[out])?;
         Ok(position)
     }
 

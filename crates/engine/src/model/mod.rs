@@ -9,6 +9,7 @@ use qiao_core::{DType, Graph, KvInfo, KvLayout};
 
 use crate::config::ModelConfig;
 use crate::error::{EngineError, Result};
+use crate::form::WeightForm;
 
 mod decoder;
 mod llama;
@@ -110,8 +111,8 @@ impl CacheShape {
 pub struct Precision<'a> {
     /// The dtype of activations and of the residual stream: f32, bf16 or f16.
     pub compute: DType,
-    /// The stored dtype of a weight, by name; weights are used as stored.
-    pub weight: &'a dyn Fn(&str) -> DType,
+    /// The form of a weight, by name; weights are used as they are placed.
+    pub weight: &'a dyn Fn(&str) -> WeightForm,
 }
 
 /// What a constant is used for. One stored tensor may be used in two ways, as a tied output head is.

@@ -18,7 +18,7 @@ fn config(changes: serde_json::Value) -> ModelConfig {
 fn build(config: &ModelConfig, step: Step, compute: DType) -> ModelGraph {
     let spec = (Family::of(config, Path::new("config.json")).unwrap().spec)(config).unwrap();
     let cache = CacheShape::contiguous(&[], compute, 32);
-    spec.graph(step, cache, Precision { compute, weight: &|_| DType::BF16 }).unwrap()
+    spec.graph(step, cache, Precision { compute, weight: &|_| WeightForm::Plain(DType::BF16) }).unwrap()
 }
 
 fn count(g: &ModelGraph, kind: OpKind) -> usize {
@@ -111,7 +111,7 @@ fn an_impossible_step_is_refused() {
     let config = config(json!({}));
     let spec = DecoderSpec::plain(&config).unwrap();
     let cache = CacheShape::contiguous(&[], DType::F32, 8);
-    let precision = Precision { compute: DType::F32, weight: &|_| DType::F32 };
+    let precision = Precision { compute: DType::F32, weight: &|_| WeightForm::Plain(DType::F32) };
     for (tokens, rows, keep_hidden) in [(0, 0, false), (2, 3, false), (2, 1, true)] {
         assert!(spec.graph(Step { tokens, rows, keep_hidden }, cache, precision).is_err());
     }
@@ -174,7 +174,7 @@ fn several_sequences_share_one_graph() {
     let config = config(json!({}));
     let spec = (Family::of(&config, Path::new("config.json")).unwrap().spec)(&config).unwrap();
     let cache = CacheShape { blocks: 12, table: 4, ..CacheShape::contiguous(&[], DType::F32, 16) };
-    let precision = Precision { compute: DType::F32, weight: &|_| DType::F32 };
+    let precision = Precision { compute: DType::F32, weight: &|_| WeightForm::Plain(DType::F32) };
     let step = |tokens| Step { tokens, rows: 3, keep_hidden: false };
     let g = spec.graph_of(3, step(3), cache, precision).unwrap();
     let shape = |g: &ModelGraph, at: usize| g.graph.desc(g.graph.bound()[at]).shape.to_vec();

@@ -1,10 +1,32 @@
-//! Float dtypes into one another on the host, for a compute dtype other than the stored one.
+//! Dtypes into floats on the host, for a device that does not store a weight's own dtype: floats into one another, block formats
+//! into floats.
 
 use half::{bf16, f16};
 use qiao_core::DType;
 
-/// Whether [`floats`] reads or writes the dtype.
+/// Whether [`floats`] reads or [`blocks`] decodes the dtype.
 pub fn is_convertible(dtype: DType) -> bool {
+    is_float(dtype) || dtype.is_block()
+}
+
+/// Decodes a block format, whole blocks in order, to another float dtype, appending to `out`; each value is rounded once.
+///
+/// Returns false, with `out` unchanged, when `from` is no block format, `to` not one of f64, f32, f16, bf16, or the bytes are no
+/// whole number of blocks.
+pub fn blocks(from: DType, bytes: &[u8], to: DType, out: &mut Vec<u8>) -> bool {
+    if !from.is_block() || !is_float(to) || !bytes.len().is_multiple_of(from.block_bytes()) {
+        return false;
+    }
+    out.reserve(bytes.len() / from.block_bytes() * from.block_elems() * to.block_bytes());
+    let mut values = vec![0.0; from.block_elems()];
+    for block in bytes.chunks_exact(from.block_bytes()) {
+        qiao_quant::decode_row(from, block, &mut values).expect("a whole block of a block format");
+        write(values.iter().map(|&v| f64::from(v)), to, out);
+    }
+    true
+}
+
+fn is_float(dtype: DType) -> bool {
     matches!(dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16)
 }
 
@@ -13,7 +35,7 @@ pub fn is_convertible(dtype: DType) -> bool {
 /// `bytes` need not be aligned; a trailing part of an element is dropped. A value beyond the target's range becomes infinite.
 /// Returns false, with `out` unchanged, when either dtype is not one of f64, f32, f16, bf16.
 pub fn floats(from: DType, bytes: &[u8], to: DType, out: &mut Vec<u8>) -> bool {
-    if !is_convertible(from) || !is_convertible(to) {
+    if !is_float(from) || !is_float(to) {
         return false;
     }
     if from == to {
@@ -118,6 +140,20 @@ mod tests {
         assert_eq!(first_overflow(DType::F32, &f32::INFINITY.to_le_bytes(), DType::F16), None);
         let both: Vec<u8> = [1.0f32, -7e4].iter().flat_map(|v| v.to_le_bytes()).collect();
         assert_eq!(first_overflow(DType::F32, &both, DType::F16), Some(-7e4));
+    }
+
+    #[test]
+    fn blocks_become_the_floats_that_they_decode_to() {
+        let block: Vec<u8> = [0x00, 0x38].into_iter().chain(0..32).collect();
+        let mut values = [0.0; 32];
+        qiao_quant::decode_row(DType::Q8_0, &block, &mut values).unwrap();
+        let mut out = Vec::new();
+        assert!(blocks(DType::Q8_0, &block.repeat(2), DType::F16, &mut out));
+        let expected: Vec<u8> = values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
+        assert_eq!(out, expected.repeat(2));
+        assert!(!blocks(DType::Q8_0, &block[..33], DType::F16, &mut out));
+        assert!(!blocks(DType::Q8_0, &block, DType::I8, &mut out));
+        assert!(!blocks(DType::F32, &block[..32], DType::F16, &mut out));
     }
 
     #[test]

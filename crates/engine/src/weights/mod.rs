@@ -4,6 +4,7 @@
 //! single `.safetensors` file, or an index file. Only headers are read on opening; a tensor's pages are read when its bytes are, and
 //! can be given back with [`Weights::release`] once a device holds its own copy.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use qiao_core::DType;
 
 use crate::error::{EngineError, Result, excerpt};
+use crate::form::WeightForm;
 
 pub mod convert;
 mod header;
@@ -66,15 +68,7 @@ impl TensorRef<'_> {
     /// # Errors
     /// [`EngineError::WrongShape`].
     pub fn require_shape(&self, expected: &[usize]) -> Result<()> {
-        if self.shape == expected {
-            return Ok(());
-        }
-        Err(EngineError::WrongShape {
-            path: self.path.to_path_buf(),
-            tensor: self.name.to_string(),
-            expected: expected.to_vec(),
-            found: self.shape.to_vec(),
-        })
+        require_shape(self.path, self.name, expected, self.shape)
     }
 
     /// The elements as bytes of another float dtype.
@@ -104,6 +98,18 @@ impl TensorRef<'_> {
     }
 }
 
+fn require_shape(path: &Path, tensor: &str, expected: &[usize], found: &[usize]) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(EngineError::WrongShape {
+        path: path.to_path_buf(),
+        tensor: tensor.to_string(),
+        expected: expected.to_vec(),
+        found: found.to_vec(),
+    })
+}
+
 /// A tensor that keeps its file mapped: what a device imports to use the bytes where they lie.
 #[derive(Clone, Debug)]
 pub struct TensorHandle {
@@ -119,13 +125,29 @@ pub struct TensorHandle {
 
 impl TensorHandle {
     /// The elements; valid as long as the handle lives.
-    pub fn bytes(&self) -> &[u8] {
-        &self.file.bytes()[self.range.clone()]
+    ///
+    /// # Errors
+    /// None for a tensor that lies in its file as it is used.
+    pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
+        Ok(self.file.bytes()[self.range.clone()].into())
     }
 
-    /// The mapping and the byte range within it.
-    pub fn mapping(&self) -> (&Arc<MappedFile>, Range<usize>) {
-        (&self.file, self.range.clone())
+    /// The file the tensor lies in.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// The mapping and the byte range within it; `None` for a tensor that is not used as it lies in its file.
+    pub fn mapping(&self) -> Option<(&Arc<MappedFile>, Range<usize>)> {
+        Some((&self.file, self.range.clone()))
+    }
+
+    /// Refuses a tensor of another shape.
+    ///
+    /// # Errors
+    /// [`EngineError::WrongShape`].
+    pub fn require_shape(&self, expected: &[usize]) -> Result<()> {
+        require_shape(self.path(), &self.name, expected, &self.shape)
     }
 
     /// Gives the tensor's resident pages back; see [`MappedFile::release`].
@@ -269,6 +291,14 @@ impl Weights {
         })
     }
 
+    /// A tensor's elements.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
+        Ok(self.tensor(name)?.bytes.into())
+    }
+
     /// A tensor that keeps its file mapped after the `Weights` are gone.
     ///
     /// # Errors
@@ -292,6 +322,15 @@ impl Weights {
     /// Whether the checkpoint holds a tensor.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
+    }
+
+    /// The form of a weight; `None` for a name that is not there, and for codes whose scales are not.
+    pub fn form(&self, name: &str) -> Option<WeightForm> {
+        let native = |info: &TensorInfo| match info.dtype {
+            StoredDType::Native(dtype) if convert::is_convertible(dtype) => Some(WeightForm::Plain(dtype)),
+            _ => None,
+        };
+        self.tensors.get(name).and_then(native)
     }
 
     /// Names of all tensors, sorted.

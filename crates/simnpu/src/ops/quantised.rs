@@ -102,7 +102,7 @@ pub(super) fn scaled_matmul(numerics: Numerics, node: NodeView<'_>, bytes: &[Opt
         Some(desc) => Some(floats(numerics, desc, required(bytes, 4))?),
         None => None,
     };
-    let joins = qiao_reference::Args::new(node, bytes).opt(5)?;
+    let joins = Args::new(node, bytes).opt(5)?;
     let (m, n, k) = (a_desc.shape[0], b_desc.shape[0], a_desc.shape[1]);
     let at = |s: &[f32], i: usize| if s.len() == 1 { s[0] } else { s[i] };
     let mut c = Vec::with_capacity(m * n);
