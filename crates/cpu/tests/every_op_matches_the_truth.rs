@@ -1,15 +1,12 @@
 //! Every operator of the list that the CPU runs, on every ISA tier of this machine, beside its truth in f64.
 //!
 //! Data come from a seed that a failure prints. An operator of the list without trials here fails the test, and so does
-//! one that the CPU refuses, unless it is named in `DECOMPOSED`.
+//! one that the CPU refuses.
 
 use qiao_core::*;
 use qiao_cpu::{CpuDevice, CpuOptions, Isa};
 use qiao_reference::Trial;
 use qiao_reference::data::{Fill, Rng, block_bytes, to_bytes, values};
-
-/// Operators that run on the CPU as smaller ones.
-const DECOMPOSED: &[OpKind] = &[OpKind::MatmulQuant];
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -413,6 +410,37 @@ impl Maker {
         out
     }
 
+    /// Every block format, and 4-bit codes in groups.
+    fn quantised_products(&mut self) -> Vec<Trial> {
+        let mut out = Vec::new();
+        for (i, &block) in DType::ALL.iter().filter(|d| d.is_block()).enumerate() {
+            let (m, n, blocks) = ([1, 3, 9][i % 3], 19, 3);
+            let a = self.floats(&[m, blocks * block.block_elems()]);
+            let w = TensorDesc::new(block, &[n, blocks * block.block_elems()]).unwrap();
+            let bytes = block_bytes(&mut self.rng, block, n * blocks);
+            let op = Op::MatmulQuant(MatmulQuantAttrs { epilogue: Epilogue::Bias, ..Default::default() });
+            let trial = with(with(Trial::new(op), a), (w.as_constant(), bytes)).without().without().without();
+            out.push(with(trial, self.floats(&[n])));
+        }
+        for (m, group_size, zeros) in [(1, 32, false), (2, 64, true), (7, 0, true)] {
+            let a = self.floats(&[m, 128]);
+            let codes = |rng: &mut Rng, shape: &[usize]| {
+                let desc = TensorDesc::new(DType::U4, shape).unwrap().as_constant();
+                let bytes = (0..desc.bytes().unwrap()).map(|_| rng.bits() as u8).collect();
+                (desc, bytes)
+            };
+            let groups = 128 / if group_size == 0 { 128 } else { group_size as usize };
+            let w = codes(&mut self.rng, &[20, 128]);
+            let (scales, bytes) = self.floats(&[20, groups]);
+            let op = Op::MatmulQuant(MatmulQuantAttrs { group_size, ..Default::default() });
+            let trial = with(with(with(Trial::new(op), a), w), (scales.as_constant(), bytes));
+            let zero = TensorDesc::new(DType::U8, &[20, groups]).unwrap().as_constant();
+            let bytes = (0..20 * groups).map(|_| self.rng.below(16) as u8).collect();
+            out.push(if zeros { trial.input(zero, bytes) } else { trial });
+        }
+        out
+    }
+
     fn trials(&mut self, kind: OpKind) -> Vec<Trial> {
         let plain = |kind| Op::from_words(kind, &[]).unwrap();
         match kind {
@@ -456,6 +484,7 @@ impl Maker {
             OpKind::Concat | OpKind::Split | OpKind::Slice | OpKind::Transpose => self.moves(kind),
             OpKind::Argmax | OpKind::TopK | OpKind::Sample => self.choices(kind),
             OpKind::QuantizeDynamic | OpKind::QuantizeStatic | OpKind::ScaledMatmul => self.int8(kind),
+            OpKind::MatmulQuant => self.quantised_products(),
             _ => Vec::new(),
         }
     }
@@ -488,9 +517,6 @@ fn every_operator_is_within_its_tolerance_on_every_tier() {
     let mut ran = 0;
     for device in devices() {
         for &kind in OpKind::ALL {
-            if DECOMPOSED.contains(&kind) {
-                continue;
-            }
             for dtype in FLOATS {
                 let mut maker = Maker { rng: Rng::new(SEED), dtype };
                 let trials = maker.trials(kind);

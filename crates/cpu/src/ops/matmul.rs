@@ -6,13 +6,15 @@
 //! packed on the way, panel by panel.
 
 use half::{bf16, f16};
-use qiao_core::{Accept, DType, Epilogue, MatmulAttrs, NodeView, Op, OpKind, Reason, Row, Rule};
-use qiao_kernels_cpu::{Element, Gemm, GemmBlock, Kernels, NR, PackA, Weight, WeightMatrix, pack_panel};
+use qiao_core::{Accept, DType, MatmulAttrs, NodeView, Op, OpKind, Reason, Row, Rule};
+use qiao_kernels_cpu::{Element, Gemm, Kernels, NR, PackA, Weight, WeightMatrix, pack_panel};
 
 use super::access::Operand;
+use super::blocks::{self, Blocks};
 use super::exec::{Core, Exec, Prepare, Prepared, activations, row};
 use super::pack::{PANELS, PANELS_T, panel};
 use super::sound::can_be_packed;
+use super::tail::{Tail, epilogue_in_reach};
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
     vec![
@@ -27,19 +29,9 @@ fn attrs(node: &NodeView<'_>) -> MatmulAttrs {
     attrs
 }
 
-fn epilogue_in_reach(node: &NodeView<'_>) -> Result<(), Reason> {
-    match attrs(node).epilogue {
-        // Its two halves lie far apart in N, so it is a product and a silu_mul.
-        e @ Epilogue::SiluMul => {
-            Err(Reason::attribute("epilogue", Rule::OneOf, e.to_string().as_str(), "none, bias, bias_residual, gelu"))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// A constant weight of rank 2, in panels or ready to be packed.
 fn accepts_packed(node: &NodeView<'_>) -> Result<Accept, Reason> {
-    epilogue_in_reach(node)?;
+    epilogue_in_reach(attrs(node).epilogue)?;
     let b = node.required(1);
     if !b.constant || b.rank() != 2 {
         return Err(Reason::operand(
@@ -76,56 +68,9 @@ fn accepts_gemm(node: &NodeView<'_>) -> Result<Accept, Reason> {
 }
 
 fn accepts_unpacked(node: &NodeView<'_>) -> Result<Accept, Reason> {
-    epilogue_in_reach(node)?;
+    epilogue_in_reach(attrs(node).epilogue)?;
     let all: Vec<usize> = node.operands().map(|(i, _)| i).collect();
     activations(node, &all)
-}
-
-/// What follows the product, row by row.
-struct Tail {
-    epilogue: Epilogue,
-    bias: Option<Operand>,
-    residual: Option<Operand>,
-    out: Operand,
-}
-
-impl Tail {
-    fn new(node: &NodeView<'_>) -> Self {
-        Tail {
-            epilogue: attrs(node).epilogue,
-            bias: Operand::input(node, 2),
-            residual: Operand::input(node, 3),
-            out: Operand::output(node, 0),
-        }
-    }
-
-    /// Finishes columns `first..` of result row `r` from the f32 products `c`, and writes them. `buf` has twice as
-    /// many elements as `c`.
-    ///
-    /// # Safety
-    /// No other task touches these columns.
-    unsafe fn finish(&self, exec: &Exec<'_>, r: usize, first: usize, c: &mut [f32], buf: &mut [f32]) {
-        let k = exec.kernels();
-        let (part, spare) = buf.split_at_mut(c.len());
-        if let Some(bias) = &self.bias {
-            // SAFETY: the bias has one element per column of the result.
-            unsafe { bias.read_part(k, exec.address(bias.tensor), 0, first, part) };
-            c.iter_mut().zip(&*part).for_each(|(c, b)| *c += b);
-        }
-        if let Some(residual) = &self.residual {
-            // SAFETY: the residual has the shape of the result.
-            unsafe { residual.read_part(k, exec.address(residual.tensor), r, first, part) };
-            c.iter_mut().zip(&*part).for_each(|(c, b)| *c += b);
-        }
-        let done: &[f32] = if self.epilogue == Epilogue::Gelu {
-            (k.gelu_erf.run)(&mut spare[..c.len()], c);
-            spare
-        } else {
-            c
-        };
-        // SAFETY: as the caller vouches.
-        unsafe { self.out.write(k, exec.address(self.out.tensor), r, first, &done[..c.len()]) };
-    }
 }
 
 /// A product with packed weights.
@@ -143,7 +88,7 @@ fn packed(node: &NodeView<'_>, core: &Core) -> Prepared {
     let a = Operand::required(node, 0);
     let n = if attrs(node).trans_b { b.shape[0] } else { b.shape[1] };
     let w = node.node.inputs[1].expect("matmul has its weights").index();
-    let product = Packed { m: a.rows(), k: a.len, n, w, tail: Tail::new(node), a };
+    let product = Packed { m: a.rows(), k: a.len, n, w, tail: Tail::new(node, attrs(node).epilogue, 2, 3), a };
     match b.dtype {
         DType::F32 => product.prepare::<f32>(core),
         DType::F16 => product.prepare::<f16>(core),
@@ -157,18 +102,12 @@ fn packed(node: &NodeView<'_>, core: &Core) -> Prepared {
     }
 }
 
-/// Panels that one task of a GEMV takes: some hundred KiB of weights.
-fn gemv_panels(k: usize, bytes: usize, panels: usize, threads: usize) -> usize {
-    let by_size = (256 << 10) / (k * bytes * NR).max(1);
+/// Panels of so many bytes that one task of a GEMV takes: some hundred KiB of weights.
+pub(super) fn gemv_panels(bytes: usize, panels: usize, threads: usize) -> usize {
+    let by_size = (256 << 10) / bytes.max(1);
     let fair = panels.div_ceil(threads * 2);
     by_size.clamp(4, 64).min(fair.next_multiple_of(4)).max(1)
 }
-
-/// Panels that one task of a GEMM takes: 128 columns.
-const GEMM_PANELS: usize = 8;
-
-/// Rows of a block of activations that are packed together.
-const GEMM_ROWS: usize = 512;
 
 impl Packed {
     fn prepare<W: Element>(self, core: &Core) -> Prepared {
@@ -186,7 +125,7 @@ impl Packed {
     /// One row: every weight is read once.
     fn gemv<W: Element>(self, core: &Core) -> Prepared {
         let panels = self.n.div_ceil(NR);
-        let chunk = gemv_panels(self.k, size_of::<W>(), panels, core.pool.threads());
+        let chunk = gemv_panels(self.k * size_of::<W>() * NR, panels, core.pool.threads());
         let (columns, k) = (chunk * NR, self.k);
         let run = W::gemv(&core.kernels).run;
         let stride = panel::<W>(k);
@@ -233,155 +172,15 @@ impl Packed {
             let panels = self.n.div_ceil(NR);
             // SAFETY: the plan checked that the binding holds all panels.
             let w = unsafe { std::slice::from_raw_parts(exec.address(self.w).cast::<W>(), panels * stride) };
-            let source = Source { weights: w, stride };
+            let source = blocks::Packed { weights: w, stride };
             for first in (0..self.m).step_by(plan.rows) {
                 let rows = plan.rows.min(self.m - first);
                 plan.pack::<A, P>(exec, &self.a, pack, first, rows);
-                plan.multiply::<P, W>(exec, gemm, &source, first, rows, &self.tail);
+                plan.multiply(exec, gemm, &source, first, rows, &self.tail);
             }
             Ok(())
         };
         Prepared { run: Box::new(run), shared, per_thread }
-    }
-}
-
-/// Packed panels.
-struct Source<'a, W> {
-    weights: &'a [W],
-    /// Elements of a panel.
-    stride: usize,
-}
-
-/// How a product is cut into blocks.
-#[derive(Clone, Copy)]
-struct Blocks {
-    n: usize,
-    k: usize,
-    /// Rows of a micro-panel.
-    mr: usize,
-    /// Inputs of a block of K.
-    kc: usize,
-    /// K rounded up to whole steps of every dtype.
-    k_padded: usize,
-    /// Rows that are packed together.
-    rows: usize,
-    /// Panels of a task.
-    panels: usize,
-}
-
-impl Blocks {
-    fn new<P, W, C>(m: usize, n: usize, k: usize, gemm: Gemm<P, W, C>, threads: usize) -> Self {
-        let rows = m.clamp(1, GEMM_ROWS).next_multiple_of(gemm.mr);
-        let all = n.div_ceil(NR);
-        let panels = GEMM_PANELS.min(all.div_ceil(threads)).max(1);
-        Blocks { n, k, mr: gemm.mr, kc: gemm.kc, k_padded: k.next_multiple_of(4), rows, panels }
-    }
-
-    /// Elements of the packed activations.
-    fn packed_len(&self) -> usize {
-        self.rows * self.k_padded
-    }
-
-    /// Bytes of a thread's scratch: the products of a task, and two rows for the epilogue.
-    fn scratch_bytes(&self) -> usize {
-        (self.rows + 2) * self.panels * NR * 4
-    }
-
-    /// Where the micro-panel of rows `tile` starts for the block of K that starts at `k0`.
-    fn micro_panel(&self, tile: usize, k0: usize) -> usize {
-        (tile * self.k_padded + k0) * self.mr
-    }
-
-    /// Packs rows `first..first + rows` of the activations for all of K.
-    fn pack<A: Weight, P: Copy + Send + Sync + 'static>(
-        &self,
-        exec: &Exec<'_>,
-        a: &Operand,
-        pack: PackA<A, P>,
-        first: usize,
-        rows: usize,
-    ) {
-        let base = exec.address(a.tensor) as usize;
-        let packed = exec.shared().0 as usize;
-        exec.run(rows.div_ceil(self.mr), &|tile, thread| {
-            let start = first + tile * self.mr;
-            let m = self.mr.min(first + rows - start);
-            // SAFETY: the pool gave this thread; the rows lie in the operand; each task packs micro-panels of its own
-            // into the shared scratch, which the plan laid out for all of them.
-            unsafe {
-                let (data, lda): (&[A], usize) = if a.is_dense() && a.is_even() {
-                    let from = (base as *const A).add(a.offset(start));
-                    (std::slice::from_raw_parts(from, (m - 1) * a.pitch() + self.k), a.pitch())
-                } else {
-                    let spare =
-                        exec.scratch(thread).as_mut_ptr().cast::<A>().add(self.scratch_bytes() / size_of::<A>());
-                    for i in 0..m {
-                        for j in 0..self.k {
-                            let at = a.offset(start + i) + j * a.step();
-                            *spare.add(i * self.k + j) = *(base as *const A).add(at);
-                        }
-                    }
-                    (std::slice::from_raw_parts(spare, m * self.k), self.k)
-                };
-                for k0 in (0..self.k).step_by(self.kc) {
-                    let kc = self.kc.min(self.k - k0);
-                    let out = (packed as *mut P).add(self.micro_panel(tile, k0));
-                    let len = kc.next_multiple_of(4) * self.mr;
-                    pack(std::slice::from_raw_parts_mut(out, len.min(self.packed_len())), &data[k0..], lda, m, kc);
-                }
-            }
-        });
-    }
-
-    /// Multiplies the packed rows with all panels and finishes them.
-    fn multiply<P: Copy + Send + Sync + 'static, W: Weight>(
-        &self,
-        exec: &Exec<'_>,
-        gemm: Gemm<P, W, f32>,
-        source: &Source<'_, W>,
-        first: usize,
-        rows: usize,
-        tail: &Tail,
-    ) {
-        let all = self.n.div_ceil(NR);
-        let ldc = self.panels * NR;
-        let packed = exec.shared().0 as usize;
-        exec.run(all.div_ceil(self.panels), &|task, thread| {
-            let p0 = task * self.panels;
-            let panels = self.panels.min(all - p0);
-            let columns = (self.n - p0 * NR).min(panels * NR);
-            // SAFETY: the pool gave this thread; the packed activations are complete and only read; tasks write
-            // disjoint columns of the result.
-            unsafe {
-                let (c, rest) = exec.scratch(thread).split_at_mut(self.rows * ldc);
-                for k0 in (0..self.k).step_by(self.kc) {
-                    let kc = self.kc.min(self.k - k0);
-                    for tile in 0..rows.div_ceil(self.mr) {
-                        let at = self.micro_panel(tile, k0);
-                        let a =
-                            std::slice::from_raw_parts((packed as *const P).add(at), kc.next_multiple_of(4) * self.mr);
-                        (gemm.run)(&GemmBlock {
-                            m: self.mr.min(rows - tile * self.mr),
-                            kc,
-                            a,
-                            w: &source.weights[p0 * source.stride + k0 * NR..],
-                            panel_stride: source.stride,
-                            panels,
-                            c: c.as_mut_ptr().add(tile * self.mr * ldc),
-                            ldc,
-                            columns,
-                            accumulate: k0 > 0,
-                        });
-                    }
-                }
-                for (i, row) in c.chunks_exact_mut(ldc).take(rows).enumerate() {
-                    if self.k == 0 {
-                        row.fill(0.0);
-                    }
-                    tail.finish(exec, first + i, p0 * NR, &mut row[..columns], rest);
-                }
-            }
-        });
     }
 }
 
@@ -403,7 +202,7 @@ fn unpacked(node: &NodeView<'_>, core: &Core) -> Prepared {
         n,
         k,
         strides,
-        tail: Tail::new(node),
+        tail: Tail::new(node, attrs(node).epilogue, 2, 3),
     };
     match b.dtype {
         DType::F32 => product.prepare::<f32>(core),

@@ -16,8 +16,16 @@ mod choose;
 mod elementwise;
 mod int8;
 mod kv;
-mod matmul;
 mod moves;
+
+mod tail;
+
+mod blocks;
+mod matmul;
+
+mod dequantise;
+
+mod matmul_quant;
 mod rope;
 mod rows;
 
@@ -40,5 +48,6 @@ pub(crate) fn table() -> Table {
     rows.extend(attention::rows());
     rows.extend(choose::rows());
     rows.extend(int8::rows());
+    rows.extend(matmul_quant::rows());
     OpTable::new(rows)
 }

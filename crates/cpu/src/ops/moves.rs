@@ -127,7 +127,7 @@ fn transpose(node: &NodeView<'_>, _: &Core) -> Prepared {
 }
 
 /// The format of an fp8 dtype, those without negative zero included.
-fn small(dtype: DType) -> Option<Format> {
+pub(super) fn small(dtype: DType) -> Option<Format> {
     match dtype {
         DType::F8E4M3Fnuz => Some(F8E4M3FNUZ),
         DType::F8E5M2Fnuz => Some(F8E5M2FNUZ),
@@ -197,7 +197,7 @@ fn copy_of(x: Operand, y: Operand) -> Prepared {
 ///
 /// # Safety
 /// As [`Operand::read`].
-unsafe fn unpack_row(x: &Operand, base: *const u8, r: usize, out: &mut [f32]) {
+pub(super) unsafe fn unpack_row(x: &Operand, base: *const u8, r: usize, out: &mut [f32]) {
     let (elems, bytes) = (x.dtype.block_elems(), x.dtype.block_bytes());
     let start = x.offset(r) / elems * bytes;
     // SAFETY: the caller vouches for the row, which is a whole number of blocks.
@@ -264,7 +264,7 @@ fn format(dtype: DType) -> Format {
 ///
 /// # Safety
 /// As [`Operand::read`].
-unsafe fn get(x: &Operand, base: *const u8, r: usize, i: usize) -> f64 {
+pub(super) unsafe fn get(x: &Operand, base: *const u8, r: usize, i: usize) -> f64 {
     let at = x.offset(r) + i * x.step();
     // SAFETY: the caller vouches for the row.
     unsafe {
