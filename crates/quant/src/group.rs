@@ -60,6 +60,18 @@ impl Grouping {
         if self.group_size == 0 { 1 } else { k.div_ceil(self.group_size) }
     }
 
+    /// Refuses what can not be, for rows of `k` elements.
+    pub(crate) fn check(&self, what: &str, k: usize) -> Result<()> {
+        let dtype = self.codes()?;
+        if !self.scales.is_activation() {
+            return Err(Error::invalid(what, format!("scales in {}", self.scales), "store them in f32, f16 or bf16"));
+        }
+        if dtype.bytes_for(k).is_none() {
+            return Err(Error::invalid(what, format!("{k} codes of {dtype}"), "give an even number"));
+        }
+        Ok(())
+    }
+
     /// Quantises a row: per group the scale (and zero point) of the least squared error, each element's weighed by its
     /// importance where that is given.
     ///
@@ -68,13 +80,7 @@ impl Grouping {
     /// element that is not finite, an importance that is negative, not finite or missing.
     pub fn encode_row(&self, x: &[f32], importance: Option<&[f32]>) -> Result<Row> {
         let what = "quantising a row in groups";
-        let dtype = self.codes()?;
-        if !self.scales.is_activation() {
-            return Err(Error::invalid(what, format!("scales in {}", self.scales), "store them in f32, f16 or bf16"));
-        }
-        if dtype.bytes_for(x.len()).is_none() {
-            return Err(Error::invalid(what, format!("{} codes of {dtype}", x.len()), "give an even number"));
-        }
+        self.check(what, x.len())?;
         check_row(what, x, importance)?;
         let size = if self.group_size == 0 { x.len().max(1) } else { self.group_size };
         let (mut codes, mut scales, mut zeros) = (Vec::with_capacity(x.len()), Vec::new(), Vec::new());

@@ -156,6 +156,15 @@ impl Kind {
             Kind::Fp4 => Fp4.code(v),
         }
     }
+
+    /// The level of a code.
+    pub(crate) fn level(self, code: u8) -> f32 {
+        match self {
+            Kind::Linear(l) => l.level(code),
+            Kind::Iq4 => Iq4.level(code),
+            Kind::Fp4 => Fp4.level(code),
+        }
+    }
 }
 
 #[cfg(test)]

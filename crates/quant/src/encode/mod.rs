@@ -16,7 +16,7 @@ mod superblock;
 use qiao_core::{DType, Error, Result};
 
 pub(crate) use levels::{Kind, Levels, Linear};
-pub(crate) use search::Block;
+pub(crate) use search::{Block, inverse};
 pub(crate) use settle::Settled;
 
 /// How one block format is encoded.
