@@ -260,3 +260,46 @@ fn empty_products_are_zeros() {
     }
     check_all(&trials);
 }
+
+/// The kernels that a trial's node gets once all constants are as the device wants them, and the bytes of each.
+fn settled(device: &dyn Device, trial: &Trial) -> (String, Vec<usize>) {
+    let mut graph = trial.graph().unwrap();
+    let mut bytes = Vec::new();
+    loop {
+        let answer = device.support(&graph).remove(0);
+        let Support::Relayout { operand, layout } = answer.answer else {
+            assert_eq!(answer.answer, Support::Native);
+            return (answer.kernel, bytes);
+        };
+        let id = graph.nodes()[0].inputs[operand].unwrap();
+        bytes.push(device.prepack_bytes(graph.desc(id), layout).unwrap());
+        graph.set_layout(id, layout).unwrap();
+    }
+}
+
+#[test]
+fn constant_weights_become_panels_of_about_their_own_size() {
+    for device in devices() {
+        let mut m = Maker::new(32);
+        for (rows, kernel) in [(1, "gemv_quant."), (4, "gemv_quant."), (5, "gemm_quant.")] {
+            for format in blocks() {
+                let k = 2 * format.block_elems();
+                let (a, w) = (m.of(DType::F32, &[rows, k]), weight(&mut m, format, 32, 2));
+                let stored = w.1.len();
+                let (name, bytes) = settled(&device, &with(with(Trial::new(op(0, 0, Epilogue::None)), a), w));
+                assert!(name.starts_with(kernel), "{format}: {name}");
+                // Whole cache lines, and factors of 6 bits in bytes.
+                assert!(bytes.len() == 1 && bytes[0] <= stored + stored / 16 + 128, "{format}: {bytes:?} of {stored}");
+            }
+            for code in CODES {
+                let (a, w) = (m.of(DType::F32, &[rows, 256]), codes(&mut m, code, &[32, 256]));
+                let stored = w.1.len();
+                let trial = with(with(Trial::new(op(64, 0, Epilogue::None)), a), w);
+                let trial = with(trial, scales(&mut m, DType::F16, &[32, 4]));
+                let (name, bytes) = settled(&device, &trial);
+                assert!(name.starts_with(kernel), "{code}: {name}");
+                assert_eq!(bytes, [stored, 2 * 32 * 4], "{code}");
+            }
+        }
+    }
+}

@@ -203,17 +203,22 @@ impl Trial {
         for (binding, bytes) in bindings.iter().zip(&built.bytes) {
             stream.upload(binding, bytes)?;
         }
-        // A constant that the device wants in a layout of its own is packed first, as a loader would.
-        let mut packed = None;
-        if let Some(Support::Relayout { operand, layout }) = device.support(&built.graph).first().map(|s| &s.answer) {
+        // Constants that the device wants in layouts of its own are packed first, one by one, as a loader would.
+        let mut packed = Vec::new();
+        while let Some(Support::Relayout { operand, layout }) = device.support(&built.graph).first().map(|s| &s.answer)
+        {
             let id = built.graph.nodes()[0].inputs[*operand].expect("a device asks for operands that are given");
             let position = built.graph.bound().iter().position(|b| *b == id).expect("operands are bound");
+            if packed.contains(&position) {
+                let why = format!("it asks for operand {operand} in layout {layout:#x} twice");
+                return Err(Error::internal(format!("{} on {}", self.op, device.info().name), why));
+            }
             let desc = built.graph.desc(id).clone();
             let target = alloc(device.prepack_bytes(&desc, *layout)?)?;
             device.prepack(&mut *stream, &desc, &bindings[position], *layout, &target)?;
             bindings[position] = target;
             built.graph.set_layout(id, *layout)?;
-            packed = Some(position);
+            packed.push(position);
         }
         let plan = device.plan(&built.graph)?;
         let workspace = alloc(plan.info().workspace_bytes)?;
@@ -223,7 +228,7 @@ impl Trial {
         for (position, (binding, before)) in bindings.iter().zip(&built.bytes).enumerate() {
             let mut bytes = vec![0; binding.bytes];
             stream.download(&mut bytes, binding)?;
-            if packed != Some(position) && !built.graph.writes_bound(position) && bytes != *before {
+            if !packed.contains(&position) && !built.graph.writes_bound(position) && bytes != *before {
                 let why = format!("operand {position} was changed");
                 return Err(Error::internal(format!("{} on {}", self.op, device.info().name), why));
             }

@@ -110,6 +110,8 @@ macro_rules! entry_points {
         crate::entry::entry_points!(@attention $token, [$($f)*], $qr, $qk, $pr, $pn,
             qk_f32 pv_f32 f32, qk_f16 pv_f16 half::f16, qk_bf16 pv_bf16 half::bf16);
 
+        crate::quant::quant_entry_points!($token, [$($f)*], $n1, $how);
+
         /// The table of this tier.
         pub(crate) fn table(features: &crate::isa::Features) -> crate::table::Kernels {
             use crate::table::{Entry, Gemm};
@@ -179,6 +181,8 @@ macro_rules! entry_points {
                 pv_f16: entry!("pv_f16", pv_f16),
                 pv_bf16: entry!("pv_bf16", pv_bf16),
                 quantize_row_i8: entry!("quantize_row_i8", quantize_row_i8),
+                quant_scales: entry!("quant_scales", quant_scales),
+                quant_kernels: QUANT_KERNELS,
             }
         }
     };

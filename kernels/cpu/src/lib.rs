@@ -20,6 +20,8 @@ mod gemm;
 mod math;
 mod rows;
 
+mod quant;
+
 mod table;
 
 mod entry;
@@ -36,6 +38,10 @@ pub use isa::{Features, Isa, IsaError, detect};
 pub use layout::{
     NR, Weight, WeightMatrix, pack_panel, pack_panel_i8, pack_w, pack_w_i8, packed_len, packed_len_i8, panel_len,
     panel_len_i8, unpack_w, unpack_w_i8,
+};
+pub use quant::{
+    CHUNK, QuantBlock, QuantCodes, QuantDecode, QuantDot, QuantFormat, QuantKernel, QuantOffset, QuantRows,
+    QuantScales, pack_quant_panel,
 };
 pub use table::{
     Axpy, Binary, Convert, Dot, Element, Entry, Gemm, Gemv, Kernels, LayerNorm, PackA, Pv, Qk, QuantizeRow, Reduce,

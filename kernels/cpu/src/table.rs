@@ -6,6 +6,7 @@ use crate::attention::Rows;
 use crate::gemm::GemmBlock;
 use crate::isa::{Features, Isa, IsaError, detect};
 use crate::layout::Weight;
+use crate::quant::{QuantCodes, QuantFormat, QuantKernel, QuantOffset, QuantScales};
 
 /// A kernel and the name it is printed under, `what.how`.
 #[derive(Clone, Copy, Debug)]
@@ -204,6 +205,36 @@ pub struct Kernels {
     /// saturating. A zero row gives scale 0 and zeros. NaN in a row makes the scale NaN, else ∞
     /// makes it ∞; a quotient that is NaN gives 0.
     pub quantize_row_i8: Entry<QuantizeRow>,
+
+    /// f32 of the scales in a panel of quantised weights.
+    pub quant_scales: Entry<QuantScales>,
+    /// Products and decoders of quantised weights; [`Kernels::quant`] picks one.
+    pub quant_kernels: &'static [QuantKernel],
+}
+
+impl Kernels {
+    /// The kernel for a format, `zeros` where zeros lie beside its scales; `None` where there is none.
+    pub fn quant(&self, format: QuantFormat, zeros: bool) -> Option<&QuantKernel> {
+        let name = match (format.codes(), format.offset(zeros)) {
+            (QuantCodes::Bits(4, 0), QuantOffset::None) => "q4",
+            (QuantCodes::Bits(4, 0), QuantOffset::Min) => "q4_min",
+            (QuantCodes::Bits(4, 0), QuantOffset::Zero) => "q4_zero",
+            (QuantCodes::Bits(4, 1), QuantOffset::None) => "q5",
+            (QuantCodes::Bits(4, 1), QuantOffset::Min) => "q5_min",
+            (QuantCodes::Bits(4, 2), QuantOffset::None) => "q6",
+            (QuantCodes::Bits(2, 0), QuantOffset::Min) => "q2_min",
+            (QuantCodes::Bits(2, 1), QuantOffset::None) => "q3",
+            (QuantCodes::I8, QuantOffset::None) => "i8",
+            (QuantCodes::I8, QuantOffset::Zero) => "i8_zero",
+            (QuantCodes::U8, QuantOffset::None) => "u8",
+            (QuantCodes::U8, QuantOffset::Zero) => "u8_zero",
+            (QuantCodes::E4M3, QuantOffset::None) => "f8_e4m3",
+            (QuantCodes::E5M2, QuantOffset::None) => "f8_e5m2",
+            _ => return None,
+        };
+        let is = |k: &&QuantKernel| k.name.strip_prefix("gemv_").and_then(|k| k.split('.').next()) == Some(name);
+        self.quant_kernels.iter().find(is)
+    }
 }
 
 /// The table of a tier. `features` may be what [`detect`] returns, or less.

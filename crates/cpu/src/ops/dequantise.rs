@@ -106,7 +106,7 @@ impl Dequantise {
 ///
 /// # Safety
 /// As [`Operand::read`].
-unsafe fn number(x: &Operand, base: *const u8, r: usize, i: usize) -> f32 {
+pub(super) unsafe fn number(x: &Operand, base: *const u8, r: usize, i: usize) -> f32 {
     let at = x.offset(r) + i;
     // SAFETY: the caller vouches for the element; rows of 4-bit codes lie side by side.
     let byte = || unsafe { [*base.add(at / 2)] };

@@ -6,8 +6,11 @@
 pub(crate) mod exec;
 
 mod access;
-pub(crate) mod pack;
 pub(crate) mod sound;
+
+mod quant_panels;
+
+pub(crate) mod pack;
 
 mod cache;
 
@@ -24,6 +27,8 @@ mod blocks;
 mod matmul;
 
 mod dequantise;
+
+mod groups;
 
 mod matmul_quant;
 mod rope;

@@ -6,6 +6,8 @@ use qiao_kernels_cpu::{
     Weight, WeightMatrix, pack_panel, pack_panel_i8, packed_len, packed_len_i8, panel_len, panel_len_i8,
 };
 
+use super::quant_panels;
+use super::sound::alignment;
 use crate::memory::{resolve, resolve_mut};
 use crate::threads::Pool;
 
@@ -39,6 +41,9 @@ fn fits(n: usize, k: usize) -> bool {
 /// # Errors
 /// A layout that the CPU does not have, or a tensor that it does not fit.
 pub(crate) fn packed_bytes(tensor: &TensorDesc, layout: u64) -> Result<usize> {
+    if let Some(bytes) = quant_panels::packed_bytes(tensor, layout) {
+        return Ok(bytes);
+    }
     let (n, k) = dims(tensor, layout)?;
     Ok(match tensor.dtype {
         DType::F32 => packed_len::<f32>(n, k) * 4,
@@ -53,22 +58,27 @@ pub(crate) fn packed_bytes(tensor: &TensorDesc, layout: u64) -> Result<usize> {
 /// # Errors
 /// As [`packed_bytes`]; bindings that do not fit.
 pub(crate) fn pack(pool: &Pool, tensor: &TensorDesc, src: &Binding, layout: u64, dst: &Binding) -> Result<()> {
-    let (n, k) = dims(tensor, layout)?;
+    let need = packed_bytes(tensor, layout)?;
     let (from, from_range) = resolve(src, "weight to pack", tensor.bytes()?)?;
-    let (to, to_range) = resolve_mut(dst, "packed weight", packed_bytes(tensor, layout)?)?;
+    let (to, to_range) = resolve_mut(dst, "packed weight", need)?;
     let (from, to) = (from.at(from_range.start) as usize, to.at(to_range.start) as usize);
     let aligned = |address: usize, what: &str| {
-        if address.is_multiple_of(tensor.dtype.block_bytes()) {
+        if address.is_multiple_of(alignment(tensor)) {
             return Ok(());
         }
         Err(Error::invalid(what, "it is not aligned to its elements", "copy it to an allocated buffer first"))
     };
     aligned(from, "weight to pack")?;
     aligned(to, "packed weight")?;
-    let (from_end, to_end) = (from + tensor.bytes()?, to + packed_bytes(tensor, layout)?);
+    let (from_end, to_end) = (from + tensor.bytes()?, to + need);
     if from < to_end && to < from_end {
         return Err(Error::invalid("packed weight", "it overlaps its source", "pack into memory of its own"));
     }
+    if quant_panels::packed_bytes(tensor, layout).is_some() {
+        // SAFETY: both bindings were checked to hold all bytes and to be apart; allocated memory is initialised.
+        return unsafe { quant_panels::pack(pool, tensor, from, layout, to) };
+    }
+    let (n, k) = dims(tensor, layout)?;
     if k == 0 {
         // SAFETY: the destination was checked to hold all panels.
         unsafe { std::ptr::write_bytes(to as *mut u8, 0, to_end - to) };

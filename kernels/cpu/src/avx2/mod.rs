@@ -1,5 +1,6 @@
 //! The AVX2 tier, with FMA and F16C: eight f32 to a vector.
 
+mod codes;
 mod int8;
 
 use std::arch::x86_64::*;

@@ -1,5 +1,6 @@
 //! The AVX-512 tier (F, BW, DQ, VL): sixteen f32 to a vector.
 
+mod codes;
 mod dot;
 mod int8;
 

@@ -1,0 +1,79 @@
+//! Codes to f32 with AVX2: a table of 16 in two registers, the fourth bit choosing between them.
+
+use std::arch::x86_64::*;
+
+use super::Avx2;
+use crate::quant::Lookup;
+
+impl Lookup for Avx2 {
+    type I = __m256i;
+    type T = [__m256; 2];
+
+    #[inline(always)]
+    fn table(self, table: &[f32; 16]) -> [__m256; 2] {
+        // SAFETY: the token proves AVX2; the array holds 16 elements.
+        unsafe { [_mm256_loadu_ps(table.as_ptr()), _mm256_loadu_ps(table.as_ptr().add(8))] }
+    }
+
+    #[inline(always)]
+    unsafe fn load_words(self, p: *const u8) -> __m256i {
+        // SAFETY: the caller vouches for 32 bytes.
+        unsafe { _mm256_loadu_si256(p.cast()) }
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: [__m256; 2], words: __m256i) -> __m256 {
+        // SAFETY: the token proves AVX2. The permutation reads the lowest three bits of a lane, the blend its sign.
+        unsafe {
+            let low = _mm256_permutevar8x32_ps(table[0], words);
+            let high = _mm256_permutevar8x32_ps(table[1], words);
+            _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(words, 28)))
+        }
+    }
+
+    #[inline(always)]
+    fn lookup_few(self, table: [__m256; 2], words: __m256i) -> __m256 {
+        // SAFETY: the token proves AVX2.
+        unsafe { _mm256_permutevar8x32_ps(table[0], words) }
+    }
+
+    #[inline(always)]
+    fn down<const N: u32>(self, words: __m256i) -> __m256i {
+        // SAFETY: the token proves AVX2.
+        unsafe { _mm256_srl_epi32(words, _mm_cvtsi32_si128(N as i32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(self, p: *const u8) -> __m256 {
+        // SAFETY: the caller vouches for 8 bytes.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, p: *const u8) -> __m256 {
+        // SAFETY: the caller vouches for 8 bytes.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3(self, p: *const u8) -> __m256 {
+        // The bits of an f16 whose exponent lacks 8; NaN is the largest magnitude.
+        // SAFETY: the caller vouches for 8 bytes; the rest is arithmetic.
+        unsafe {
+            let x = _mm_slli_epi16(_mm_cvtepu8_epi16(_mm_loadl_epi64(p.cast())), 8);
+            let most = _mm_set1_epi16(0x7f00);
+            let magnitude = _mm_and_si128(x, most);
+            let nan = _mm256_castsi256_ps(_mm256_cvtepi16_epi32(_mm_cmpeq_epi16(magnitude, most)));
+            let sign = _mm_andnot_si128(_mm_set1_epi16(0x7fff), x);
+            let small = _mm256_cvtph_ps(_mm_or_si128(sign, _mm_srli_epi16(magnitude, 1)));
+            _mm256_or_ps(_mm256_mul_ps(small, _mm256_set1_ps(256.0)), nan)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_e5m2(self, p: *const u8) -> __m256 {
+        // The upper half of an f16.
+        // SAFETY: the caller vouches for 8 bytes.
+        unsafe { _mm256_cvtph_ps(_mm_slli_epi16(_mm_cvtepu8_epi16(_mm_loadl_epi64(p.cast())), 8)) }
+    }
+}

@@ -1,0 +1,69 @@
+//! Codes to f32 with AVX-512: a table of 16 in one register.
+
+use std::arch::x86_64::*;
+
+use super::Avx512;
+use crate::quant::Lookup;
+
+impl Lookup for Avx512 {
+    type I = __m512i;
+    type T = __m512;
+
+    #[inline(always)]
+    fn table(self, table: &[f32; 16]) -> __m512 {
+        // SAFETY: the token proves AVX-512; the array holds 16 elements.
+        unsafe { _mm512_loadu_ps(table.as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_words(self, p: *const u8) -> __m512i {
+        // SAFETY: the caller vouches for 64 bytes.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: __m512, words: __m512i) -> __m512 {
+        // SAFETY: the token proves AVX-512. The permutation reads the lowest four bits of a lane.
+        unsafe { _mm512_permutexvar_ps(words, table) }
+    }
+
+    #[inline(always)]
+    fn down<const N: u32>(self, words: __m512i) -> __m512i {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_srli_epi32::<N>(words) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(self, p: *const u8) -> __m512 {
+        // SAFETY: the caller vouches for 16 bytes.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, p: *const u8) -> __m512 {
+        // SAFETY: the caller vouches for 16 bytes.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3(self, p: *const u8) -> __m512 {
+        // The bits of an f16 whose exponent lacks 8; NaN is the largest magnitude.
+        // SAFETY: the caller vouches for 16 bytes; the rest is arithmetic.
+        unsafe {
+            let x = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128(p.cast())), 8);
+            let most = _mm256_set1_epi16(0x7f00);
+            let magnitude = _mm256_and_si256(x, most);
+            let nan = _mm256_cmpeq_epi16_mask(magnitude, most);
+            let sign = _mm256_andnot_si256(_mm256_set1_epi16(0x7fff), x);
+            let small = _mm512_cvtph_ps(_mm256_or_si256(sign, _mm256_srli_epi16(magnitude, 1)));
+            _mm512_mask_mov_ps(_mm512_mul_ps(small, _mm512_set1_ps(256.0)), nan, _mm512_set1_ps(f32::NAN))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_e5m2(self, p: *const u8) -> __m512 {
+        // The upper half of an f16.
+        // SAFETY: the caller vouches for 16 bytes.
+        unsafe { _mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128(p.cast())), 8)) }
+    }
+}

@@ -1,0 +1,185 @@
+//! Codes of a chunk as f32, input by input.
+
+use crate::simd::Simd;
+
+/// The vector operations that turn codes into f32.
+pub(crate) trait Lookup: Simd {
+    /// As many 32-bit words as `V` has lanes.
+    type I: Copy;
+    /// A table of 16 f32, ready to be looked up.
+    type T: Copy;
+
+    /// Makes a table ready.
+    fn table(self, table: &[f32; 16]) -> Self::T;
+
+    /// Loads `LANES` words.
+    ///
+    /// # Safety
+    /// `4 * LANES` bytes are readable at `p`; no alignment is needed.
+    unsafe fn load_words(self, p: *const u8) -> Self::I;
+
+    /// What the lowest four bits of each word stand for.
+    fn lookup(self, table: Self::T, words: Self::I) -> Self::V;
+
+    /// The same for a table that repeats after 8 numbers or fewer.
+    #[inline(always)]
+    fn lookup_few(self, table: Self::T, words: Self::I) -> Self::V {
+        self.lookup(table, words)
+    }
+
+    /// Every word, `N` bits down.
+    fn down<const N: u32>(self, words: Self::I) -> Self::I;
+
+    /// Loads signed bytes.
+    ///
+    /// # Safety
+    /// `LANES` bytes are readable at `p`.
+    unsafe fn load_i8(self, p: *const u8) -> Self::V;
+
+    /// Loads unsigned bytes.
+    ///
+    /// # Safety
+    /// `LANES` bytes are readable at `p`.
+    unsafe fn load_u8(self, p: *const u8) -> Self::V;
+
+    /// Loads fp8 1-4-3; the largest magnitude is NaN.
+    ///
+    /// # Safety
+    /// `LANES` bytes are readable at `p`.
+    unsafe fn load_e4m3(self, p: *const u8) -> Self::V;
+
+    /// Loads fp8 1-5-2.
+    ///
+    /// # Safety
+    /// `LANES` bytes are readable at `p`.
+    unsafe fn load_e5m2(self, p: *const u8) -> Self::V;
+}
+
+/// How the codes of a chunk are read.
+pub(crate) trait Code: Copy {
+    /// Bytes of a chunk.
+    const BYTES: usize;
+
+    /// Calls `f(input, part, codes)` for 16 inputs of the chunk at `p`, the first or the second half of them. `NV`
+    /// vectors hold the 16 outputs; `input` counts from 0 to 15, `part` from 0 within each step.
+    ///
+    /// # Safety
+    /// A whole chunk is readable at `p`.
+    unsafe fn half<S: Lookup, const NV: usize>(
+        s: S,
+        tables: [S::T; 2],
+        p: *const u8,
+        second: bool,
+        f: impl FnMut(usize, usize, [S::V; NV]),
+    );
+}
+
+/// Planes of `L` low and `H` high bits.
+#[derive(Clone, Copy)]
+pub(crate) struct Bits<const L: u32, const H: u32>;
+
+/// Bytes of one plane's word for all outputs.
+const WORD: usize = 64;
+
+impl<const L: u32, const H: u32> Code for Bits<L, H> {
+    const BYTES: usize = (L + H) as usize * WORD;
+
+    #[inline(always)]
+    unsafe fn half<S: Lookup, const NV: usize>(
+        s: S,
+        tables: [S::T; 2],
+        p: *const u8,
+        second: bool,
+        mut f: impl FnMut(usize, usize, [S::V; NV]),
+    ) {
+        let (words, inputs) = (L as usize / 2, 32 / L as usize);
+        // SAFETY: the words of both planes lie within the chunk.
+        unsafe {
+            let plane = p.wrapping_add(L as usize * WORD);
+            let mut high = match (H, second) {
+                (0, _) => load::<S, NV>(s, p),
+                (2, true) => load::<S, NV>(s, plane.wrapping_add(WORD)),
+                _ => load::<S, NV>(s, plane),
+            };
+            if H == 1 && second {
+                for high in &mut high {
+                    *high = s.down::<16>(*high);
+                }
+            }
+            for word in 0..words {
+                let at = if second { words + word } else { word };
+                let mut low = load::<S, NV>(s, p.wrapping_add(at * WORD));
+                for j in 0..inputs {
+                    let mut codes = [s.splat(0.0); NV];
+                    for v in 0..NV {
+                        codes[v] = if L < 4 { s.lookup_few(tables[0], low[v]) } else { s.lookup(tables[0], low[v]) };
+                        low[v] = s.down::<L>(low[v]);
+                        if H > 0 {
+                            codes[v] = s.add(codes[v], s.lookup_few(tables[1], high[v]));
+                            high[v] = s.down::<H>(high[v]);
+                        }
+                    }
+                    f(word * inputs + j, j, codes);
+                }
+            }
+        }
+    }
+}
+
+/// The word of each of 16 outputs.
+///
+/// # Safety
+/// 64 bytes are readable at `p`.
+#[inline(always)]
+unsafe fn load<S: Lookup, const NV: usize>(s: S, p: *const u8) -> [S::I; NV] {
+    // SAFETY: as the caller vouches; `NV` vectors hold 16 words.
+    unsafe {
+        let mut out = [s.load_words(p); NV];
+        for (v, out) in out.iter_mut().enumerate() {
+            *out = s.load_words(p.add(4 * v * S::LANES));
+        }
+        out
+    }
+}
+
+macro_rules! bytes {
+    ($($(#[$doc:meta])* $name:ident $load:ident;)+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        pub(crate) struct $name;
+
+        impl Code for $name {
+            const BYTES: usize = 512;
+
+            #[inline(always)]
+            unsafe fn half<S: Lookup, const NV: usize>(
+                s: S,
+                _: [S::T; 2],
+                p: *const u8,
+                second: bool,
+                mut f: impl FnMut(usize, usize, [S::V; NV]),
+            ) {
+                let p = if second { p.wrapping_add(256) } else { p };
+                for j in 0..16 {
+                    let mut codes = [s.splat(0.0); NV];
+                    for (v, codes) in codes.iter_mut().enumerate() {
+                        // SAFETY: each of 16 inputs has 16 bytes in its half of the chunk.
+                        *codes = unsafe { s.$load(p.add(16 * j + v * S::LANES)) };
+                    }
+                    f(j, j, codes);
+                }
+            }
+        }
+    )+};
+}
+
+bytes! {
+    /// Signed bytes.
+    Int8 load_i8;
+    /// Unsigned bytes.
+    Uint8 load_u8;
+    /// fp8 1-4-3.
+    E4m3 load_e4m3;
+    /// fp8 1-5-2.
+    E5m2 load_e5m2;
+}

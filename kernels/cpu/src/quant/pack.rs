@@ -1,0 +1,87 @@
+//! The packing of panels.
+
+use super::form::{QuantCodes, QuantFormat, ScaleForm};
+use super::{CHUNK, blocks};
+use crate::layout::NR;
+
+/// Packs one panel of `rows.len()` output features (1 to 16), each row the stored bytes of its `k` elements, into `dst`,
+/// which holds [`QuantFormat::panel_len`] bytes. Missing output features have scales of zero, or codes of zero where
+/// scales lie beside them.
+///
+/// # Panics
+/// When lengths disagree.
+pub fn pack_quant_panel(dst: &mut [u8], format: QuantFormat, k: usize, rows: &[&[u8]]) {
+    assert_eq!(dst.len(), format.panel_len(k), "length of a packed panel");
+    assert!(rows.len() <= NR, "a panel holds {NR} output features");
+    assert!(rows.iter().all(|r| r.len() == format.row_bytes(k)), "bytes of a row of {k} elements");
+    dst.fill(0);
+    let (codes, scales) = dst.split_at_mut(format.codes_len(k));
+    let chunk_bytes = format.codes().chunk_bytes();
+    let (elems, bytes) = format.block();
+    // Where scales lie beside the codes the whole row counts as one block.
+    let per_block = if format.carries_scales() { elems / CHUNK } else { usize::MAX };
+    let mut out = [0; CHUNK];
+    for (lane, row) in rows.iter().enumerate() {
+        for (chunk, dst) in codes.chunks_exact_mut(chunk_bytes).enumerate() {
+            let (block, s) = (chunk / per_block, chunk % per_block);
+            blocks::codes(format, &row[block * bytes..], s, &mut out);
+            match format.codes() {
+                QuantCodes::Bits(low, high) => {
+                    put_plane(&mut dst[..low as usize * 64], lane, low, 0, &out);
+                    put_plane(&mut dst[low as usize * 64..], lane, high, low, &out);
+                }
+                _ => (0..CHUNK).for_each(|i| dst[i * NR + lane] = out[i]),
+            }
+        }
+        pack_scales(scales, format, lane, row);
+    }
+}
+
+/// Writes `bits` bits from bit `from` of each code into the words of one output.
+fn put_plane(plane: &mut [u8], lane: usize, bits: u32, from: u32, codes: &[u8; CHUNK]) {
+    if bits == 0 {
+        return;
+    }
+    let mask = (1u32 << bits) - 1;
+    for (word, codes) in plane.chunks_exact_mut(4 * NR).zip(codes.chunks_exact((32 / bits) as usize)) {
+        let mut value = 0;
+        for (j, code) in codes.iter().enumerate() {
+            value |= (u32::from(*code) >> from & mask) << (bits * j as u32);
+        }
+        word[4 * lane..][..4].copy_from_slice(&value.to_le_bytes());
+    }
+}
+
+/// Writes the scales of one output's blocks.
+fn pack_scales(dst: &mut [u8], format: QuantFormat, lane: usize, row: &[u8]) {
+    let form = format.scale_form();
+    let (_, unit) = form.unit();
+    if form == ScaleForm::Beside {
+        return;
+    }
+    for (dst, block) in dst.chunks_exact_mut(unit).zip(row.chunks_exact(format.block().1)) {
+        if form == ScaleForm::E8 {
+            dst[lane] = block[0];
+            continue;
+        }
+        let [d, min] = blocks::halves_of(format, block);
+        let two = matches!(form, ScaleForm::F16Min | ScaleForm::Super8Min | ScaleForm::Super16Nibbles);
+        dst[2 * lane..][..2].copy_from_slice(&d);
+        if two {
+            dst[2 * NR + 2 * lane..][..2].copy_from_slice(&min);
+        }
+        let (subs, lists) = match form {
+            ScaleForm::Super8 => (8, 1),
+            ScaleForm::Super8Min => (8, 2),
+            ScaleForm::Super16 | ScaleForm::Super16Nibbles => (16, 1),
+            _ => continue,
+        };
+        let at = if two { 4 * NR } else { 2 * NR };
+        let factors = blocks::factors(format, block);
+        for (i, list) in factors[..lists].iter().enumerate() {
+            for (s, factor) in list[..subs].iter().enumerate() {
+                dst[at + (i * subs + s) * NR + lane] = *factor;
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Codes to f32 in portable Rust.
+
+use half::f16;
+
+use super::{N, Scalar};
+use crate::layout;
+use crate::quant::Lookup;
+
+/// Applies a function to the bytes at `p`.
+///
+/// # Safety
+/// As many bytes as lanes are readable at `p`.
+#[inline(always)]
+unsafe fn each(p: *const u8, f: impl Fn(u8) -> f32) -> [f32; N] {
+    // SAFETY: as the caller vouches.
+    unsafe { p.cast::<[u8; N]>().read_unaligned() }.map(f)
+}
+
+impl Lookup for Scalar {
+    type I = [u32; N];
+    type T = [f32; 16];
+
+    #[inline(always)]
+    fn table(self, table: &[f32; 16]) -> [f32; 16] {
+        *table
+    }
+
+    #[inline(always)]
+    unsafe fn load_words(self, p: *const u8) -> [u32; N] {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { p.cast::<[[u8; 4]; N]>().read_unaligned() }.map(u32::from_le_bytes)
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: [f32; 16], words: [u32; N]) -> [f32; N] {
+        words.map(|w| table[(w & 15) as usize])
+    }
+
+    #[inline(always)]
+    fn down<const B: u32>(self, words: [u32; N]) -> [u32; N] {
+        words.map(|w| w >> B)
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(self, p: *const u8) -> [f32; N] {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { each(p, |x| f32::from(x as i8)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, p: *const u8) -> [f32; N] {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { each(p, f32::from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3(self, p: *const u8) -> [f32; N] {
+        let value = |x: u8| {
+            let magnitude = u32::from(x & 0x7f);
+            // The bits of an f32 whose exponent lacks 120; NaN is the largest magnitude.
+            let value = f32::from_bits(magnitude << 20) * f32::from_bits((127 + 120) << 23);
+            let value = if magnitude == 0x7f { f32::NAN } else { value };
+            if x & 0x80 == 0 { value } else { -value }
+        };
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { each(p, value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_e5m2(self, p: *const u8) -> [f32; N] {
+        // The upper half of an f16.
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { each(p, |x| layout::f16_to_f32(f16::from_bits(u16::from(x) << 8))) }
+    }
+}
