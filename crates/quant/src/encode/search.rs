@@ -13,6 +13,13 @@ const TINY: f32 = 1e-12;
 /// Elements that are summed in lanes of their own.
 const TILE: usize = 16;
 
+/// Shares of a code by which starts of formats without sub-blocks move the upper end of the range.
+const BEYOND: [f32; 10] = [-0.8, -0.6, -0.4, -0.2, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5];
+/// How often the best of all starts is refitted at most.
+const POLISHES: usize = 8;
+/// A start whose codes lose so many times what the best ones do is not refitted.
+const HOPELESS: f32 = 1.5;
+
 /// Elements and the weights of their squared errors, both of one length.
 #[derive(Clone, Copy)]
 pub(crate) struct Block<'a> {
@@ -148,6 +155,8 @@ impl<'a> Block<'a> {
                         let s = self.step(levels, d);
                         if s.error < best.0 {
                             best = (s.error, d);
+                        } else if s.error > HOPELESS * best.0 {
+                            break;
                         }
                         d = s.refit;
                     }
@@ -250,6 +259,8 @@ impl<'a> Block<'a> {
                 let s = self.affine_step(top, scale, offset);
                 if s.error < best.0 {
                     *best = (s.error, (scale, offset));
+                } else if s.error > HOPELESS * best.0 {
+                    break;
                 }
                 let Some(next) = s.refit(offset, below_zero) else { break };
                 (scale, offset) = next;
@@ -257,6 +268,8 @@ impl<'a> Block<'a> {
         };
         for a in cuts {
             for b in cuts {
+                // Where the offset is held at 0 only the upper end can be cut, the finer for it.
+                let b = if below_zero && lo == 0.0 { b + a / 4.0 } else { *b };
                 start(bound(lo + a * (hi - lo)), hi - b * (hi - lo), &mut best);
             }
         }
@@ -269,6 +282,26 @@ impl<'a> Block<'a> {
         }
         if below_zero && hi < 0.0 {
             start(lo, 0.0, &mut best);
+        }
+        // With its end some of a code before or behind the last, a lone outlier leaves the others their place.
+        let beyond: &[f32] = if below_zero { &[0.5, 1.0] } else { &BEYOND };
+        for share in beyond {
+            start(lo, hi + share * (hi - lo) / top, &mut best);
+        }
+        self.polish_affine(top, below_zero, best.1)
+    }
+
+    /// Refits scale and offset to their codes for as long as that helps.
+    fn polish_affine(self, top: f32, below_zero: bool, (mut scale, mut offset): (f32, f32)) -> (f32, f32) {
+        let mut best = (f32::INFINITY, (scale, offset));
+        for _ in 0..POLISHES {
+            let s = self.affine_step(top, scale, offset);
+            if s.error >= best.0 {
+                break;
+            }
+            best = (s.error, (scale, offset));
+            let Some(next) = s.refit(offset, below_zero) else { break };
+            (scale, offset) = next;
         }
         best.1
     }

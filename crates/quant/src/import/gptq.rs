@@ -25,22 +25,7 @@ pub(super) fn linear(
     let k = input_channels(m, rows, bits)?;
     let (scale_dtype, scales) = m.matrix("scales", &FLOATS, "[groups, N]")?;
     let groups = check_groups(m, "scales", scales, k, n, group_size)?;
-    let zero_words = words(Order::Dense, n, bits).unwrap_or(usize::MAX);
-    let zero_fields = Fields {
-        suffix: "qzeros",
-        bits,
-        order: Order::Dense,
-        streams: groups,
-        width: zero_words,
-        across: false,
-        by_column: true,
-    };
-    if !symmetric || m.has("qzeros") {
-        let (_, zeros) = m.matrix("qzeros", &WORDS, "[groups, N·bits/32], packed along N")?;
-        if zeros != [groups, zero_words] {
-            return Err(m.shape("qzeros", &zeros, format!("it should be {:?}", [groups, zero_words])));
-        }
-    }
+    let zeros = zero_points(m, bits, [groups, n], symmetric, version)?;
     let codes = codes(bits, k, symmetric);
     let fields = Fields {
         suffix: "qweight",
@@ -52,10 +37,6 @@ pub(super) fn linear(
         by_column: false,
     };
     let index = group_index(m, "g_idx", k, group_size, false)?;
-    let zeros = match symmetric {
-        true => Zeros::Half(m.has("qzeros").then_some(zero_fields)),
-        false => Zeros::Fields { fields: zero_fields, plus: (version == GptqZeros::OneLess) as u8 },
-    };
     Ok(Linear {
         n,
         k,
@@ -76,6 +57,30 @@ pub(super) fn linear(
             index,
             input: Input::None,
         },
+    })
+}
+
+/// `qzeros`, which a symmetric layer need not have and which then is only checked.
+fn zero_points(
+    m: &Module<'_>,
+    bits: u32,
+    [groups, n]: [usize; 2],
+    symmetric: bool,
+    version: GptqZeros,
+) -> Result<Zeros> {
+    if symmetric && !m.has("qzeros") {
+        return Ok(Zeros::Half(None));
+    }
+    let width = words(Order::Dense, n, bits).unwrap_or(usize::MAX);
+    let (_, zeros) = m.matrix("qzeros", &WORDS, "[groups, N·bits/32], packed along N")?;
+    if zeros != [groups, width] {
+        return Err(m.shape("qzeros", &zeros, format!("it should be {:?}", [groups, width])));
+    }
+    let (suffix, order) = ("qzeros", Order::Dense);
+    let fields = Fields { suffix, bits, order, streams: groups, width, across: false, by_column: true };
+    Ok(match symmetric {
+        true => Zeros::Half(Some(fields)),
+        false => Zeros::Fields { fields, plus: (version == GptqZeros::OneLess) as u8 },
     })
 }
 
