@@ -7,9 +7,9 @@
 //!
 //! Modules, from ground to roof: `error` (how far apart two tensors are), `minifloat` (fp8, fp4, f16, bf16), `nibble`
 //! (4-bit integers), `q32` (Q4_0 to Q8_0), `kquant` (Q2_K to Q6_K), `iq4` (IQ4_NL, IQ4_XS), `mxfp4`, `row` (decoding),
-//! `encode`, `group` (integer codes with scales beside them, int8 and fp8 per channel and block),
-//! `compensate` (quantisation that passes errors on), `import` (packed tensors
-//! of checkpoints: GPTQ, AWQ, compressed-tensors, fp8, Ascend).
+//! `encode`, `group` (integer codes with scales beside them, int8 and fp8 per channel and block), `compensate`
+//! (quantisation that passes errors on), `import` (packed tensors of checkpoints: GPTQ, AWQ, compressed-tensors, fp8,
+//! Ascend).
 #![forbid(unsafe_code)]
 
 pub mod error;

@@ -5,8 +5,9 @@
 //! The Hessian of a layer's inputs is gathered once ([`Hessian`]) and factorised once ([`Factor`]); any matrices that see
 //! these inputs are then quantised with it, to a block format ([`encode`]) or in groups ([`group`]).
 
-mod columns;
 mod factor;
+
+mod columns;
 
 use qiao_core::{DType, Error, Result};
 

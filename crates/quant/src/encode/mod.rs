@@ -4,14 +4,19 @@
 //! nearest under the stored scales, and both are written. Bytes of one input are the same everywhere: nothing here
 //! depends on the machine.
 
+mod levels;
+
+mod search;
+
+mod settle;
+
+mod superblock;
+
+mod q32;
+
 mod iq4;
 mod kquant;
-mod levels;
 mod mxfp4;
-mod q32;
-mod search;
-mod settle;
-mod superblock;
 
 use qiao_core::{DType, Error, Result};
 

@@ -7,14 +7,19 @@
 //! - 4-bit codes stay 4 bits (`i4` where the scheme is symmetric, else `u4`); 2 and 3 bits become 4, 5 to 8 become 8.
 //! - A header is believed only after its tensor's bytes were counted; nothing is allocated for a claim alone.
 
-mod ascend;
+mod tensors;
+
+mod fields;
+
+mod recipe;
+
+mod gptq;
+
 mod awq;
 mod compressed;
-mod fields;
 mod fp8;
-mod gptq;
-mod recipe;
-mod tensors;
+
+mod ascend;
 
 use qiao_core::{DType, Result};
 
