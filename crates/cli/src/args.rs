@@ -224,6 +224,9 @@ pub(crate) struct Compare {
     pub(crate) fed: Fed,
     #[command(flatten)]
     pub(crate) on: Where,
+    /// With --golden: write the logits of every position to a file: f32, little-endian, [T, V].
+    #[arg(long, value_name = "FILE", requires = "golden")]
+    pub(crate) logits_out: Option<PathBuf>,
     /// Write one JSON object to standard output instead of the table. An error beyond all numbers is null there, and a figure
     /// without a limit has none under 'limits'.
     #[arg(long)]

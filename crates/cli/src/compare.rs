@@ -22,7 +22,10 @@ pub(crate) fn compare(args: &Compare, out: &mut dyn Write) -> anyhow::Result<Exi
 
 fn with_golden(args: &Compare, golden: &Path, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let loaded = load(args.model.as_deref(), &args.on)?;
-    let found = qiao::compare(&loaded.model, golden, None)?;
+    let found = match &args.logits_out {
+        Some(path) => qiao::compare_writing(&loaded.model, golden, None, path)?,
+        None => qiao::compare(&loaded.model, golden, None)?,
+    };
     if args.json {
         let mut object = serde_json::to_value(&found)?;
         object["device"] = Value::from(args.on.device.clone());

@@ -62,10 +62,14 @@ impl Checkpoint {
             Some(tokenizer) => ChatTemplate::from_dir(path, tokenizer.config())?,
             None => None,
         };
+        let mut weights = Weights::open(path)?;
+        if let Some(quantisation) = &config.quantisation {
+            weights.unpack_with(quantisation)?;
+        }
         Ok(Checkpoint {
             path: path.to_path_buf(),
             generation: GenerationConfig::from_dir(path)?,
-            weights: Weights::open(path)?,
+            weights,
             config,
             tokenizer,
             chat,

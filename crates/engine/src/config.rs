@@ -7,6 +7,7 @@ use qiao_core::DType;
 
 use crate::error::{EngineError, Result};
 use crate::json::{self, Object};
+use crate::quantisation::Quantisation;
 use crate::rope::{MAX_POSITIONS, RopeConfig};
 
 /// The file name in a checkpoint directory.
@@ -71,6 +72,8 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
     /// The dtype the weights are said to be stored in.
     pub dtype: Option<DType>,
+    /// How weights are quantised, where the checkpoint says so.
+    pub quantisation: Option<Quantisation>,
 }
 
 impl ModelConfig {
@@ -95,7 +98,11 @@ impl ModelConfig {
         if !found {
             return Err(missing("give the directory of a checkpoint in Hugging Face layout"));
         }
-        ModelConfig::from_object(&json::read_object(&path)?)
+        let mut config = ModelConfig::from_object(&json::read_object(&path)?)?;
+        if config.quantisation.is_none() {
+            config.quantisation = Quantisation::beside_config(dir)?;
+        }
+        Ok(config)
     }
 
     /// Reads a `config.json`, or the one in a checkpoint directory.
@@ -136,6 +143,7 @@ impl ModelConfig {
             hidden_size,
             intermediate_size: object.required_size("intermediate_size", 1, MAX_WIDTH)?,
             num_layers,
+            quantisation: Quantisation::from_config(object)?,
             num_heads,
             num_kv_heads,
             head_dim,

@@ -1,6 +1,7 @@
 //! In which form a projection's weights are given to operators, and what its parts are called.
 
 use qiao_core::DType;
+use qiao_quant::import::{Activations, AscendKind, Form, Linear, Scheme};
 
 /// What a weight is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,6 +49,51 @@ impl WeightForm {
             WeightForm::Plain(dtype) => *dtype,
             WeightForm::Grouped(form) => form.codes,
             WeightForm::Int8 { .. } => DType::I8,
+        }
+    }
+}
+
+impl From<&Linear> for WeightForm {
+    fn from(linear: &Linear) -> WeightForm {
+        match linear.form {
+            Form::Int8 { is_static } => WeightForm::Int8 { is_static },
+            Form::Grouped { group_size, group_rows, scales, zeros, g_idx } => {
+                WeightForm::Grouped(GroupForm { codes: linear.codes, scales, zeros, group_size, group_rows, g_idx })
+            }
+        }
+    }
+}
+
+/// The form that a scheme usually gives, before any tensor is seen: scales in f16, or f32 where the scheme knows no other; groups
+/// in order.
+pub(crate) fn expected(scheme: &Scheme) -> Option<WeightForm> {
+    let grouped = |codes, group_size: Option<usize>, zeros| {
+        let (scales, group_size) = (DType::F16, group_size.unwrap_or(0));
+        Some(WeightForm::Grouped(GroupForm { codes, scales, zeros, group_size, group_rows: 1, g_idx: false }))
+    };
+    let wide = |bits: u32, narrow| if bits > 4 { DType::U8 } else { narrow };
+    match scheme {
+        Scheme::Gptq { bits, group_size, symmetric: true, .. } if *bits <= 4 => grouped(DType::I4, *group_size, None),
+        Scheme::Gptq { bits, group_size, .. } => {
+            let codes = wide(*bits, DType::U4);
+            grouped(codes, *group_size, Some(codes))
+        }
+        Scheme::Awq { group_size, .. } => grouped(DType::U4, *group_size, Some(DType::U4)),
+        Scheme::Packed { bits, group_size, symmetric } => {
+            let codes = if *bits > 4 { DType::I8 } else { DType::I4 };
+            grouped(codes, *group_size, (!symmetric).then_some(codes))
+        }
+        Scheme::Int8 { activations: Activations::Float, .. } | Scheme::Ascend { kind: AscendKind::W8A16 } => {
+            grouped(DType::I8, None, None)
+        }
+        Scheme::Int8 { activations, .. } => {
+            Some(WeightForm::Int8 { is_static: matches!(activations, Activations::Int8Static) })
+        }
+        Scheme::Ascend { kind } => Some(WeightForm::Int8 { is_static: matches!(kind, AscendKind::W8A8) }),
+        Scheme::Fp8 { block } => {
+            let [group_rows, group_size] = block.unwrap_or([1, 0]);
+            let (codes, scales) = (DType::F8E4M3, DType::F32);
+            Some(WeightForm::Grouped(GroupForm { codes, scales, zeros: None, group_size, group_rows, g_idx: false }))
         }
     }
 }

@@ -34,7 +34,7 @@ pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// A JSON object together with where it stands, so that every refusal can name file and key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Object {
     path: PathBuf,
     prefix: String,
@@ -56,6 +56,11 @@ impl Object {
     /// The value under a key; a JSON null counts as absent.
     pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The file that the object stands in.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
@@ -164,6 +169,16 @@ impl Object {
             items.iter().map(|item| item.as_f64().filter(|n| n.is_finite() && *n > 0.0)).collect::<Option<Vec<_>>>()
         });
         list.map(Some).ok_or_else(|| self.refuse(key, "a list of numbers above 0"))
+    }
+
+    /// A list of whole numbers.
+    pub(crate) fn sizes(&self, key: &str) -> Result<Option<Vec<usize>>> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        let size = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
+        let list = value.as_array().and_then(|items| items.iter().map(size).collect::<Option<Vec<_>>>());
+        list.map(Some).ok_or_else(|| self.refuse(key, "a list of whole numbers"))
     }
 
     /// Token ids: one whole number or a list of them. Absent is an empty list.

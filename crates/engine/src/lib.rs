@@ -1,6 +1,6 @@
 //! From a checkpoint to tokens, over any device.
 //!
-//! Modules, from ground to roof: `error`, `json`, `form`, `weights`, `rope`, `config`, `tokenizer`, `detokenize`, `stop`, `chat`,
+//! Modules, from ground to roof: `error`, `json`, `form`, `quantisation`, `weights`, `rope`, `config`, `tokenizer`, `detokenize`, `stop`, `chat`,
 //! `generation`, `sampler`, `model`, `checkpoint`, `dtypes`, `sides`, `homes`, `cache`, `placing`, `prepared`, `rotary`, `runner`, `forecast`, `session`, `compare`,
 //! `divergence`, `text`, `generate`.
 #![deny(unsafe_code)]
@@ -9,6 +9,7 @@ pub mod error;
 mod json;
 
 pub mod form;
+pub mod quantisation;
 
 pub mod weights;
 

@@ -3,8 +3,7 @@
 //! memory stays near the size of the weights.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use qiao_core::{Binding, DType, Graph, HostMemory, Stream, TensorDesc};
@@ -54,6 +53,8 @@ struct Placed {
 #[derive(Debug, Default)]
 pub(crate) struct PlacedWeights {
     placed: HashMap<(String, Use), Placed>,
+    /// Bytes of projections where they live, with their scales, and how many weights they are.
+    projections: (u64, u64),
 }
 
 impl PlacedWeights {
@@ -66,7 +67,7 @@ impl PlacedWeights {
             let shape = g.graph.desc(g.graph.bound()[c.bound]).shape;
             let tensor = weights.handle(&c.name)?;
             tensor.require_shape(&shape)?;
-            if !is_weight(tensor.dtype, c.usage) {
+            if !is_weight(tensor.dtype, c.usage) && !weights.is_part(&c.name) {
                 return Err(EngineError::BadTensor {
                     path: tensor.path().to_path_buf(),
                     tensor: c.name.clone(),
@@ -75,7 +76,7 @@ impl PlacedWeights {
                 });
             }
         }
-        Ok(())
+        no_bias_is_lost(weights, g)
     }
 
     /// Places every constant of a lowered graph where it lives.
@@ -91,7 +92,7 @@ impl PlacedWeights {
     ) -> Result<PlacedWeights> {
         let packs: HashMap<usize, &Pack> = plan.packs.iter().map(|p| (p.bound, p)).collect();
         let mut placer = Placer { sides, streams: [None, None] };
-        let bytes = |c: &Constant| weights.info(&c.name).map_or(0, |i| i.byte_len() as u64);
+        let bytes = |c: &Constant| weights.byte_len(&c.name);
         let total = g.constants.iter().map(bytes).sum();
         // The largest first: while a tensor is packed it is there twice, and then little else is there yet.
         let mut order: Vec<&Constant> = g.constants.iter().collect();
@@ -105,8 +106,14 @@ impl PlacedWeights {
             }
             let handle = weights.handle(&c.name)?;
             let dtype = plan.graph.desc(plan.graph.bound()[c.bound]).dtype;
+            let shape = handle.shape.clone();
             let weight = Weight { handle, dtype, usage: c.usage, home: plan.homes[c.bound] };
             let placed = placer.place(weight, packs.get(&c.bound).copied())?;
+            if c.usage == Use::Projection {
+                let is_weight = c.name.ends_with(".weight");
+                out.projections.0 += placed.binding.bytes as u64;
+                out.projections.1 += if is_weight { shape.iter().product::<usize>() as u64 } else { 0 };
+            }
             out.placed.insert((c.name.clone(), c.usage), placed);
             done += bytes(c);
             progress(Progress { done, total });
@@ -159,9 +166,37 @@ impl PlacedWeights {
         self.placed.values().filter(|p| p.home == home).map(|p| p.binding.bytes as u64).sum()
     }
 
+    /// Bits that a weight of a projection takes where it lives, its share of scales and padding included.
+    pub(crate) fn bits_per_weight(&self) -> f64 {
+        let (bytes, weights) = self.projections;
+        bytes as f64 * 8.0 / weights.max(1) as f64
+    }
+
     fn get(&self, c: &Constant) -> Option<&Placed> {
         self.placed.get(&(c.name.clone(), c.usage))
     }
+}
+
+/// Refuses a bias other than zero that a projection has in the checkpoint and not in the graph. Some tools write zeros where the
+/// model has none.
+fn no_bias_is_lost(weights: &Weights, g: &ModelGraph) -> Result<()> {
+    let used: HashSet<&str> = g.constants.iter().map(|c| c.name.as_str()).collect();
+    for c in g.constants.iter().filter(|c| c.usage == Use::Projection) {
+        let Some(name) = c.name.strip_suffix(".weight").map(|module| format!("{module}.bias")) else { continue };
+        if used.contains(name.as_str()) || !weights.contains(&name) {
+            continue;
+        }
+        let bias = weights.handle(&name)?;
+        if bias.bytes()?.iter().any(|&b| b != 0) {
+            return Err(EngineError::BadTensor {
+                path: bias.path().to_path_buf(),
+                tensor: name,
+                found: "a bias that is not zero, where config.json says that there is none".to_string(),
+                mend: "mend config.json (attention_bias, mlp_bias), or use the checkpoint of another tool",
+            });
+        }
+    }
+    Ok(())
 }
 
 /// A weight on its way.
@@ -176,28 +211,32 @@ struct Weight {
 impl Weight {
     /// The elements in the dtype of the graph.
     fn bytes(&self) -> Result<Cow<'_, [u8]>> {
-        let handle = &self.handle;
-        converted(&handle.name, handle.path(), handle.dtype, handle.bytes()?, self.dtype)
+        contents(&self.handle, self.dtype, || self.handle.bytes())
     }
 }
 
-/// A stored tensor's elements in another dtype.
+/// A tensor's elements, which `stored` gives, in the dtype in which a device is given them.
 ///
 /// # Errors
-/// A value that the dtype does not reach.
-pub(crate) fn converted<'a>(
-    name: &str,
-    path: &Path,
-    from: DType,
-    bytes: Cow<'a, [u8]>,
+/// A value that the dtype does not reach; what `stored` refuses.
+pub(crate) fn contents<'a>(
+    tensor: &TensorHandle,
     to: DType,
+    stored: impl FnOnce() -> Result<Cow<'a, [u8]>>,
 ) -> Result<Cow<'a, [u8]>> {
+    let (name, path, from) = (&tensor.name, tensor.path(), tensor.dtype);
     if from == to {
-        return Ok(bytes);
+        return stored();
     }
+    if to.is_activation()
+        && let Some(floats) = tensor.dequantised(to)?
+    {
+        return Ok(floats.into());
+    }
+    let bytes = stored()?;
     let refuse = |found: String| {
         let mend = "load it onto a device that stores the checkpoint's own dtype";
-        Err(EngineError::BadTensor { path: path.to_path_buf(), tensor: name.to_string(), found, mend })
+        Err(EngineError::BadTensor { path: path.to_path_buf(), tensor: name.clone(), found, mend })
     };
     let mut out = Vec::new();
     if from.is_block() && convert::blocks(from, &bytes, to, &mut out) {

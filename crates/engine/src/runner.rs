@@ -206,6 +206,12 @@ impl LoadedModel {
         self.weights.bytes(Home::Device)
     }
 
+    /// Bits that a weight of a projection takes where it lives, in the layout that the device prefers, with its share of scales
+    /// and padding.
+    pub fn bits_per_weight(&self) -> f64 {
+        self.weights.bits_per_weight()
+    }
+
     /// Bytes of the weights on the host that the policy names, those that stay in their mapped file included.
     pub fn host_weight_bytes(&self) -> u64 {
         self.weights.bytes(Home::Host)

@@ -50,7 +50,7 @@ pub use devices::{host_fallback, open, registry};
 pub use error::{Error, Result};
 pub use forecast::{forecast, forecast_demo};
 pub use lockstep::LockStep;
-pub use model::{Generation, Model, ModelOptions, compare};
+pub use model::{Generation, Model, ModelOptions, compare, compare_writing};
 pub use params::Params;
 
 /// The contract that devices and graphs are written in.

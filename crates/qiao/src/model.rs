@@ -1,10 +1,13 @@
 //! A model on a device, and what it generates.
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use qiao_core::{DType, Device, Graph};
+use qiao_engine::EngineError;
 use qiao_engine::checkpoint::Checkpoint;
 use qiao_engine::compare::{self, Comparison, Golden, Limits};
 use qiao_engine::config::ModelConfig;
@@ -189,6 +192,12 @@ impl Model {
         self.text.model().weight_bytes()
     }
 
+    /// Bits that a weight of a projection takes where it lives, in the layout that the device prefers, with its share of scales
+    /// and padding.
+    pub fn bits_per_weight(&self) -> f64 {
+        self.text.model().bits_per_weight()
+    }
+
     /// Whether text can be given and is given out; without a tokenizer a model takes and gives token ids.
     pub fn has_tokenizer(&self) -> bool {
         self.text.has_tokenizer()
@@ -288,4 +297,34 @@ impl Iterator for Generation {
 /// A golden file that is malformed or was not made for this model; a prompt beyond the context.
 pub fn compare(model: &Model, golden: impl AsRef<Path>, limits: Option<Limits>) -> Result<Comparison> {
     Ok(compare::compare(model.text.model(), &Golden::open(golden)?, limits)?)
+}
+
+/// As [`compare()`], and writes the logits of every position of the prompt to a file: f32, little-endian, `[T, vocab]`. The file
+/// is there whole, or not at all.
+///
+/// # Errors
+/// As [`compare()`]; the file can't be written.
+pub fn compare_writing(
+    model: &Model,
+    golden: impl AsRef<Path>,
+    limits: Option<Limits>,
+    logits: impl AsRef<Path>,
+) -> Result<Comparison> {
+    let (golden, path) = (Golden::open(golden)?, logits.as_ref());
+    let partial = path.with_added_extension("part");
+    let refuse = |e| EngineError::io("write", &partial, e);
+    let written = || {
+        let mut out = BufWriter::new(File::create(&partial).map_err(refuse)?);
+        let mut write = |row: &[f32]| row.iter().try_for_each(|x| out.write_all(&x.to_le_bytes())).map_err(refuse);
+        let found = compare::compare_seeing(model.text.model(), &golden, limits, &mut write)?;
+        out.into_inner().map_err(|e| refuse(e.into_error()))?.sync_all().map_err(refuse)?;
+        std::fs::rename(&partial, path).map_err(|e| EngineError::io("write", path, e))?;
+        Ok(found)
+    };
+    let found = written();
+    if found.is_err() {
+        // What is half there is of no use to anybody; that it can't be removed is no news beside the error.
+        let _ = std::fs::remove_file(&partial);
+    }
+    found
 }

@@ -128,6 +128,7 @@ fn told(args: &Adapt, model: &Model, greedy: Greedy, report: &ModelReport) -> Mo
         weight_dtypes: Vec::new(),
         load_seconds: opened.and_then(|o| o.load_s),
         weight_bytes: model.weight_bytes(),
+        bits_per_weight: Some(model.bits_per_weight()),
         peak_memory_bytes: report.points.iter().filter_map(|p| p.memory.process_peak.bytes).max(),
         device_peak_bytes: report.points.iter().filter_map(|p| p.memory.device_peak_bytes).max(),
         limits_kind: peaks.filter(|_| known).map_or(String::new(), |p| p.kind.into()),

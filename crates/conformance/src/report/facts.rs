@@ -248,6 +248,8 @@ pub struct ModelRun {
     pub load_seconds: Option<f64>,
     /// Bytes of the weights on the device.
     pub weight_bytes: u64,
+    /// Bits that a weight of a projection takes where it lives, with its share of scales and padding; `None` where it is not known.
+    pub bits_per_weight: Option<f64>,
     /// The most bytes that the process had resident.
     pub peak_memory_bytes: Option<u64>,
     /// The most bytes that were allocated on the device.

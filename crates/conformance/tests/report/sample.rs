@@ -267,6 +267,7 @@ fn model() -> ModelRun {
         weight_dtypes: vec!["bf16".into()],
         load_seconds: Some(11.4),
         weight_bytes: 15_231_233_024,
+        bits_per_weight: Some(16.0),
         peak_memory_bytes: Some(2_100_000_000),
         device_peak_bytes: Some(16_900_000_000),
         limits_kind: "measured".into(),

@@ -175,6 +175,19 @@ impl Comparison {
 /// # Errors
 /// A golden file that does not belong to the model; a prompt beyond the context; the device's own errors.
 pub fn compare(model: &Arc<LoadedModel>, golden: &Golden, limits: Option<Limits>) -> Result<Comparison> {
+    compare_seeing(model, golden, limits, &mut |_| Ok(()))
+}
+
+/// As [`compare`]; `see` is given the logits of every position of the prompt, in order.
+///
+/// # Errors
+/// As [`compare`]; what `see` gives.
+pub fn compare_seeing(
+    model: &Arc<LoadedModel>,
+    golden: &Golden,
+    limits: Option<Limits>,
+    see: &mut dyn FnMut(&[f32]) -> Result<()>,
+) -> Result<Comparison> {
     let limits = limits.unwrap_or(Limits::of(model.compute_dtype()));
     let (vocab, hidden) = (model.spec().vocab, model.spec().hidden);
     golden.check(model.spec())?;
@@ -189,6 +202,7 @@ pub fn compare(model: &Arc<LoadedModel>, golden: &Golden, limits: Option<Limits>
     session.prefill_all(ids, chunk, !layers.is_empty(), &mut |out| {
         for (i, row) in out.logits.chunks_exact(vocab).enumerate() {
             let want = golden.logits_row(out.start + i)?;
+            see(row)?;
             logits.add_logits(row, &want);
             top1 += usize::from(argmax(row).ok() == argmax(&want).ok());
             last = row.to_vec();

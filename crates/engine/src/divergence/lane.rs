@@ -13,7 +13,7 @@ use super::taps::{Single, Source, Tapped};
 use crate::cache::{ContiguousCache, KvCache};
 use crate::error::Result;
 use crate::model::{ModelGraph, Step};
-use crate::placing::converted;
+use crate::placing::contents;
 use crate::prepared::{Prepared, SessionBuffers};
 use crate::rotary::Rotary;
 use crate::runner::LoadedModel;
@@ -319,7 +319,7 @@ impl Lane {
                 Some(constant) => {
                     let stored = weights.handle(&constant.name)?;
                     let dtype = planned.g.graph.desc(planned.g.graph.bound()[constant.bound]).dtype;
-                    converted(&stored.name, stored.path(), stored.dtype, weights.bytes(&constant.name)?, dtype)?
+                    contents(&stored, dtype, || weights.bytes(&constant.name))?
                 }
                 None => match self.operand(planned, single, position, single.sources[position], feed) {
                     Operand::Bytes(bytes) => bytes.into(),

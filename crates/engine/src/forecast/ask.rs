@@ -9,10 +9,12 @@ use qiao_layers::{Home, Pack, Peaks, Policy, Survey, Way, lower_with, survey};
 use super::limits::{By, Least};
 use super::steps::Shape;
 use super::work::{Tokens, Work, product_dtype, work};
+use crate::dtypes::placed_form;
 use crate::error::Result;
 use crate::form::WeightForm;
 use crate::homes::{SequenceHomes, fixed};
 use crate::model::{CacheShape, Constant, DecoderSpec, ModelGraph, Place, Precision, Step, Use};
+use crate::quantisation::Quantisation;
 
 /// Where weights live and in which private layouts of the device, by name and use.
 pub(super) type Weights = HashMap<(String, Use), (Home, u64)>;
@@ -27,6 +29,8 @@ pub(super) struct Planner<'a> {
     pub(super) stored: DType,
     pub(super) placed: DType,
     pub(super) compute: DType,
+    /// How the checkpoint says that it is quantised.
+    pub(super) quantisation: Option<&'a Quantisation>,
     /// Where keys, values and rotary tables live; everything on the device before that is decided.
     pub(super) homes: Option<SequenceHomes>,
 }
@@ -44,8 +48,15 @@ impl Planner<'_> {
     fn graph(&self, shape: Shape) -> Result<ModelGraph> {
         let rows = if shape.last { shape.sequences } else { 0 };
         let step = Step { tokens: shape.sequences * shape.tokens, rows, keep_hidden: false };
-        let precision = Precision { compute: self.compute, weight: &|_| WeightForm::Plain(self.placed) };
+        let precision = Precision { compute: self.compute, weight: &|name| self.form(name) };
         self.spec.graph_of(shape.sequences, step, self.cache, precision)
+    }
+
+    /// The form that a weight will have: as the checkpoint says of its projections, else floats.
+    fn form(&self, weight: &str) -> WeightForm {
+        let module = weight.strip_suffix(".weight").filter(|module| self.spec.is_projection(module));
+        let said = module.and_then(|module| self.quantisation?.expected_form(module));
+        said.map_or(WeightForm::Plain(self.placed), |form| placed_form(self.device.info(), form))
     }
 
     /// Decides where keys, values and rotary tables live, as loading the model does.

@@ -89,7 +89,10 @@ fn stored(asked: &Asked, dtype: DType) -> Result<u64> {
     let graph = asked.given();
     let mut all: HashMap<&str, u64> = HashMap::new();
     for c in &asked.g.constants {
-        let desc = TensorDesc::new(dtype, &graph.desc(graph.bound()[c.bound]).shape)?;
+        let own = graph.desc(graph.bound()[c.bound]);
+        // Codes, tables of scales and blocks are stored as they are placed; floats may have been converted.
+        let floats = own.dtype.is_activation() && !c.name.ends_with(".scales");
+        let desc = TensorDesc::new(if floats { dtype } else { own.dtype }, &own.shape)?;
         all.insert(&c.name, desc.bytes()? as u64);
     }
     Ok(all.values().sum())

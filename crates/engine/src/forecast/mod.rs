@@ -130,8 +130,17 @@ pub fn forecast(config: &ModelConfig, device: &Arc<dyn Device>, options: &Foreca
     let peaks = options.peaks.clone().unwrap_or_else(|| Peaks::declared(device.info()));
     let placed = placed_dtype(device.info(), stored);
     let cache = pool(device, compute, context, batch)?;
-    let mut plan =
-        Planner { device, policy: &options.policy, spec: &spec, cache, stored, placed, compute, homes: None };
+    let mut plan = Planner {
+        device,
+        policy: &options.policy,
+        spec: &spec,
+        cache,
+        stored,
+        placed,
+        compute,
+        quantisation: config.quantisation.as_ref(),
+        homes: None,
+    };
     let decode_shape = decode_step(batch, context);
     plan.decide(decode_shape, prefill_steps(batch, prompt).first().map(|(shape, _)| *shape))?;
     let decode = plan.ask(decode_shape, None)?;

@@ -132,6 +132,13 @@ impl DecoderSpec {
         format!("{}.weight", if self.tied { self.names.embed } else { self.names.lm_head })
     }
 
+    /// Whether a module of this name is one of the layers' projections.
+    pub fn is_projection(&self, module: &str) -> bool {
+        let rest = module.strip_prefix(self.names.layers).and_then(|rest| rest.split_once('.'));
+        let projections = self.names.qkvo.iter().chain(&self.names.gate_up_down);
+        rest.is_some_and(|(layer, part)| layer.parse::<usize>().is_ok() && projections.into_iter().any(|p| *p == part))
+    }
+
     /// The graph of a step of one sequence.
     ///
     /// # Errors

@@ -18,11 +18,13 @@ use crate::form::WeightForm;
 pub mod convert;
 mod header;
 mod map;
+mod packed;
 
 pub use header::StoredDType;
 pub use map::MappedFile;
 
 use header::UniqueMap;
+use packed::PackedPart;
 
 /// The file name of an unsharded checkpoint.
 pub const SINGLE_FILE: &str = "model.safetensors";
@@ -119,27 +121,55 @@ pub struct TensorHandle {
     pub dtype: DType,
     /// Dimensions, outermost first.
     pub shape: Vec<usize>,
-    file: Arc<MappedFile>,
-    range: Range<usize>,
+    content: Content,
+}
+
+#[derive(Clone, Debug)]
+enum Content {
+    /// In its file as it is used.
+    Stored { file: Arc<MappedFile>, range: Range<usize> },
+    /// Unpacked when it is asked for.
+    Packed(PackedPart),
 }
 
 impl TensorHandle {
     /// The elements; valid as long as the handle lives.
     ///
     /// # Errors
-    /// None for a tensor that lies in its file as it is used.
+    /// None for a tensor that lies in its file as it is used; numbers that a packed one must not hold.
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
-        Ok(self.file.bytes()[self.range.clone()].into())
+        match &self.content {
+            Content::Stored { file, range } => Ok(file.bytes()[range.clone()].into()),
+            Content::Packed(part) => Ok(part.module.unpack(part.part)?.into()),
+        }
+    }
+
+    /// The weights that these codes stand for, each rounded once to a float dtype; `None` for what is no codes with scales beside
+    /// them.
+    ///
+    /// # Errors
+    /// As [`TensorHandle::bytes`].
+    pub fn dequantised(&self, to: DType) -> Result<Option<Vec<u8>>> {
+        match &self.content {
+            Content::Packed(part) if part.is_codes() => part.module.floats(to).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// The file the tensor lies in.
     pub fn path(&self) -> &Path {
-        self.file.path()
+        match &self.content {
+            Content::Stored { file, .. } => file.path(),
+            Content::Packed(part) => part.module.path(),
+        }
     }
 
     /// The mapping and the byte range within it; `None` for a tensor that is not used as it lies in its file.
     pub fn mapping(&self) -> Option<(&Arc<MappedFile>, Range<usize>)> {
-        Some((&self.file, self.range.clone()))
+        match &self.content {
+            Content::Stored { file, range } => Some((file, range.clone())),
+            Content::Packed(part) => part.as_stored()?.mapping(),
+        }
     }
 
     /// Refuses a tensor of another shape.
@@ -152,7 +182,10 @@ impl TensorHandle {
 
     /// Gives the tensor's resident pages back; see [`MappedFile::release`].
     pub fn release(&self) {
-        self.file.release(self.range.clone());
+        match &self.content {
+            Content::Stored { file, range } => file.release(range.clone()),
+            Content::Packed(part) => part.module.release(),
+        }
     }
 }
 
@@ -162,6 +195,8 @@ pub struct Weights {
     root: PathBuf,
     files: Vec<Arc<MappedFile>>,
     tensors: BTreeMap<String, TensorInfo>,
+    /// Parts of quantised modules, which stand in the place of the tensors that they were packed in.
+    packed: BTreeMap<String, PackedPart>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -189,6 +224,9 @@ impl Weights {
         if index.is_file() {
             return Weights::open_index(&index);
         }
+        if let Some(other) = ascend_file(path)? {
+            return Weights::open(other);
+        }
         Err(EngineError::MissingFile {
             dir: path.to_path_buf(),
             expected: vec![SINGLE_FILE.to_string(), INDEX_FILE.to_string()],
@@ -208,7 +246,8 @@ impl Weights {
     }
 
     fn empty(root: &Path) -> Weights {
-        Weights { root: root.to_path_buf(), files: Vec::new(), tensors: BTreeMap::new(), metadata: BTreeMap::new() }
+        let (tensors, packed) = (BTreeMap::new(), BTreeMap::new());
+        Weights { root: root.to_path_buf(), files: Vec::new(), tensors, packed, metadata: BTreeMap::new() }
     }
 
     fn open_files(root: &Path, paths: Vec<PathBuf>) -> Result<Weights> {
@@ -296,7 +335,10 @@ impl Weights {
     /// # Errors
     /// As [`Weights::tensor`].
     pub fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
-        Ok(self.tensor(name)?.bytes.into())
+        match self.packed.get(name) {
+            Some(part) => Ok(part.module.unpack(part.part)?.into()),
+            None => Ok(self.tensor(name)?.bytes.into()),
+        }
     }
 
     /// A tensor that keeps its file mapped after the `Weights` are gone.
@@ -304,13 +346,16 @@ impl Weights {
     /// # Errors
     /// As [`Weights::tensor`].
     pub fn handle(&self, name: &str) -> Result<TensorHandle> {
+        if let Some(part) = self.packed.get(name) {
+            let (dtype, shape) = (part.dtype, part.shape.clone());
+            return Ok(TensorHandle { name: name.to_string(), dtype, shape, content: Content::Packed(part.clone()) });
+        }
         let (name, info) = self.find(name)?;
         Ok(TensorHandle {
             name: name.to_string(),
             dtype: self.native(name, info)?,
             shape: info.shape.clone(),
-            file: Arc::clone(&self.files[info.file]),
-            range: info.range.clone(),
+            content: Content::Stored { file: Arc::clone(&self.files[info.file]), range: info.range.clone() },
         })
     }
 
@@ -321,7 +366,7 @@ impl Weights {
 
     /// Whether the checkpoint holds a tensor.
     pub fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.tensors.contains_key(name) || self.packed.contains_key(name)
     }
 
     /// The form of a weight; `None` for a name that is not there, and for codes whose scales are not.
@@ -330,27 +375,44 @@ impl Weights {
             StoredDType::Native(dtype) if convert::is_convertible(dtype) => Some(WeightForm::Plain(dtype)),
             _ => None,
         };
-        self.tensors.get(name).and_then(native)
+        match self.packed.get(name) {
+            Some(part) if part.is_codes() => Some(part.module.form()),
+            Some(part) => Some(WeightForm::Plain(part.dtype)),
+            None => self.tensors.get(name).and_then(native),
+        }
     }
 
-    /// Names of all tensors, sorted.
-    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
+    /// Whether a tensor is a part of a quantised module.
+    pub fn is_part(&self, name: &str) -> bool {
+        self.packed.contains_key(name)
+    }
+
+    /// Bytes that a tensor takes as it is used; 0 for a name that is not there.
+    pub fn byte_len(&self, name: &str) -> u64 {
+        match self.packed.get(name) {
+            Some(part) => part.dtype.bytes_for(part.shape.iter().product()).unwrap_or(0) as u64,
+            None => self.tensors.get(name).map_or(0, |info| info.byte_len() as u64),
+        }
+    }
+
+    /// Names of all tensors: those that are used as they are stored, sorted, then the parts of quantised modules, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().chain(self.packed.keys()).map(String::as_str)
     }
 
     /// Number of tensors.
     pub fn len(&self) -> usize {
-        self.tensors.len()
+        self.tensors.len() + self.packed.len()
     }
 
     /// Whether there are no tensors.
     pub fn is_empty(&self) -> bool {
-        self.tensors.is_empty()
+        self.len() == 0
     }
 
     /// Bytes of all tensors together.
     pub fn total_bytes(&self) -> u64 {
-        self.tensors.values().map(|info| info.range.len() as u64).sum()
+        self.names().map(|name| self.byte_len(name)).sum()
     }
 
     /// The `__metadata__` of the files, merged; of a key in several shards the last shard's value.
@@ -411,6 +473,19 @@ impl Weights {
         let best = self.tensors.keys().max_by_key(|other| likeness(other))?;
         (likeness(best) * 2 >= name.len()).then(|| excerpt(best))
     }
+}
+
+/// The index, or the one file, that Ascend's tools write into a directory.
+fn ascend_file(dir: &Path) -> Result<Option<PathBuf>> {
+    let entries = std::fs::read_dir(dir).map_err(|e| EngineError::io("read", dir, e))?;
+    let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    let named = |path: &Path, end: &str| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("quant_model_weight") && name.ends_with(end)
+    };
+    found.sort();
+    let index = found.iter().find(|path| named(path, ".safetensors.index.json"));
+    Ok(index.or_else(|| found.iter().find(|path| named(path, ".safetensors"))).cloned())
 }
 
 /// The path of a shard: a plain file name next to the index, so that an index cannot point elsewhere on the disk.

@@ -109,6 +109,8 @@ pub struct ModelFacts {
     pub compute_dtype: &'static str,
     /// Bytes of the weights on the device, those that stay in their mapped file included.
     pub weight_bytes: u64,
+    /// Bits that a weight of a projection takes where it lives, with its share of scales and padding.
+    pub bits_per_weight: f64,
     /// The longest sequence that was made possible, in tokens.
     pub context: usize,
 }
@@ -124,6 +126,7 @@ impl ModelFacts {
             vocab: config.vocab_size,
             compute_dtype: model.compute_dtype().name(),
             weight_bytes: model.weight_bytes(),
+            bits_per_weight: model.bits_per_weight(),
             context: model.context(),
         }
     }

@@ -43,9 +43,10 @@ fn head(report: &ModelReport, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, architecture, dtype) = (&m.name, &m.architecture, m.compute_dtype);
         writeln!(
             f,
-            "{name}: {architecture}, {} layers, {} of weights, computes in {dtype}",
+            "{name}: {architecture}, {} layers, {} of weights, {:.2} bits each in projections, computes in {dtype}",
             m.layers,
-            size(m.weight_bytes)
+            size(m.weight_bytes),
+            m.bits_per_weight
         )?;
     }
     for d in &report.devices {

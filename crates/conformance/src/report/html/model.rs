@@ -55,6 +55,10 @@ fn run(model: &ModelRun) -> String {
         (say("computes in", "计算类型"), own(&model.compute_dtype)),
         (say("weights stored as", "权重存储类型"), own(&model.weight_dtypes.join(", "))),
         (say("weights", "权重"), known(model.weight_bytes, bytes)),
+        (
+            say("bits per weight of projections, where it lives", "投影权重每个驻留位数"),
+            own(&model.bits_per_weight.map_or("–".into(), |bits| format!("{bits:.2}"))),
+        ),
         (say("loaded in", "加载耗时"), model.load_seconds.map_or(String::new(), seconds)),
         (say("peak memory of the process", "进程内存峰值"), some(model.peak_memory_bytes)),
         (say("peak memory on the device", "设备内存峰值"), some(model.device_peak_bytes)),

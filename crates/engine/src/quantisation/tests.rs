@@ -1,0 +1,115 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn parsed(config: Value) -> Result<Option<Quantisation>> {
+    let text = json!({ "quantization_config": config }).to_string();
+    Quantisation::from_config(&Object::parse("config.json".as_ref(), text.as_bytes())?)
+}
+
+fn scheme(config: Value, module: &str) -> Option<Scheme> {
+    parsed(config).unwrap().unwrap().scheme(module).unwrap()
+}
+
+fn refused(config: Value) -> String {
+    parsed(config).unwrap_err().to_string()
+}
+
+#[test]
+fn a_gptq_rule_for_one_module_stands_before_the_rule_for_all() {
+    let config = json!({
+        "quant_method": "gptq", "bits": 4, "group_size": 128, "sym": true, "checkpoint_format": "gptq_v2",
+        "dynamic": {"+:.*\\.down_proj": {"bits": 8, "group_size": 64}, "-:.*layers\\.0\\..*": {}},
+    });
+    let (plain, own) = (GptqZeros::Plain, |bits, group| Scheme::Gptq {
+        bits,
+        group_size: Some(group),
+        symmetric: true,
+        zeros: GptqZeros::Plain,
+    });
+    assert_eq!(plain, GptqZeros::Plain);
+    assert_eq!(scheme(config.clone(), "model.layers.3.mlp.down_proj"), Some(own(8, 64)));
+    assert_eq!(scheme(config.clone(), "model.layers.3.mlp.up_proj"), Some(own(4, 128)));
+    assert_eq!(scheme(config, "model.layers.0.mlp.up_proj"), None);
+}
+
+#[test]
+fn older_keys_mean_the_same() {
+    let config = json!({"quant_method": "awq", "w_bit": 4, "q_group_size": -1, "version": "GEMV"});
+    assert_eq!(scheme(config, "m"), Some(Scheme::Awq { version: AwqVersion::Gemv, group_size: None }));
+    let config = json!({"method": "gptq", "bits": 3, "group_size": -1});
+    let zeros = GptqZeros::OneLess;
+    assert_eq!(scheme(config, "m"), Some(Scheme::Gptq { bits: 3, group_size: None, symmetric: true, zeros }));
+}
+
+#[test]
+fn compressed_groups_are_chosen_by_name_before_kind_and_ignored_modules_are_left_alone() {
+    let int4 = json!({"num_bits": 4, "type": "int", "symmetric": false, "strategy": "group", "group_size": 32});
+    let fp8 = json!({"num_bits": 8, "type": "float", "strategy": "block", "block_structure": "128x64"});
+    let config = json!({
+        "quant_method": "compressed-tensors", "format": "mixed-precision", "ignore": ["lm_head", "re:.*gate$"],
+        "config_groups": {
+            "group_0": {"targets": ["Linear"], "weights": int4, "format": "pack-quantized"},
+            "group_1": {"targets": ["re:.*down_proj"], "weights": fp8, "format": "float-quantized"},
+        },
+    });
+    let packed = Scheme::Packed { bits: 4, group_size: Some(32), symmetric: false };
+    assert_eq!(scheme(config.clone(), "model.layers.0.mlp.up_proj"), Some(packed));
+    let block = Some(Scheme::Fp8 { block: Some([128, 64]) });
+    assert_eq!(scheme(config.clone(), "model.layers.0.mlp.down_proj"), block);
+    assert_eq!(scheme(config.clone(), "lm_head"), None);
+    assert_eq!(scheme(config, "model.layers.0.mlp.gate"), None);
+}
+
+#[test]
+fn presets_stand_for_their_arguments() {
+    let config = json!({"quant_method": "compressed-tensors", "format": "int-quantized",
+                        "config_groups": {"W8A8": ["Linear"]}});
+    let int8 = Scheme::Int8 { activations: qiao_quant::import::Activations::Int8Dynamic, symmetric: true };
+    assert_eq!(scheme(config, "m"), Some(int8));
+}
+
+#[test]
+fn what_is_not_read_is_refused_with_its_key_and_what_is() {
+    for (config, key, mend) in [
+        (json!({"quant_method": "bitsandbytes"}), "quant_method", "gptq, awq"),
+        (json!({"quant_method": "gptq", "bits": 5}), "bits", "2, 3, 4 or 8"),
+        (json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}), "checkpoint_format", "gptq_v2"),
+        (json!({"quant_method": "gptq", "bits": 4, "is_marlin_format": true}), "is_marlin_format", "repack"),
+        (json!({"quant_method": "awq", "bits": 4, "version": "gemv_fast"}), "version", "gemm or gemv"),
+        (json!({"quant_method": "awq", "bits": 8}), "bits", "4"),
+        (json!({"quant_method": "fp8", "fmt": "e5m2"}), "fmt", "e4m3"),
+        (json!({"quant_method": "fp8", "weight_block_size": [128]}), "weight_block_size", "two sizes"),
+        (json!({"quant_method": "compressed-tensors"}), "config_groups", "groups"),
+        (
+            json!({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized", "config_groups": {"g":
+            {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "float"}}}}),
+            "num_bits",
+            "nvfp4",
+        ),
+        (
+            json!({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"g":
+            {"targets": ["re:("], "weights": {"num_bits": 4}}}}),
+            "targets",
+            "regular expressions",
+        ),
+        (json!({"quant_method": "gptq", "bits": 4, "group_size": 0}), "group_size", "whole number"),
+    ] {
+        let message = refused(config.clone());
+        assert!(message.contains(key) && message.contains(mend), "{config}: {message}");
+    }
+}
+
+#[test]
+fn types_of_ascend_are_read_by_tensor_and_unknown_ones_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let types =
+        json!({"a.weight": "FLOAT", "b.weight": "W8A8", "c.weight": "W4A4_DYNAMIC", "model_quant_type": "W8A8"});
+    std::fs::write(dir.path().join("quant_model_description_w8a8.json"), types.to_string()).unwrap();
+    let found = Quantisation::beside_config(dir.path()).unwrap().unwrap();
+    assert_eq!(found.scheme("a").unwrap(), None);
+    assert_eq!(found.scheme("b").unwrap(), Some(Scheme::Ascend { kind: AscendKind::W8A8 }));
+    let message = found.scheme("c").unwrap_err().to_string();
+    assert!(message.contains("c.weight") && message.contains("W4A4_DYNAMIC"), "{message}");
+    assert_eq!(found.scheme("d").unwrap(), None);
+}

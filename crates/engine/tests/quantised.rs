@@ -1,0 +1,144 @@
+//! Quantised checkpoints in Hugging Face layout, as each of the field's tools writes them: a fixture's projections are rounded to
+//! codes, packed in that tool's way, and run. The same numbers written out as floats are what it is held to.
+
+mod fixture;
+#[path = "quantised/pack.rs"]
+mod pack;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use fixture::{cpu, fixtures, reference};
+use pack::{Packed, Stored, schemes};
+use qiao_core::{DType, Device};
+use qiao_cpu::Isa;
+use qiao_engine::checkpoint::Checkpoint;
+use qiao_engine::form::WeightForm;
+use qiao_engine::runner::{LoadOptions, LoadedModel};
+use qiao_engine::session::Session;
+use qiao_engine::weights::Weights;
+use safetensors::tensor::TensorView;
+
+const PROMPT: [u32; 12] = [1, 17, 40, 99, 5, 63, 8, 120, 77, 31, 2, 54];
+
+/// The fixture's tensors, with each projection given to `pack`, in a folder with this configuration.
+fn write(dir: &Path, extra: &serde_json::Value, pack: &dyn Fn(&str, &[f32], usize, usize) -> Vec<(String, Stored)>) {
+    let source = fixtures().join("llama3-gqa");
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(source.join("config.json")).unwrap()).unwrap();
+    config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    let weights = Weights::open(&source).unwrap();
+    let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
+    for name in weights.names() {
+        let tensor = weights.tensor(name).unwrap();
+        let floats = tensor.to_f32().unwrap();
+        match name.strip_suffix("_proj.weight") {
+            Some(module) => {
+                let (n, k) = (tensor.shape[0], tensor.shape[1]);
+                let module = format!("{module}_proj");
+                for (suffix, stored) in pack(&module, &floats, n, k) {
+                    tensors.insert(format!("{module}.{suffix}"), stored);
+                }
+            }
+            None => {
+                let stored = Stored::floats(&floats, tensor.shape.to_vec());
+                tensors.insert(name.to_string(), stored);
+            }
+        }
+    }
+    let views = tensors.iter().map(|(name, s)| (name, TensorView::new(s.dtype, s.shape.clone(), &s.bytes).unwrap()));
+    safetensors::serialize_to_file(views, None, &dir.join("model.safetensors")).unwrap();
+}
+
+fn open(device: &Arc<dyn Device>, dir: &Path) -> Arc<LoadedModel> {
+    let checkpoint = Checkpoint::open(dir).unwrap();
+    let options = LoadOptions { dtype: Some(DType::F32), ..Default::default() };
+    let load = LoadedModel::load(device.clone(), &checkpoint.weights, checkpoint.config, dir, options, &mut |_| {});
+    Arc::new(load.unwrap())
+}
+
+/// The logits after the prompt, then after each of its tokens once more.
+fn logits(model: Arc<LoadedModel>) -> Vec<f32> {
+    let mut session = Session::new(model, 2 * PROMPT.len()).unwrap();
+    let mut all = session.prefill(&PROMPT, &|| false).unwrap().expect("nobody cancels").to_vec();
+    for id in PROMPT {
+        all.extend_from_slice(session.step(id).unwrap());
+    }
+    all
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let most = b.iter().fold(0f32, |m, x| m.max(x.abs()));
+    let error = a.iter().zip(b).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+    f64::from(error / most)
+}
+
+/// The logits on the reference.
+fn holds(packed: &Packed) -> Vec<f32> {
+    let [quantised, plain] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    write(quantised.path(), &packed.config, &|module, w, n, k| (packed.pack)(module, w, n, k).tensors);
+    if let Some((name, text)) = &packed.beside {
+        std::fs::write(quantised.path().join(name), text.to_string()).unwrap();
+    }
+    write(plain.path(), &serde_json::json!({}), &|module, w, n, k| {
+        let floats = (packed.pack)(module, w, n, k).floats;
+        vec![("weight".to_string(), Stored::floats(&floats, vec![n, k]))]
+    });
+    let expected = logits(open(&reference(), plain.path()));
+    for device in [Some(reference()), cpu(Isa::Scalar), cpu(Isa::Avx2), cpu(Isa::Avx512)].into_iter().flatten() {
+        let model = open(&device, quantised.path());
+        let form = model.weight_form("model.layers.1.mlp.down_proj.weight").unwrap();
+        assert!(!matches!(form, WeightForm::Plain(_)), "{}: {form:?}", packed.name);
+        let found = distance(&logits(model), &expected);
+        println!("{} on {}: {found:.2e}", packed.name, device.info().arch);
+        assert!(found < packed.limit, "{} on {}: {found:e}", packed.name, device.info().arch);
+    }
+    logits(open(&reference(), quantised.path()))
+}
+
+#[test]
+fn weights_of_every_scheme_give_the_logits_of_the_numbers_that_they_stand_for() {
+    let all = schemes();
+    assert!(all.len() >= 12, "{} schemes", all.len());
+    let found: BTreeMap<&str, Vec<f32>> = all.iter().map(|packed| (packed.name, holds(packed))).collect();
+    // The same codes and scales in the files of two tools.
+    assert_eq!(found["compressed-tensors, w8a8"], found["ascend w8a8 dynamic"]);
+    assert_eq!(found["compressed-tensors, w8a16"], found["ascend w8a16"]);
+    let apart = distance(&found["compressed-tensors, w8a8 static"], &found["ascend w8a8"]);
+    assert!(apart < 1e-5, "{apart:e}");
+}
+
+#[test]
+fn a_device_without_the_codes_is_given_floats() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = schemes();
+    let packed = all.iter().find(|p| p.name == "gptq with act-order").unwrap();
+    write(dir.path(), &packed.config, &|module, w, n, k| (packed.pack)(module, w, n, k).tensors);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let name = "model.layers.0.self_attn.q_proj.weight";
+    let handle = checkpoint.weights.handle(name).unwrap();
+    let floats = handle.dequantised(DType::F32).unwrap().expect("codes with scales");
+    let original = Weights::open(fixtures().join("llama3-gqa")).unwrap();
+    let w = original.tensor(name).unwrap();
+    let expected = (packed.pack)("", &w.to_f32().unwrap(), w.shape[0], w.shape[1]).floats;
+    let found: Vec<f32> = floats.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_module_that_breaks_its_scheme_is_named() {
+    let all = schemes();
+    let packed = all.iter().find(|p| p.name == "compressed-tensors, int4 in groups").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &packed.config, &|module, w, n, k| {
+        let mut tensors = (packed.pack)(module, w, n, k).tensors;
+        if module.ends_with("layers.1.mlp.up_proj") {
+            tensors.retain(|(suffix, _)| suffix != "weight_scale" && suffix != "weight_shape");
+        }
+        tensors
+    });
+    let message = Checkpoint::open(dir.path()).unwrap_err().to_string();
+    assert!(message.contains("model.layers.1.mlp.up_proj") && message.contains("model.safetensors"), "{message}");
+}
