@@ -76,12 +76,17 @@ pub(crate) fn expected(scheme: &Scheme) -> Option<WeightForm> {
         Scheme::Gptq { bits, group_size, symmetric: true, .. } if *bits <= 4 => grouped(DType::I4, *group_size, None),
         Scheme::Gptq { bits, group_size, .. } => {
             let codes = wide(*bits, DType::U4);
-            grouped(codes, *group_size, Some(codes))
+            grouped(codes, *group_size, Some(DType::U8))
         }
-        Scheme::Awq { group_size, .. } => grouped(DType::U4, *group_size, Some(DType::U4)),
+        Scheme::Awq { group_size, .. } => grouped(DType::U4, *group_size, Some(DType::U8)),
         Scheme::Packed { bits, group_size, symmetric } => {
-            let codes = if *bits > 4 { DType::I8 } else { DType::I4 };
-            grouped(codes, *group_size, (!symmetric).then_some(codes))
+            let codes = match (*bits > 4, symmetric) {
+                (true, true) => DType::I8,
+                (true, false) => DType::U8,
+                (false, true) => DType::I4,
+                (false, false) => DType::U4,
+            };
+            grouped(codes, *group_size, (!symmetric).then_some(DType::U8))
         }
         Scheme::Int8 { activations: Activations::Float, .. } | Scheme::Ascend { kind: AscendKind::W8A16 } => {
             grouped(DType::I8, None, None)

@@ -22,8 +22,11 @@ use safetensors::tensor::TensorView;
 
 const PROMPT: [u32; 12] = [1, 17, 40, 99, 5, 63, 8, 120, 77, 31, 2, 54];
 
+/// What a module of this name and these weights `[n, k]` becomes.
+type Tensors<'a> = dyn Fn(&str, &[f32], usize, usize) -> Vec<(String, Stored)> + 'a;
+
 /// The fixture's tensors, with each projection given to `pack`, in a folder with this configuration.
-fn write(dir: &Path, extra: &serde_json::Value, pack: &dyn Fn(&str, &[f32], usize, usize) -> Vec<(String, Stored)>) {
+fn write(dir: &Path, extra: &serde_json::Value, pack: &Tensors<'_>) {
     let source = fixtures().join("llama3-gqa");
     let mut config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(source.join("config.json")).unwrap()).unwrap();
