@@ -11,12 +11,14 @@ mod bench_ops;
 
 mod adapt;
 mod bench;
+mod eval;
 mod plugins;
 mod report;
 
 pub(crate) use adapt::Adapt;
 pub(crate) use bench::{Bench, BenchModel};
 pub(crate) use bench_ops::BenchOps;
+pub(crate) use eval::{EVAL_HELP, Eval, EvalSource};
 pub(crate) use plugins::{Lang, NewBackend, Plugins, device_given};
 pub(crate) use report::Report;
 
@@ -27,6 +29,7 @@ Examples:
   qiao run ./Qwen2.5-0.5B-Instruct --chat        a conversation, one line a turn
   qiao devices                                   what this machine has
   qiao compare ./model --golden golden.safetensors
+  qiao eval ./model --text wiki.txt --against ./base   perplexity, and the divergence from a base
   qiao bench ops --quick                         how fast its operators are, beside its limits
   qiao bench model ./Qwen2.5-0.5B --prompt 128,512   how fast it is, and whether that lasts
   qiao report before.json after.json             what became worse, with an exit code
@@ -55,6 +58,9 @@ pub(crate) enum Command {
     /// Compare a checkpoint on a device with golden logits, or with another device, operator by operator.
     #[command(after_help = format!("{COMPARE_HELP}\n\n{TABLE}"))]
     Compare(Compare),
+    /// Evaluate a model on a text: perplexity, and with --against how far it is from the model it was made from.
+    #[command(after_help = format!("{EVAL_HELP}\n\n{TABLE}"))]
+    Eval(Eval),
     /// Measure what a device makes of a model.
     #[command(subcommand)]
     Bench(Bench),

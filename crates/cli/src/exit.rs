@@ -23,7 +23,7 @@ Exit codes:
   2    the command line is wrong
   3    the device is not present on this machine
   4    compare --golden: a figure is past its limit
-  130  interrupted by Ctrl-C; what was generated until then is printed";
+  130  interrupted by Ctrl-C; what was done until then is printed";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {

@@ -23,6 +23,7 @@ mod lockstep;
 
 mod compare;
 mod devices;
+mod eval;
 mod plan;
 mod report;
 mod run;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
             Command::Devices(args) => devices::devices(args, out),
             Command::Run(args) => run::run(args, out),
             Command::Compare(args) => compare::compare(args, out),
+            Command::Eval(args) => eval::eval(args, out),
             Command::Bench(Bench::Model(args)) => bench_model::model(args, out),
             Command::Bench(Bench::Ops(args)) => bench_ops::ops(args, out),
             Command::Adapt(args) => adapt::adapt(args, out),

@@ -202,6 +202,15 @@ pub enum EngineError {
         found: String,
     },
 
+    /// A text, or a pair of models, that can't be evaluated.
+    #[error("cannot evaluate: {found}: {mend}")]
+    Evaluation {
+        /// What stands in the way.
+        found: String,
+        /// How to mend it.
+        mend: &'static str,
+    },
+
     /// The device, or the contract with it.
     #[error(transparent)]
     Device(#[from] qiao_core::Error),

@@ -2,7 +2,7 @@
 //!
 //! Modules, from ground to roof: `error`, `json`, `form`, `quantisation`, `weights`, `rope`, `config`, `tokenizer`, `detokenize`, `stop`, `chat`,
 //! `generation`, `sampler`, `model`, `checkpoint`, `dtypes`, `sides`, `homes`, `cache`, `placing`, `prepared`, `rotary`, `runner`, `forecast`, `session`, `compare`,
-//! `divergence`, `text`, `generate`.
+//! `divergence`, `eval`, `text`, `generate`.
 #![deny(unsafe_code)]
 
 pub mod error;
@@ -49,6 +49,8 @@ pub mod session;
 pub mod compare;
 
 pub mod divergence;
+
+pub mod eval;
 
 pub mod text;
 

@@ -189,6 +189,17 @@ impl Session {
         Ok(())
     }
 
+    /// Appends a piece of a sequence that will have `total` tokens; gives the logits of its last `rows` tokens, row-major
+    /// `[rows, vocab]`.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub(crate) fn append(&mut self, ids: &[u32], rows: usize, total: usize) -> Result<&[f32]> {
+        self.check(ids)?;
+        self.run(ids, Step { tokens: ids.len(), rows, keep_hidden: false }, total)?;
+        Ok(&self.logits)
+    }
+
     /// Checks tokens that are to be appended; gives the length of the sequence with them.
     pub(crate) fn check(&self, ids: &[u32]) -> Result<usize> {
         let vocab_size = self.model.spec().vocab;

@@ -24,6 +24,7 @@
 //! - [`registry`] lists the backends of this build; a device of another backend is given with [`ModelOptions::on`].
 //! - [`compare()`] judges a model on a device against golden logits.
 //! - [`LockStep`] runs a model on two devices and names the first operator at which they part.
+//! - [`Eval`] measures how good a model is on a text, and how far from the one that it was made from.
 //! - [`forecast()`] tells from `config.json` alone what a device would make of a model.
 //! - [`plugin`] opens chips that come as a shared library.
 //! - [`mod@bench`] measures a model on a device: latency, throughput, memory, energy, and whether they last.
@@ -44,10 +45,13 @@ mod params;
 
 mod model;
 
+mod eval;
+
 pub mod bench;
 
 pub use devices::{host_fallback, open, registry};
 pub use error::{Error, Result};
+pub use eval::Eval;
 pub use forecast::{forecast, forecast_demo};
 pub use lockstep::LockStep;
 pub use model::{Generation, Model, ModelOptions, compare, compare_writing};
@@ -61,6 +65,7 @@ pub use qiao_engine::chat::Message;
 pub use qiao_engine::compare::{Comparison, LayerComparison, Limits};
 pub use qiao_engine::divergence::Divergence;
 pub use qiao_engine::dtypes::placed_dtype;
+pub use qiao_engine::eval::Evaluation;
 pub use qiao_engine::forecast::{Forecast, ForecastOptions, read_peaks};
 pub use qiao_engine::generate::{Canceller, FinishReason, Piece, Stats};
 pub use qiao_engine::placing::Progress;

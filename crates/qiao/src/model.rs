@@ -167,6 +167,11 @@ impl Model {
         Ok(decode(&self.text.tokenizer()?.vocabulary()?, ids, true))
     }
 
+    /// The token that the tokenizer puts before every text, where it puts one.
+    pub(crate) fn leading_token(&self) -> Result<Option<u32>> {
+        Ok(self.text.tokenizer()?.leading_token()?)
+    }
+
     /// The device.
     pub fn device(&self) -> &Arc<dyn Device> {
         self.text.model().device()

@@ -59,6 +59,7 @@ impl Command {
             Command::Adapt(args) => &mut args.device,
             Command::Check(args) => &mut args.device,
             Command::Plan(args) => &mut args.device,
+            Command::Eval(args) => &mut args.device,
             Command::Devices(_) | Command::Report(_) | Command::NewBackend(_) | Command::ProbePlugin { .. } => return,
         };
         if let (Some(backend), false) = (backend, device_given()) {

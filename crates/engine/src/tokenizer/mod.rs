@@ -140,6 +140,17 @@ impl Tokenizer {
         self.token_to_id(self.config.special_token("bos_token")?)
     }
 
+    /// The token that the tokenizer puts before every text, where it puts one: a BOS.
+    ///
+    /// # Errors
+    /// When the library refuses to encode.
+    pub fn leading_token(&self) -> Result<Option<u32>> {
+        let (with, without) = (self.encode("a", true)?, self.encode("a", false)?);
+        let added = with.len().saturating_sub(without.len());
+        let at = (0..=added).find(|&at| with[at..].starts_with(&without)).unwrap_or(0);
+        Ok(with[..at].first().copied())
+    }
+
     /// What `tokenizer_config.json` says.
     pub fn config(&self) -> &TokenizerConfig {
         &self.config
