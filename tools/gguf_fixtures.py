@@ -10,6 +10,11 @@
     big-endian.gguf             to be refused by name
     parts-0000{1,2,3}-of-00003.gguf   one file split into three
     files.json                  what each holds: metadata with types, tensors with type, shape (outermost first), bytes
+    tokenizer-bytelevel.gguf    fixtures/tokenizer-bytelevel in the metadata of a file without tensors
+    tokenizer-spm.gguf          fixtures/tokenizer-spm likewise, its merges as scores
+    tokenizers.json             llama.cpp's ids of the texts of those fixtures, special tokens recognised, and of some texts
+                                cut in each way that tokenizer.ggml.pre names; only made anew where the Python package
+                                llama_cpp is there
 
 `--check` is how the writer is held to an independent reader; `cargo test -p qiao-gguf --test python_files -- --ignored`
 writes such a file to the path in QIAO_GGUF_OUT.
@@ -19,6 +24,7 @@ import argparse
 import json
 import pathlib
 import struct
+import tempfile
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter
@@ -122,11 +128,94 @@ def parts():
     return file.close()
 
 
+# Ways to cut text, one name of each, and texts that they cut in different ways.
+CUTS = ["gpt-2", "llama-bpe", "qwen2", "deepseek-r1-qwen", "smollm", "tekken", "deepseek-v3", "deepseek-coder", "default"]
+CUT_TEXTS = [
+    "It's what WE'VE got; they'LL say don't.",
+    "The bridge  carries   three\tspaces\n\n and newlines \n",
+    "1234567 and 4096, 3.14 or 50%",
+    "def add(left, right):\n    return left+=right\n",
+    "床前明月光，疑是地上霜。abc中文123",
+    "CamelCaseWords and snake_case_words, $x^2 <= y|z~",
+]
+
+
+def tokenizer(name, kind, pre="qwen2", path=None):
+    """The tokenizer of a fixture as converters write it; the file's path."""
+    folder = ROOT.parent / name
+    source = json.loads((folder / "tokenizer.json").read_text())
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    tokens = dict(source["model"]["vocab"])
+    types = dict.fromkeys(tokens, 1)
+    for added in source["added_tokens"]:
+        tokens[added["content"]] = added["id"]
+        types[added["content"]] = 3 if added["special"] else 4
+    order = sorted(tokens, key=tokens.get)
+    assert [tokens[token] for token in order] == list(range(len(order)))
+    writer = GGUFWriter(None, "llama")
+    merges = [pair if isinstance(pair, list) else pair.split(" ", 1) for pair in source["model"]["merges"]]
+    if kind == "gpt2":
+        writer.add_tokenizer_pre(pre)
+        writer.add_token_merges([" ".join(pair) for pair in merges])
+    else:
+        ranks = {}
+        for rank, (left, right) in enumerate(merges):
+            ranks.setdefault(left + right, rank)
+        # As SentencePiece has it: merged pieces in their order, single characters after all of them.
+        writer.add_token_scores([float(-ranks.get(token, len(merges))) for token in order])
+        types |= {f"<0x{byte:02X}>": 6 for byte in range(256)} | {"<unk>": 2}
+    writer.add_tokenizer_model(kind)
+    writer.add_token_list(order)
+    writer.add_token_types([types[token] for token in order])
+    for role, add in (("bos_token", writer.add_bos_token_id), ("eos_token", writer.add_eos_token_id),
+                      ("unk_token", writer.add_unk_token_id), ("pad_token", writer.add_pad_token_id)):
+        if config.get(role):
+            add(tokens[config[role]])
+    if config.get("chat_template"):
+        writer.add_chat_template(config["chat_template"])
+    # What llama.cpp asks of any file.
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    path = path or ROOT / f"{name}.gguf"
+    writer.write_header_to_file(path=path)
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def second_opinion(paths):
+    """llama.cpp's ids of the golden texts, where its package is there."""
+    try:
+        from llama_cpp import Llama
+    except ImportError:
+        print("llama_cpp is not there: tokenizers.json stays as it is")
+        return
+
+    def ids(path, texts):
+        llama = Llama(str(path), vocab_only=True, verbose=False)
+        return [{"text": text, "ids": llama.tokenize(text.encode(), add_bos=False, special=True)} for text in texts]
+
+    held = {}
+    for path in paths:
+        golden = json.loads((ROOT.parent / path.stem / "golden.json").read_text())
+        held[path.stem] = ids(path, [case["text"] for case in golden["encode"]])
+    with tempfile.TemporaryDirectory() as folder:
+        made = {pre: tokenizer("tokenizer-bytelevel", "gpt2", pre, pathlib.Path(folder, f"{pre}.gguf")) for pre in CUTS}
+        held["cuts"] = {pre: ids(path, CUT_TEXTS) for pre, path in made.items()}
+    (ROOT / "tokenizers.json").write_text(json.dumps(held, ensure_ascii=False) + "\n")
+
+
 def make():
     ROOT.mkdir(parents=True, exist_ok=True)
     held = {"every-type": every_type("every-type"), "aligned": aligned(), "parts": parts()}
     held["every-type-v2"] = version_2(held["every-type"])
     big_endian()
+    second_opinion([tokenizer("tokenizer-bytelevel", "gpt2"), tokenizer("tokenizer-spm", "llama")])
     (ROOT / "files.json").write_text(json.dumps(held, ensure_ascii=False, indent=1) + "\n")
     for path in sorted(ROOT.glob("*")):
         print(f"{path.stat().st_size:8} {path.name}")

@@ -152,7 +152,7 @@ pub(crate) enum Dtype {
 
 #[derive(Args)]
 pub(crate) struct Run {
-    /// A checkpoint directory: config.json, tokenizer.json, *.safetensors. Without it, the embedded demo model.
+    /// A checkpoint directory (config.json, tokenizer.json, *.safetensors) or a GGUF file. Without it, the embedded demo model.
     pub(crate) model: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) input: Input,
@@ -222,7 +222,7 @@ pub(crate) struct Sampling {
 
 #[derive(Args)]
 pub(crate) struct Compare {
-    /// A checkpoint directory. Without it, the embedded demo model.
+    /// A checkpoint directory or a GGUF file. Without it, the embedded demo model.
     pub(crate) model: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) with: Trusted,
@@ -295,7 +295,7 @@ Examples:
 
 #[derive(Args)]
 pub(crate) struct Plan {
-    /// A config.json, or the directory that holds it. Without it, the embedded demo model.
+    /// A config.json, the directory that holds it, or a GGUF file. Without it, the embedded demo model.
     pub(crate) model: Option<PathBuf>,
     /// The device, as 'qiao devices' names it.
     #[arg(long, value_name = "NAME", default_value = "cpu")]

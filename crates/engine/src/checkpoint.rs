@@ -7,9 +7,10 @@ use crate::chat::ChatTemplate;
 use crate::config::{CONFIG_FILE, ModelConfig};
 use crate::error::Result;
 use crate::generation::{GENERATION_CONFIG_FILE, GenerationConfig};
+use crate::gguf;
 use crate::model::Family;
 use crate::tokenizer::{TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer, TokenizerConfig};
-use crate::weights::{SINGLE_FILE, Weights};
+use crate::weights::{GgufParts, SINGLE_FILE, Weights};
 
 /// A checkpoint.
 #[derive(Debug)]
@@ -46,12 +47,16 @@ pub struct EmbeddedFiles {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint directory in Hugging Face layout. Weights are mapped, not read.
+    /// Opens a checkpoint: a directory in Hugging Face layout, a GGUF file (any part of a split one), or a directory that
+    /// holds one GGUF file and no `config.json`. Weights are mapped, not read.
     ///
     /// # Errors
     /// An architecture that is not known, before anything else is opened; files that are missing or malformed.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let path = path.as_ref();
+        if let Some(file) = GgufParts::find(path)? {
+            return Checkpoint::open_gguf(&file);
+        }
         let config = ModelConfig::from_dir(path)?;
         Family::of(&config, &path.join(CONFIG_FILE))?;
         let tokenizer = match path.join(TOKENIZER_FILE).is_file() {
@@ -74,6 +79,28 @@ impl Checkpoint {
             tokenizer,
             chat,
         })
+    }
+
+    fn open_gguf(path: &Path) -> Result<Checkpoint> {
+        let parts = GgufParts::open(path)?;
+        let config = gguf::model_config(&parts)?;
+        Family::of(&config, path)?;
+        let gguf::Text { tokenizer, chat, generation } = gguf::read_text(&parts)?;
+        let path = path.to_path_buf();
+        Ok(Checkpoint { path, config, generation, tokenizer, chat, weights: Weights::open_gguf(parts)? })
+    }
+
+    /// What a checkpoint, or a `config.json` alone, says about its model. Of a checkpoint neither weights nor tokenizer are
+    /// read.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn config_of(path: impl AsRef<Path>) -> Result<ModelConfig> {
+        let path = path.as_ref();
+        match GgufParts::find(path)? {
+            Some(file) => gguf::model_config(&GgufParts::open(&file)?),
+            None => ModelConfig::from_path(path),
+        }
     }
 
     /// Opens a checkpoint that is part of the program.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use qiao_core::DType;
+use qiao_core::{DType, RopeStyle};
 
 use crate::error::{EngineError, Result};
 use crate::json::{self, Object};
@@ -52,6 +52,8 @@ pub struct ModelConfig {
     pub rms_norm_eps: f64,
     /// Rotary embedding.
     pub rope: RopeConfig,
+    /// How the rotated elements of a head pair: in halves, or neighbours where `rope_interleave` says so.
+    pub rope_style: RopeStyle,
     /// Longest sequence the model promises, in tokens.
     pub max_position_embeddings: usize,
     /// Whether the attention projections carry biases. Families with a fixed choice (Qwen2) do not ask.
@@ -87,7 +89,9 @@ impl ModelConfig {
         let missing =
             |mend| EngineError::MissingFile { dir: dir.to_path_buf(), expected: vec![CONFIG_FILE.to_string()], mend };
         if !std::fs::metadata(dir).map_err(|e| EngineError::io("open", dir, e))?.is_dir() {
-            return Err(missing("it is a file; give the directory of a checkpoint in Hugging Face layout"));
+            return Err(missing(
+                "it is a file; give the directory of a checkpoint in Hugging Face layout, or a .gguf file",
+            ));
         }
         // A path that can not be looked at, for rights or a link in a circle, is not a missing one.
         let found = match std::fs::metadata(&path) {
@@ -152,6 +156,10 @@ impl ModelConfig {
                 .number("rms_norm_eps", "a number from 0 to 1", |eps| (0.0..=1.0).contains(&eps))?
                 .unwrap_or(1e-6),
             rope,
+            rope_style: match object.boolean("rope_interleave")? {
+                Some(true) => RopeStyle::Interleaved,
+                _ => RopeStyle::HalfSplit,
+            },
             max_position_embeddings,
             attention_bias: object.boolean("attention_bias")?.unwrap_or(false),
             mlp_bias: object.boolean("mlp_bias")?.unwrap_or(false),

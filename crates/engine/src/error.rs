@@ -44,6 +44,15 @@ pub enum EngineError {
         mend: &'static str,
     },
 
+    /// A GGUF file breaks its format, or lacks what is asked of it.
+    #[error("{}: {source}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: qiao_gguf::GgufError,
+    },
+
     /// One tensor's entry in a weights file is wrong.
     #[error("{}: tensor {tensor:?}: {found}: {mend}", path.display())]
     BadTensor {

@@ -1,7 +1,7 @@
 //! From a checkpoint to tokens, over any device.
 //!
 //! Modules, from ground to roof: `error`, `json`, `form`, `quantisation`, `weights`, `rope`, `config`, `tokenizer`, `detokenize`, `stop`, `chat`,
-//! `generation`, `sampler`, `model`, `checkpoint`, `dtypes`, `sides`, `homes`, `cache`, `placing`, `prepared`, `rotary`, `runner`, `forecast`, `session`, `compare`,
+//! `generation`, `sampler`, `model`, `gguf`, `checkpoint`, `dtypes`, `sides`, `homes`, `cache`, `placing`, `prepared`, `rotary`, `runner`, `forecast`, `session`, `compare`,
 //! `divergence`, `eval`, `text`, `generate`.
 #![deny(unsafe_code)]
 
@@ -29,6 +29,8 @@ pub mod generation;
 pub mod sampler;
 
 pub mod model;
+
+mod gguf;
 
 pub mod checkpoint;
 

@@ -43,7 +43,7 @@ Examples:
 
 #[derive(Args)]
 pub(crate) struct BenchModel {
-    /// A checkpoint directory. Without it, the embedded demo model.
+    /// A checkpoint directory or a GGUF file. Without it, the embedded demo model.
     pub(crate) model: Option<PathBuf>,
     /// The device, as 'qiao devices' names it.
     #[arg(long, value_name = "NAME", default_value = "cpu")]

@@ -121,7 +121,7 @@ impl DecoderSpec {
             qk_norm: false,
             tied: config.tie_word_embeddings,
             rotary_dim: config.rope.rotary_dim(config.head_dim),
-            rope_style: RopeStyle::HalfSplit,
+            rope_style: config.rope_style,
             windows: (0..config.num_layers).map(window).collect(),
             names: Names::LLAMA,
         })

@@ -16,10 +16,12 @@ use crate::error::{EngineError, Result, excerpt};
 use crate::form::WeightForm;
 
 pub mod convert;
+mod gguf;
 mod header;
 mod map;
 mod packed;
 
+pub use gguf::GgufParts;
 pub use header::StoredDType;
 pub use map::MappedFile;
 
