@@ -102,6 +102,27 @@ fn gathers_copy_every_bit_whatever_the_ids() {
 }
 
 #[test]
+fn gathers_of_codes_and_of_floats_in_another_dtype() {
+    let mut m = Maker::new(8);
+    let mut trials = Vec::new();
+    let gather = || Trial::new(Op::GatherRows(NoAttrs {}));
+    for dtype in [DType::I4, DType::U4, DType::F4E2M1] {
+        for layout in [TensorDesc::new(dtype, &[5, 6]), TensorDesc::strided(dtype, &[5, 6], &[10, 1])] {
+            let desc = layout.unwrap();
+            let bytes = (0..desc.bytes().unwrap()).map(|_| m.rng.bits() as u8).collect();
+            let trial = gather().input(desc, bytes).values(DType::I32, &[2, 2], &[4.0, 0.0, 5.0, -1.0]);
+            trials.push(if dtype == DType::F4E2M1 { trial.output_dtype(DType::BF16) } else { trial });
+        }
+    }
+    let floats = [DType::F64, DType::F32, DType::F16, DType::BF16, DType::F8E4M3, DType::F8E5M2];
+    for (from, to) in floats.iter().flat_map(|&from| floats.map(|to| (from, to))) {
+        let trial = with(gather(), m.gapped(from, &[4, 9])).values(DType::I64, &[3], &[2.0, 7.0, 1.0]);
+        trials.push(trial.output_dtype(to));
+    }
+    check_all(&trials);
+}
+
+#[test]
 fn gathered_wide_integers_and_nan_keep_their_bits() {
     for device in devices() {
         for (dtype, bits) in

@@ -1,7 +1,7 @@
 //! Operators that move elements: copy, cast, fill, gather, concat, split, slice, transpose.
 
 use half::{bf16, f16};
-use qiao_core::{Accept, DType, DTypeKind, NodeView, Op, OpKind, Property, Reason, Row, Rule, TensorDesc};
+use qiao_core::{Accept, DType, NodeView, Op, OpKind, Property, Reason, Row, Rule, TensorDesc};
 use qiao_quant::minifloat::{BF16, F4E2M1, F8E4M3FNUZ, F8E5M2FNUZ, F16, Format, decode_e8m0, encode_e8m0};
 use qiao_quant::nibble;
 
@@ -365,13 +365,14 @@ fn fill(node: &NodeView<'_>, _: &Core) -> Prepared {
 
 fn gathers(node: &NodeView<'_>) -> Result<Accept, Reason> {
     let (table, y) = (node.required(0), node.output(0));
-    if table.dtype.is_block() || table.dtype.is_activation() {
+    let unpacked = table.dtype.is_block() || table.dtype == DType::F4E2M1;
+    if unpacked || table.dtype.is_activation() && y.dtype.is_activation() {
         return activations(node, &[2]);
     }
-    if table.dtype.kind() == DTypeKind::Float && table.dtype != y.dtype {
-        return Err(Reason::dtype(0, table.dtype, &[DType::F32, DType::F16, DType::BF16]));
+    if table.dtype == y.dtype && (!table.dtype.is_packed() || y.rows_are_contiguous()) {
+        return no_layouts(node);
     }
-    if table.dtype.is_packed() {
+    if !is_scalar(table.dtype) || !is_scalar(y.dtype) {
         return Err(Reason::operand(0, Property::Dtype, Rule::None, table.dtype, ""));
     }
     no_layouts(node)
@@ -382,7 +383,7 @@ fn gather_rows(node: &NodeView<'_>, _: &Core) -> Prepared {
     let y = Operand::output(node, 0);
     let count = table.shape[0];
     let same = table.dtype == y.dtype;
-    let size = y.dtype.block_bytes();
+    let (size, elems) = (y.dtype.block_bytes(), y.dtype.block_elems());
     let missing = no_number(y.dtype);
     Prepared::with_scratch(2 * y.len, move |exec| {
         let k = exec.kernels();
@@ -395,17 +396,21 @@ fn gather_rows(node: &NodeView<'_>, _: &Core) -> Prepared {
                     let (buf, out) = exec.scratch(thread).split_at_mut(y.len);
                     let entry = ids.offset(r / ids.len.max(1)) + r % ids.len.max(1) * ids.step();
                     let id = ids.index(at[1] as *const u8, entry);
-                    let to = (at[2] + y.offset(r) * size) as *mut u8;
+                    let to = (at[2] + y.offset(r) / elems * size) as *mut u8;
+                    let len = y.len / elems;
                     let Some(id) = usize::try_from(id).ok().filter(|&id| id < count) else {
-                        (0..y.len).for_each(|i| to.add(i * y.step() * size).copy_from(missing.as_ptr(), size));
+                        (0..len).for_each(|i| to.add(i * y.step() * size).copy_from(missing.as_ptr(), size));
                         continue;
                     };
                     if same {
-                        let from = (at[0] + table.offset(id) * size) as *const u8;
-                        copy_row((from, table.step()), (to, y.step()), y.len, size);
-                    } else if table.dtype.is_block() {
+                        let from = (at[0] + table.offset(id) / elems * size) as *const u8;
+                        copy_row((from, table.step()), (to, y.step()), len, size);
+                    } else if table.dtype.is_packed() {
                         unpack_row(&table, at[0] as *const u8, id, &mut out[..y.len]);
                         y.write(k, at[2] as *mut u8, r, 0, &out[..y.len]);
+                    } else if !table.dtype.is_activation() || !y.dtype.is_activation() {
+                        let row = at[0] as *const u8;
+                        (0..y.len).for_each(|i| put(&y, at[2] as *mut u8, r, i, get(&table, row, id, i)));
                     } else {
                         let row = table.read(k, at[0] as *const u8, id, buf);
                         y.write(k, at[2] as *mut u8, r, 0, row);
