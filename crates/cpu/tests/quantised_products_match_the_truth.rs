@@ -177,8 +177,10 @@ fn inputs_in_the_order_of_activations() {
     let mut m = Maker::new(27);
     let mut trials = Vec::new();
     for (code, index) in [(DType::U4, DType::I32), (DType::I4, DType::I64), (DType::U8, DType::I32)] {
-        for (rows, zeros) in [(1, false), (5, true)] {
-            let (n, k, group) = (21, 128, 32);
+        for (rows, zeros, k, group) in
+            [(1, false, 128, 32), (5, true, 128, 32), (2, true, 1120, 40), (7, false, 1216, 64)]
+        {
+            let n = 21;
             let a = m.of(DType::BF16, &[rows, k]);
             let w = codes(&mut m, code, &[n, k]);
             let trial = with(with(Trial::new(op(group as u32, 0, Epilogue::None)), a), w);

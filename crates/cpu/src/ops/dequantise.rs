@@ -1,12 +1,11 @@
 //! The weights of a `matmul_quant` as f32, row by row, whatever their format, strides and groups.
 
-use qiao_core::{Accept, DType, Error, MatmulQuantAttrs, NodeView, Property, Reason, Result, Rule};
-use qiao_quant::minifloat::F4E2M1;
-use qiao_quant::nibble;
+use qiao_core::{Accept, DType, MatmulQuantAttrs, NodeView, Property, Reason, Result, Rule};
 
 use super::access::Operand;
 use super::exec::{Exec, no_layouts};
-use super::moves::{get, small, unpack_row};
+use super::groups::check_order;
+use super::moves::{get, number, small, unpack_row};
 
 /// Accepts codes whose values an f32 holds, with scales, zeros and groups of any dtype.
 pub(super) fn accepts_weights(node: &NodeView<'_>) -> std::result::Result<Accept, Reason> {
@@ -50,17 +49,7 @@ impl Dequantise {
     /// # Errors
     /// The first that does not.
     pub(super) fn check(&self, exec: &Exec<'_>) -> Result<()> {
-        let Some(g_idx) = &self.g_idx else { return Ok(()) };
-        let groups = self.groups();
-        for k in 0..g_idx.len {
-            // SAFETY: the graph checked that there is one entry for each input.
-            let g = unsafe { g_idx.index(exec.address(g_idx.tensor), k * g_idx.step()) };
-            if usize::try_from(g).map_or(true, |g| g >= groups) {
-                let found = format!("group {g} of {groups} for input {k}");
-                return Err(Error::invalid("matmul_quant g_idx", found, "name groups that have scales"));
-            }
-        }
-        Ok(())
+        self.g_idx.as_ref().map_or(Ok(()), |order| check_order(exec, order, self.groups()))
     }
 
     /// Row `n` of the weights in `out`, which holds K elements; `spare` holds [`Dequantise::scratch`].
@@ -99,22 +88,5 @@ impl Dequantise {
                 *c = (*c - z[g]) * s[g];
             }
         }
-    }
-}
-
-/// One element as f32; 4-bit codes have none of their own address.
-///
-/// # Safety
-/// As [`Operand::read`].
-pub(super) unsafe fn number(x: &Operand, base: *const u8, r: usize, i: usize) -> f32 {
-    let at = x.offset(r) + i;
-    // SAFETY: the caller vouches for the element; rows of 4-bit codes lie side by side.
-    let byte = || unsafe { [*base.add(at / 2)] };
-    match x.dtype {
-        DType::I4 => f32::from(nibble::i4(&byte(), at % 2)),
-        DType::U4 => f32::from(nibble::u4(&byte(), at % 2)),
-        DType::F4E2M1 => F4E2M1.decode(u32::from(nibble::u4(&byte(), at % 2))) as f32,
-        // SAFETY: as the caller vouches.
-        _ => unsafe { get(x, base, r, i) as f32 },
     }
 }

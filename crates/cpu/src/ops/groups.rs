@@ -1,12 +1,14 @@
 //! Scales and zeros that lie beside the codes, as the kernels of panels take them: f32 `[chunk][16]`.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
-use qiao_core::{Accept, DType, MatmulQuantAttrs, NodeView, Property, Reason, Rule};
+use qiao_core::{Accept, DType, Error, MatmulQuantAttrs, NodeView, Property, Reason, Rule};
 use qiao_kernels_cpu::{CHUNK, NR};
 
 use super::access::Operand;
-use super::dequantise::number;
 use super::exec::Exec;
+use super::moves::number;
 use super::quant_panels::{QUANT_GROUPS, group_bytes};
 use super::sound::can_be_packed;
 
@@ -14,11 +16,8 @@ use super::sound::can_be_packed;
 pub(super) fn accepts_groups(node: &NodeView<'_>, attrs: &MatmulQuantAttrs) -> Result<Accept, Reason> {
     let w = node.required(1);
     let size = attrs.group_size as usize;
-    if !size.is_multiple_of(CHUNK) && size < w.shape[1] {
+    if !size.is_multiple_of(CHUNK) && size < w.shape[1] && node.input(4).is_none() {
         return Err(Reason::attribute("group_size", Rule::MultipleOf, size, CHUNK));
-    }
-    if node.input(4).is_some() {
-        return Err(Reason::operand(4, Property::Memory, Rule::None, "given", ""));
     }
     let rows = (attrs.group_rows as usize).max(1);
     if rows > 1 && !rows.is_multiple_of(NR) {
@@ -57,6 +56,8 @@ struct Table {
 pub(super) struct Groups {
     scales: Table,
     zeros: Option<Table>,
+    /// The group of each input, where they are in no order.
+    order: Option<Operand>,
     /// Groups along K, chunks in each, outputs that share a scale.
     count: usize,
     chunks: usize,
@@ -77,8 +78,58 @@ impl Groups {
             count: scales.operand.len,
             scales,
             zeros: table(3),
+            order: Operand::input(node, 4),
             chunks: size.div_ceil(CHUNK).max(1),
             rows: (attrs.group_rows as usize).max(1),
+        }
+    }
+
+    /// Whether inputs name their groups, so that scales are for [`Groups::apply`].
+    pub(super) fn ordered(&self) -> bool {
+        self.order.is_some()
+    }
+
+    /// f32 of scratch that [`Groups::apply`] needs.
+    pub(super) fn scratch(&self) -> usize {
+        if self.ordered() { 2 * self.count * NR } else { 0 }
+    }
+
+    /// Checks what only the data can tell: every input names a group that has scales.
+    ///
+    /// # Errors
+    /// The first that does not.
+    pub(super) fn check(&self, exec: &Exec<'_>) -> Result<(), Error> {
+        self.order.as_ref().map_or(Ok(()), |order| check_order(exec, order, self.count))
+    }
+
+    /// Makes weights of the codes of inputs `first..`, `[inputs][16]`, each input in the group that it names.
+    ///
+    /// # Safety
+    /// As [`Groups::expand`]; [`Groups::check`] found no fault.
+    pub(super) unsafe fn apply(
+        &self,
+        exec: &Exec<'_>,
+        panel: usize,
+        first: usize,
+        codes: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        let Some(order) = &self.order else { return };
+        let (scales, zeros) = scratch[..self.scratch()].split_at_mut(self.count * NR);
+        let base = exec.address(order.tensor);
+        // SAFETY: as the caller vouches; inputs past the last are padding.
+        unsafe {
+            self.read_groups(exec, &self.scales, panel, 0..self.count, scales);
+            match &self.zeros {
+                Some(table) => self.read_groups(exec, table, panel, 0..self.count, zeros),
+                None => zeros.fill(0.0),
+            }
+            for (k, codes) in (first..order.len).zip(codes.chunks_exact_mut(NR)) {
+                let g = order.index(base, k * order.step()) as usize * NR;
+                for ((code, scale), zero) in codes.iter_mut().zip(&scales[g..g + NR]).zip(&zeros[g..g + NR]) {
+                    *code = (*code - zero) * scale;
+                }
+            }
         }
     }
 
@@ -105,6 +156,23 @@ impl Groups {
         }
     }
 
+    /// The numbers of some groups of a panel, `[groups][16]`.
+    ///
+    /// # Safety
+    /// As [`Groups::expand`]; the groups exist.
+    unsafe fn read_groups(&self, exec: &Exec<'_>, table: &Table, panel: usize, groups: Range<usize>, out: &mut [f32]) {
+        // SAFETY: as the caller vouches; a panel of packed scales has 16 for each group.
+        unsafe {
+            if table.packed {
+                return read(exec, &table.operand, (panel * self.count + groups.start) * NR, out);
+            }
+            let base = exec.address(table.operand.tensor);
+            for (g, row) in groups.zip(out.chunks_exact_mut(NR)) {
+                row.fill(number(&table.operand, base, panel * NR / self.rows, g));
+            }
+        }
+    }
+
     /// # Safety
     /// As [`Groups::expand`].
     unsafe fn expand_one(
@@ -119,22 +187,29 @@ impl Groups {
         let chunks = out.len() / NR;
         let groups = first / self.chunks..(first + chunks).div_ceil(self.chunks);
         let spare = &mut spare[..groups.len() * NR];
-        // SAFETY: as the caller vouches; a panel of packed scales has 16 for each group.
-        unsafe {
-            if table.packed {
-                read(exec, &table.operand, (panel * self.count + groups.start) * NR, spare);
-            } else {
-                let base = exec.address(table.operand.tensor);
-                for (g, row) in groups.clone().zip(spare.chunks_exact_mut(NR)) {
-                    row.fill(number(&table.operand, base, panel * NR / self.rows, g));
-                }
-            }
-        }
+        // SAFETY: as the caller vouches.
+        unsafe { self.read_groups(exec, table, panel, groups.clone(), spare) };
         for (i, row) in out.chunks_exact_mut(NR).enumerate() {
             let g = (first + i) / self.chunks - groups.start;
             row.copy_from_slice(&spare[g * NR..][..NR]);
         }
     }
+}
+
+/// Checks that every input names one of `groups` groups.
+///
+/// # Errors
+/// The first that does not.
+pub(super) fn check_order(exec: &Exec<'_>, order: &Operand, groups: usize) -> Result<(), Error> {
+    for k in 0..order.len {
+        // SAFETY: the graph checked that there is one entry for each input.
+        let g = unsafe { order.index(exec.address(order.tensor), k * order.step()) };
+        if usize::try_from(g).map_or(true, |g| g >= groups) {
+            let found = format!("group {g} of {groups} for input {k}");
+            return Err(Error::invalid("matmul_quant g_idx", found, "name groups that have scales"));
+        }
+    }
+    Ok(())
 }
 
 /// Elements of packed scales from `at` on as f32.

@@ -61,7 +61,7 @@ fn accepts_panels(node: &NodeView<'_>) -> Result<Accept, Reason> {
     if !has_panels(w) || !w.constant || w.layout == 0 && !can_be_packed(node, 1) {
         return Err(refused("not constant"));
     }
-    let zeros = node.input(3).is_some();
+    let zeros = node.input(3).is_some() && node.input(4).is_none();
     if matches!(w.dtype, DType::F8E4M3 | DType::F8E5M2) && zeros {
         return Err(Reason::operand(3, Property::Memory, Rule::None, "given", ""));
     }
@@ -125,6 +125,7 @@ impl Weights {
         // SAFETY: as the caller vouches; the plan checked that the binding holds all panels.
         let data = unsafe { std::slice::from_raw_parts(exec.address(self.tensor).add(panel * len), len) };
         match &self.groups {
+            Some(groups) if groups.ordered() => scales.fill(1.0),
             // SAFETY: as the caller vouches.
             Some(groups) => unsafe { groups.expand(exec, panel, chunks.start, scales, offsets, spare) },
             None => {
@@ -141,6 +142,36 @@ impl Weights {
             offsets,
         });
     }
+
+    /// f32 of scratch for [`Weights::decode`].
+    fn scratch(&self) -> usize {
+        SCALES + self.groups.as_ref().map_or(0, Groups::scratch)
+    }
+
+    /// The weights of chunks `chunks` of a panel, at most [`STRETCH`] of them, `[inputs][16]`; `scratch` holds
+    /// [`Weights::scratch`].
+    ///
+    /// # Safety
+    /// As [`Weights::stretch`].
+    unsafe fn decode(&self, exec: &Exec<'_>, panel: usize, chunks: Range<usize>, scratch: &mut [f32], out: &mut [f32]) {
+        let (scales, rest) = scratch.split_at_mut(SCALES);
+        let first = chunks.start * CHUNK;
+        // SAFETY: as the caller vouches.
+        unsafe {
+            self.stretch(exec, panel, chunks, scales, |block| (self.kernel.decode)(out, block));
+            if let Some(groups) = &self.groups {
+                groups.apply(exec, panel, first, out, rest);
+            }
+        }
+    }
+
+    /// Checks what only the data can tell.
+    ///
+    /// # Errors
+    /// An input in a group that has no scales.
+    fn check(&self, exec: &Exec<'_>) -> qiao_core::Result<()> {
+        self.groups.as_ref().map_or(Ok(()), |groups| groups.check(exec))
+    }
 }
 
 /// A product with weights in panels.
@@ -156,7 +187,8 @@ struct Product {
 fn panels(node: &NodeView<'_>, core: &Core) -> Prepared {
     let (a, w) = (Operand::required(node, 0), node.required(1));
     let format = format(w.dtype).expect("the table accepts only formats with panels");
-    let kernel = core.kernels.quant(format, node.input(3).is_some());
+    // Inputs that name their groups are scaled once they are decoded.
+    let kernel = core.kernels.quant(format, node.input(3).is_some() && node.input(4).is_none());
     let weights = Weights {
         tensor: node.node.inputs[1].expect("matmul_quant has its weights").index(),
         format,
@@ -184,7 +216,7 @@ struct Activations<'a> {
     stride: usize,
     sums: &'a [f32],
     sums_stride: usize,
-    /// Whether no product of a code can overflow and none is NaN.
+    /// Whether codes can be multiplied as they are: no product can overflow, none is NaN, groups are in order.
     tame: bool,
 }
 
@@ -205,7 +237,7 @@ impl Product {
         let (kernels, stride, per_row) = (exec.kernels(), self.chunks() * CHUNK, self.sums());
         let (x, sums) = shared.split_at_mut(self.m * stride);
         let each = CHUNK / self.weights.format.scales_per_chunk();
-        let mut tame = true;
+        let mut tame = !self.weights.groups.as_ref().is_some_and(Groups::ordered);
         for r in 0..self.m {
             let row = &mut x[r * stride..][..stride];
             let (values, rest) = row.split_at_mut(self.k);
@@ -227,8 +259,9 @@ impl Product {
         let columns = chunk * NR;
         let shared = 4 * self.m * (self.chunks() * CHUNK + self.sums());
         // Scales, decoded weights, results, and the epilogue's two rows.
-        let per_thread = 4 * (SCALES + STRETCH * CHUNK * NR + (self.m + 2) * columns);
+        let per_thread = 4 * (self.weights.scratch() + STRETCH * CHUNK * NR + (self.m + 2) * columns);
         let run = move |exec: &Exec<'_>| {
+            self.weights.check(exec)?;
             let (buffer, bytes) = exec.shared();
             // SAFETY: the plan laid out the shared scratch for this step; the tasks below only read it.
             let x = self.read(exec, unsafe { std::slice::from_raw_parts_mut(buffer.cast::<f32>(), bytes / 4) });
@@ -267,28 +300,27 @@ impl Product {
         scratch: &mut [f32],
     ) -> [[f32; NR]; FEW] {
         let mut y = [[0.0; NR]; FEW];
-        let (scales, decoded) = scratch.split_at_mut(SCALES);
+        let (scratch, decoded) = scratch.split_at_mut(self.weights.scratch());
         let per_chunk = self.weights.format.scales_per_chunk();
         for first in (0..self.chunks()).step_by(STRETCH) {
             let chunks = first..(first + STRETCH).min(self.chunks());
             let at = first * CHUNK;
-            let multiply = |block: &QuantBlock<'_>| {
-                if x.tame {
-                    let sums = if x.sums_stride > 0 { &x.sums[first * per_chunk..] } else { &[] };
-                    let rows =
-                        QuantRows { rows: self.m, x: &x.x[at..], stride: x.stride, sums, sums_stride: x.sums_stride };
-                    return (self.weights.kernel.dot)(y.as_flattened_mut(), &rows, block);
-                }
-                let inputs = (block.chunks * CHUNK).min(self.k - at);
-                let len = block.chunks * CHUNK * NR;
-                (self.weights.kernel.decode)(&mut decoded[..len], block);
+            if !x.tame {
+                let inputs = (chunks.len() * CHUNK).min(self.k - at);
+                let decoded = &mut decoded[..chunks.len() * CHUNK * NR];
+                // SAFETY: as the caller vouches.
+                unsafe { self.weights.decode(exec, panel, chunks, scratch, decoded) };
                 for (r, y) in y.iter_mut().enumerate().take(self.m) {
                     let x = &x.x[r * x.stride + at..][..inputs];
-                    (exec.kernels().gemv_f32.run)(y, x, &decoded[..len], len, true);
+                    (exec.kernels().gemv_f32.run)(y, x, decoded, decoded.len(), true);
                 }
-            };
+                continue;
+            }
+            let sums = if x.sums_stride > 0 { &x.sums[first * per_chunk..] } else { &[] };
+            let rows = QuantRows { rows: self.m, x: &x.x[at..], stride: x.stride, sums, sums_stride: x.sums_stride };
+            let multiply = |block: &QuantBlock<'_>| (self.weights.kernel.dot)(y.as_flattened_mut(), &rows, block);
             // SAFETY: as the caller vouches.
-            unsafe { self.weights.stretch(exec, panel, chunks, scales, multiply) };
+            unsafe { self.weights.stretch(exec, panel, chunks, &mut scratch[..SCALES], multiply) };
         }
         y
     }
@@ -299,10 +331,11 @@ impl Product {
         assert!(gemm.kc.is_multiple_of(CHUNK), "blocks of K are whole chunks");
         let plan = Blocks::new(self.m, self.n, self.k, gemm, core.pool.threads());
         let uneven = if self.a.is_dense() && self.a.is_even() { 0 } else { plan.mr * self.k * size_of::<A>() };
-        let decoded = 4 * (SCALES + plan.panels * gemm.kc * NR);
+        let decoded = 4 * (self.weights.scratch() + plan.panels * gemm.kc * NR);
         let per_thread = plan.scratch_bytes() + uneven.max(decoded).next_multiple_of(4);
         let shared = plan.packed_len() * 4;
         let run = move |exec: &Exec<'_>| {
+            self.weights.check(exec)?;
             for first in (0..self.m).step_by(plan.rows) {
                 let rows = plan.rows.min(self.m - first);
                 plan.pack::<A, f32>(exec, &self.a, pack, first, rows);
@@ -325,14 +358,14 @@ impl Panels<f32> for Weights {
     ) -> (&'a [f32], usize) {
         let chunks = inputs.start / CHUNK..inputs.end.div_ceil(CHUNK);
         let stride = chunks.len() * CHUNK * NR;
-        let (scales, decoded) = scratch.split_at_mut(SCALES);
+        let (scratch, decoded) = scratch.split_at_mut(self.scratch());
         let decoded = &mut decoded[..panels.len() * stride];
         for (panel, out) in panels.zip(decoded.chunks_exact_mut(stride)) {
             for first in chunks.clone().step_by(STRETCH) {
                 let part = first..(first + STRETCH).min(chunks.end);
                 let out = &mut out[(first - chunks.start) * CHUNK * NR..][..part.len() * CHUNK * NR];
                 // SAFETY: the plan resolved all operands, and the caller asks for panels and inputs that exist.
-                unsafe { self.stretch(exec, panel, part, scales, |block| (self.kernel.decode)(out, block)) };
+                unsafe { self.decode(exec, panel, part, scratch, out) };
             }
         }
         (decoded, stride)

@@ -26,9 +26,9 @@ mod tail;
 mod blocks;
 mod matmul;
 
-mod dequantise;
-
 mod groups;
+
+mod dequantise;
 
 mod matmul_quant;
 mod rope;

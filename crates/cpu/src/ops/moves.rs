@@ -288,6 +288,23 @@ pub(super) unsafe fn get(x: &Operand, base: *const u8, r: usize, i: usize) -> f6
     }
 }
 
+/// One element as f32; 4-bit codes have none of their own address.
+///
+/// # Safety
+/// As [`Operand::read`].
+pub(super) unsafe fn number(x: &Operand, base: *const u8, r: usize, i: usize) -> f32 {
+    let at = x.offset(r) + i;
+    // SAFETY: the caller vouches for the element; rows of 4-bit codes lie side by side.
+    let byte = || unsafe { [*base.add(at / 2)] };
+    match x.dtype {
+        DType::I4 => f32::from(nibble::i4(&byte(), at % 2)),
+        DType::U4 => f32::from(nibble::u4(&byte(), at % 2)),
+        DType::F4E2M1 => F4E2M1.decode(u32::from(nibble::u4(&byte(), at % 2))) as f32,
+        // SAFETY: as the caller vouches.
+        _ => unsafe { get(x, base, r, i) as f32 },
+    }
+}
+
 /// Rounds a value to one element of a scalar dtype: half to even, integers saturating, NaN to integer 0.
 ///
 /// # Safety
