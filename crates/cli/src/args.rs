@@ -13,6 +13,7 @@ mod adapt;
 mod bench;
 mod eval;
 mod plugins;
+mod quantize;
 mod report;
 
 pub(crate) use adapt::Adapt;
@@ -20,6 +21,7 @@ pub(crate) use bench::{Bench, BenchModel};
 pub(crate) use bench_ops::BenchOps;
 pub(crate) use eval::{EVAL_HELP, Eval, EvalSource};
 pub(crate) use plugins::{Lang, NewBackend, Plugins, device_given};
+pub(crate) use quantize::{QUANTIZE_HELP, Quantize};
 pub(crate) use report::Report;
 
 const EXAMPLES: &str = "\
@@ -30,6 +32,7 @@ Examples:
   qiao devices                                   what this machine has
   qiao compare ./model --golden golden.safetensors
   qiao eval ./model --text wiki.txt --against ./base   perplexity, and the divergence from a base
+  qiao quantize ./model ./model.gguf --format q4_k_m   a smaller checkpoint
   qiao bench ops --quick                         how fast its operators are, beside its limits
   qiao bench model ./Qwen2.5-0.5B --prompt 128,512   how fast it is, and whether that lasts
   qiao report before.json after.json             what became worse, with an exit code
@@ -61,6 +64,9 @@ pub(crate) enum Command {
     /// Evaluate a model on a text: perplexity, and with --against how far it is from the model it was made from.
     #[command(after_help = format!("{EVAL_HELP}\n\n{TABLE}"))]
     Eval(Eval),
+    /// Make a checkpoint smaller: a GGUF file, or a folder of compressed-tensors, with the error of every tensor.
+    #[command(after_help = format!("{QUANTIZE_HELP}\n\n{TABLE}"))]
+    Quantize(Quantize),
     /// Measure what a device makes of a model.
     #[command(subcommand)]
     Bench(Bench),

@@ -25,6 +25,7 @@ mod compare;
 mod devices;
 mod eval;
 mod plan;
+mod quantize;
 mod report;
 mod run;
 
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
             Command::Adapt(args) => adapt::adapt(args, out),
             Command::Check(args) => check::check(args, out),
             Command::Plan(args) => plan::plan(args, out),
+            Command::Quantize(args) => quantize::quantize(args, out),
             Command::Report(args) => report::report(args, out),
             Command::NewBackend(args) => scaffold::new_backend(args, out),
             Command::ProbePlugin { .. } => Ok(Exit::Ok),

@@ -2,7 +2,7 @@
 //!
 //! Modules, from ground to roof: `error`, `json`, `form`, `quantisation`, `weights`, `rope`, `config`, `tokenizer`, `detokenize`, `stop`, `chat`,
 //! `generation`, `sampler`, `model`, `gguf`, `checkpoint`, `dtypes`, `sides`, `homes`, `cache`, `placing`, `prepared`, `rotary`, `runner`, `forecast`, `session`, `compare`,
-//! `divergence`, `eval`, `text`, `generate`.
+//! `divergence`, `eval`, `calibrate`, `text`, `generate`.
 #![deny(unsafe_code)]
 
 pub mod error;
@@ -52,6 +52,7 @@ pub mod compare;
 
 pub mod divergence;
 
+pub mod calibrate;
 pub mod eval;
 
 pub mod text;

@@ -12,6 +12,14 @@ pub enum Error {
     /// A checkpoint, a prompt or a parameter.
     #[error(transparent)]
     Model(EngineError),
+    /// A model that can't be quantised as asked, or an output that can't be written.
+    #[error("cannot quantise: {found}: {mend}")]
+    Quantize {
+        /// What stands in the way.
+        found: String,
+        /// How to mend it.
+        mend: String,
+    },
     /// A device, or the contract with it.
     #[error(transparent)]
     Device(#[from] qiao_core::Error),

@@ -25,6 +25,7 @@
 //! - [`compare()`] judges a model on a device against golden logits.
 //! - [`LockStep`] runs a model on two devices and names the first operator at which they part.
 //! - [`Eval`] measures how good a model is on a text, and how far from the one that it was made from.
+//! - [`Quantize`] makes a checkpoint smaller: GGUF files and compressed-tensors folders.
 //! - [`forecast()`] tells from `config.json` alone what a device would make of a model.
 //! - [`plugin`] opens chips that come as a shared library.
 //! - [`mod@bench`] measures a model on a device: latency, throughput, memory, energy, and whether they last.
@@ -47,6 +48,8 @@ mod model;
 
 mod eval;
 
+pub mod quantize;
+
 pub mod bench;
 
 pub use devices::{host_fallback, open, registry};
@@ -56,6 +59,7 @@ pub use forecast::{forecast, forecast_demo};
 pub use lockstep::LockStep;
 pub use model::{Generation, Model, ModelOptions, compare, compare_writing};
 pub use params::Params;
+pub use quantize::Quantize;
 
 /// The contract that devices and graphs are written in.
 pub use qiao_core as core;

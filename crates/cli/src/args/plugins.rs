@@ -60,7 +60,11 @@ impl Command {
             Command::Check(args) => &mut args.device,
             Command::Plan(args) => &mut args.device,
             Command::Eval(args) => &mut args.device,
-            Command::Devices(_) | Command::Report(_) | Command::NewBackend(_) | Command::ProbePlugin { .. } => return,
+            Command::Devices(_)
+            | Command::Quantize(_)
+            | Command::Report(_)
+            | Command::NewBackend(_)
+            | Command::ProbePlugin { .. } => return,
         };
         if let (Some(backend), false) = (backend, device_given()) {
             *device = backend;

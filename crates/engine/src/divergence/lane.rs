@@ -28,13 +28,20 @@ pub(super) type Rows = Vec<[Vec<u8>; 2]>;
 
 /// All that a step left on a device.
 #[derive(Default)]
-pub(super) struct Record {
+pub(crate) struct Record {
     /// The bytes of every intermediate result and of the logits.
     pub(super) values: HashMap<TensorId, Vec<u8>>,
     /// The cache before the step.
     pub(super) before: Rows,
     /// The cache after it.
     pub(super) after: Rows,
+}
+
+impl Record {
+    /// The bytes of an intermediate result, or of the logits.
+    pub(crate) fn value(&self, id: TensorId) -> Option<&[u8]> {
+        self.values.get(&id).map(Vec::as_slice)
+    }
 }
 
 /// One step, planned: the whole of it, and its nodes one by one.
@@ -56,7 +63,7 @@ struct SinglePlan {
 }
 
 /// A sequence of a model on its device.
-pub(super) struct Lane {
+pub(crate) struct Lane {
     model: Arc<LoadedModel>,
     stream: Box<dyn Stream>,
     /// Of the host, where anything lives there.
@@ -73,7 +80,7 @@ pub(super) struct Lane {
 
 impl Lane {
     /// An empty sequence with room for some tokens.
-    pub(super) fn new(model: &Arc<LoadedModel>, tokens: usize) -> Result<Lane> {
+    pub(crate) fn new(model: &Arc<LoadedModel>, tokens: usize) -> Result<Lane> {
         let (sides, spec, homes) = (model.sides(), model.spec(), model.homes());
         let shape = model.cache_shape(tokens);
         let devices = homes.caches.iter().map(|pair| pair.map(|home| &**sides.of(home) as &dyn Device));
@@ -96,13 +103,19 @@ impl Lane {
         })
     }
 
+    /// Forgets all tokens; plans are kept.
+    pub(crate) fn clear(&mut self) {
+        self.cache.truncate(0);
+        self.rows.iter_mut().flatten().for_each(Vec::clear);
+    }
+
     /// Tokens held.
     pub(super) fn len(&self) -> usize {
         self.cache.len()
     }
 
     /// The graph of a step that has run.
-    pub(super) fn graph(&self, tokens: usize) -> &ModelGraph {
+    pub(crate) fn graph(&self, tokens: usize) -> &ModelGraph {
         &self.planned[&tokens].g
     }
 
@@ -144,7 +157,7 @@ impl Lane {
     }
 
     /// Appends tokens, all of which give logits; `total` is the length that the rotary frequencies are for.
-    pub(super) fn run(&mut self, ids: &[u32], total: usize) -> Result<Record> {
+    pub(crate) fn run(&mut self, ids: &[u32], total: usize) -> Result<Record> {
         let mut planned = match self.planned.remove(&ids.len()) {
             Some(planned) => planned,
             None => self.plan(ids.len())?,

@@ -26,6 +26,7 @@ mod pages;
 mod taps;
 
 mod lane;
+pub(crate) use lane::Lane;
 
 mod lockstep;
 
