@@ -44,6 +44,43 @@ impl Lookup for Avx2 {
     }
 
     #[inline(always)]
+    fn first(self, table: [__m256; 2]) -> __m256 {
+        // SAFETY: the token proves AVX2.
+        unsafe { _mm256_broadcastss_ps(_mm256_castps256_ps128(table[0])) }
+    }
+
+    #[inline(always)]
+    fn up<const N: u32>(self, words: __m256i) -> __m256i {
+        // SAFETY: the token proves AVX2.
+        unsafe { _mm256_sll_epi32(words, _mm_cvtsi32_si128(N as i32)) }
+    }
+
+    #[inline(always)]
+    fn select(self, mask: u32, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the token proves AVX2.
+        unsafe {
+            let mask = _mm256_set1_epi32(mask as i32);
+            _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b))
+        }
+    }
+
+    #[inline(always)]
+    fn keep(self, mask: u32, words: __m256i) -> __m256i {
+        // SAFETY: the token proves AVX2.
+        unsafe { _mm256_and_si256(words, _mm256_set1_epi32(mask as i32)) }
+    }
+
+    #[inline(always)]
+    fn byte<const N: u32>(self, words: __m256i) -> __m256 {
+        // SAFETY: the token proves AVX2. A shuffle puts zeros where its index has the highest bit.
+        unsafe {
+            let at = |lane: u32| (0x8080_8000 | (4 * lane + N)) as i32;
+            let order = _mm256_broadcastsi128_si256(_mm_setr_epi32(at(0), at(1), at(2), at(3)));
+            _mm256_cvtepi32_ps(_mm256_shuffle_epi8(words, order))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_i8(self, p: *const u8) -> __m256 {
         // SAFETY: the caller vouches for 8 bytes.
         unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }

@@ -34,6 +34,40 @@ impl Lookup for Avx512 {
     }
 
     #[inline(always)]
+    fn first(self, table: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_broadcastss_ps(_mm512_castps512_ps128(table)) }
+    }
+
+    #[inline(always)]
+    fn up<const N: u32>(self, words: __m512i) -> __m512i {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_slli_epi32::<N>(words) }
+    }
+
+    #[inline(always)]
+    fn select(self, mask: u32, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the token proves AVX-512. 0xca is `first ? second : third`.
+        unsafe { _mm512_ternarylogic_epi32::<0xca>(_mm512_set1_epi32(mask as i32), a, b) }
+    }
+
+    #[inline(always)]
+    fn keep(self, mask: u32, words: __m512i) -> __m512i {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_and_si512(words, _mm512_set1_epi32(mask as i32)) }
+    }
+
+    #[inline(always)]
+    fn byte<const N: u32>(self, words: __m512i) -> __m512 {
+        // SAFETY: the token proves AVX-512. A shuffle puts zeros where its index has the highest bit.
+        unsafe {
+            let at = |lane: u32| (0x8080_8000 | (4 * lane + N)) as i32;
+            let order = _mm512_broadcast_i32x4(_mm_setr_epi32(at(0), at(1), at(2), at(3)));
+            _mm512_cvtepi32_ps(_mm512_shuffle_epi8(words, order))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_i8(self, p: *const u8) -> __m512 {
         // SAFETY: the caller vouches for 16 bytes.
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }

@@ -21,7 +21,10 @@ pub(crate) trait Lookup: Simd {
     /// What the lowest four bits of each word stand for.
     fn lookup(self, table: Self::T, words: Self::I) -> Self::V;
 
-    /// The same for a table that repeats after 8 numbers or fewer.
+    /// The first number of a table, in every lane.
+    fn first(self, table: Self::T) -> Self::V;
+
+    /// What the lowest bits of each word stand for, of a table that repeats after 8 numbers or fewer.
     #[inline(always)]
     fn lookup_few(self, table: Self::T, words: Self::I) -> Self::V {
         self.lookup(table, words)
@@ -29,6 +32,18 @@ pub(crate) trait Lookup: Simd {
 
     /// Every word, `N` bits down.
     fn down<const N: u32>(self, words: Self::I) -> Self::I;
+
+    /// Every word, `N` bits up.
+    fn up<const N: u32>(self, words: Self::I) -> Self::I;
+
+    /// The bits of `a` where `mask` has ones, else those of `b`.
+    fn select(self, mask: u32, a: Self::I, b: Self::I) -> Self::I;
+
+    /// The bits of each word where `mask` has ones.
+    fn keep(self, mask: u32, words: Self::I) -> Self::I;
+
+    /// Byte `N` of each word, 0 to 3 from the lowest.
+    fn byte<const N: u32>(self, words: Self::I) -> Self::V;
 
     /// Loads signed bytes.
     ///
@@ -74,7 +89,7 @@ pub(crate) trait Code: Copy {
     );
 }
 
-/// Planes of `L` low and `H` high bits.
+/// Planes of `L` low and `H` high bits: 2 or 4, and 0 to 2 that are 0 or 1 beside 2 low ones.
 #[derive(Clone, Copy)]
 pub(crate) struct Bits<const L: u32, const H: u32>;
 
@@ -96,12 +111,20 @@ impl<const L: u32, const H: u32> Code for Bits<L, H> {
         // SAFETY: the words of both planes lie within the chunk.
         unsafe {
             let plane = p.wrapping_add(L as usize * WORD);
-            let mut high = match (H, second) {
-                (0, _) => load::<S, NV>(s, p),
-                (2, true) => load::<S, NV>(s, plane.wrapping_add(WORD)),
-                _ => load::<S, NV>(s, plane),
-            };
-            if H == 1 && second {
+            if L == 4 && H > 0 {
+                let high = load::<S, NV>(s, if H == 2 && second { plane.wrapping_add(WORD) } else { plane });
+                let base = s.first(tables[1]);
+                let p = if second { p.wrapping_add(2 * WORD) } else { p };
+                let first = load::<S, NV>(s, p);
+                quarter::<S, H, NV>(s, first, high, base, second, 0, &mut f);
+                quarter::<S, H, NV>(s, first, high, base, second, 1, &mut f);
+                let last = load::<S, NV>(s, p.wrapping_add(WORD));
+                quarter::<S, H, NV>(s, last, high, base, second, 2, &mut f);
+                quarter::<S, H, NV>(s, last, high, base, second, 3, &mut f);
+                return;
+            }
+            let mut high = load::<S, NV>(s, if H == 0 { p } else { plane });
+            if H > 0 && second {
                 for high in &mut high {
                     *high = s.down::<16>(*high);
                 }
@@ -123,6 +146,44 @@ impl<const L: u32, const H: u32> Code for Bits<L, H> {
                 }
             }
         }
+    }
+}
+
+/// Codes of 5 or 6 bits of four inputs: `c` is even or odd nibbles of the first or the second word of a half. The high
+/// bits of the inputs `8·(c/2) + 2·b + c%2` lie in byte `b` of their word, for 5 bits those of both halves in one.
+#[inline(always)]
+fn quarter<S: Lookup, const H: u32, const NV: usize>(
+    s: S,
+    low: [S::I; NV],
+    high: [S::I; NV],
+    base: S::V,
+    second: bool,
+    c: usize,
+    f: &mut impl FnMut(usize, usize, [S::V; NV]),
+) {
+    let mut codes = [[base; NV]; 4];
+    for v in 0..NV {
+        let low = if c.is_multiple_of(2) { low[v] } else { s.down::<4>(low[v]) };
+        // The lowest of the high bits comes to bit 4 of each byte.
+        let high = match (H, c, second) {
+            (1, 0, false) | (2, 0, _) => s.up::<4>(high[v]),
+            (1, 1, false) => s.up::<3>(high[v]),
+            (1, 2, false) | (2, 1, _) => s.up::<2>(high[v]),
+            (1, 3, false) => s.up::<1>(high[v]),
+            (1, 0, true) | (2, 2, _) => high[v],
+            (1, 1, true) => s.down::<1>(high[v]),
+            (1, 2, true) | (2, 3, _) => s.down::<2>(high[v]),
+            _ => s.down::<3>(high[v]),
+        };
+        let both = s.select(0x0f0f_0f0f, low, high);
+        let bytes = s.keep(if H == 1 { 0x1f1f_1f1f } else { 0x3f3f_3f3f }, both);
+        codes[0][v] = s.add(base, s.byte::<0>(bytes));
+        codes[1][v] = s.add(base, s.byte::<1>(bytes));
+        codes[2][v] = s.add(base, s.byte::<2>(bytes));
+        codes[3][v] = s.add(base, s.byte::<3>(bytes));
+    }
+    for (b, codes) in codes.into_iter().enumerate() {
+        f(8 * (c / 2) + 2 * b + c % 2, b, codes);
     }
 }
 

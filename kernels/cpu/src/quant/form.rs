@@ -234,7 +234,7 @@ impl QuantFormat {
         }
     }
 
-    /// What the low and the high bits of a code stand for.
+    /// What the low and the high bits of a code stand for. Above 4 low bits the high bits count on from the first number.
     pub fn tables(self) -> ([f32; 16], [f32; 16]) {
         let none = [0.0; 16];
         match self {

@@ -3,7 +3,8 @@
 //! - A panel holds 16 output features. Its codes come in chunks of 32 inputs, then the scales that the format carries.
 //! - Codes of 2 to 6 bits lie in one or two planes of 32-bit words, a word for each output: the low bits of 8 or 16
 //!   inputs in a word, the high bits of 16 or 32. A table of 16 numbers turns the lowest bits of a word into an f32, so
-//!   that decoding takes a shift and a lookup and no mask. Codes of 8 bits lie input by input.
+//!   that decoding takes a shift and a lookup and no mask; codes of 5 and 6 bits are put together four at a time, in the
+//!   bytes of a word, and converted. Codes of 8 bits lie input by input.
 //! - Scales stay what they are, f16 with integers below or exponents; [`QuantScales`] makes f32 of them for a stretch of
 //!   chunks. Where scales lie beside the codes the caller does.
 //! - Inside a chunk codes are summed as small exact numbers; the scale is applied to the sum. A minimum is applied to the

@@ -28,13 +28,26 @@ pub fn pack_quant_panel(dst: &mut [u8], format: QuantFormat, k: usize, rows: &[&
             match format.codes() {
                 QuantCodes::Bits(low, high) => {
                     put_plane(&mut dst[..low as usize * 64], lane, low, 0, &out);
-                    put_plane(&mut dst[low as usize * 64..], lane, high, low, &out);
+                    let above = if low == 4 { by_bytes(&out, high) } else { out };
+                    put_plane(&mut dst[low as usize * 64..], lane, high, low, &above);
                 }
                 _ => (0..CHUNK).for_each(|i| dst[i * NR + lane] = out[i]),
             }
         }
         pack_scales(scales, format, lane, row);
     }
+}
+
+/// Codes in the order in which their `bits` high bits lie: a byte has those of inputs that lie in the same byte of their low
+/// bits' words, even and odd nibbles of one word after the other.
+fn by_bytes(codes: &[u8; CHUNK], bits: u32) -> [u8; CHUNK] {
+    let mut out = [0; CHUNK];
+    for (k, code) in codes.iter().enumerate() {
+        let (half, word, byte, odd) = (k / 16, k % 16 / 8, k % 8 / 2, k % 2);
+        let at = if bits == 2 { 16 * half + 4 * byte } else { 8 * byte + 4 * half };
+        out[at + 2 * word + odd] = *code;
+    }
+    out
 }
 
 /// Writes `bits` bits from bit `from` of each code into the words of one output.

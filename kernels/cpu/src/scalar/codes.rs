@@ -42,6 +42,31 @@ impl Lookup for Scalar {
     }
 
     #[inline(always)]
+    fn first(self, table: [f32; 16]) -> [f32; N] {
+        [table[0]; N]
+    }
+
+    #[inline(always)]
+    fn up<const B: u32>(self, words: [u32; N]) -> [u32; N] {
+        words.map(|w| w << B)
+    }
+
+    #[inline(always)]
+    fn select(self, mask: u32, a: [u32; N], b: [u32; N]) -> [u32; N] {
+        std::array::from_fn(|i| a[i] & mask | b[i] & !mask)
+    }
+
+    #[inline(always)]
+    fn keep(self, mask: u32, words: [u32; N]) -> [u32; N] {
+        words.map(|w| w & mask)
+    }
+
+    #[inline(always)]
+    fn byte<const B: u32>(self, words: [u32; N]) -> [f32; N] {
+        words.map(|w| f32::from((w >> (8 * B)) as u8))
+    }
+
+    #[inline(always)]
     unsafe fn load_i8(self, p: *const u8) -> [f32; N] {
         // SAFETY: the caller vouches for the bytes.
         unsafe { each(p, |x| f32::from(x as i8)) }
