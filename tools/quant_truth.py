@@ -3,15 +3,14 @@
 
     python3 tools/random_checkpoint.py --shape qwen2.5-0.5b --dtype bf16 --out /tmp/m --gguf /tmp/m.gguf
     cargo build --release -p qiao-cli
-    python3 tools/quant_truth.py /tmp/m.gguf --work /tmp/truth --table docs/quantised-accuracy.md
+    python3 tools/quant_truth.py /tmp/m.gguf --work /tmp/truth --table /tmp/truth/table.md
 
 llama.cpp's own quantiser makes F16, Q8_0, Q4_0 and Q4_K_M of the file. For each of them the truth is a forward pass in
 f64 over the weights as the `gguf` package decodes them: what an engine without any rounding would say. Qiao reads the
 file with `qiao compare FILE --golden TRUTH`; llama.cpp through the `llama-cpp-python` package (built from source with
 CMAKE_ARGS=-DGGML_NATIVE=ON), once with its usual f16 cache and once with one in f32. `--llama-python` names the
-interpreter that has both packages. Every engine sees the same tokens; errors are over all positions and the whole
-vocabulary, and the same figures are computed for all by the same code, that of `qiao compare`, which is given each
-engine's logits in the place of its own only where they are not its own: see `figures`.
+interpreter that has both packages, and safetensors. Every engine is given the same tokens; errors are over all
+positions and the whole vocabulary, and the figures of all are computed by the same lines (`figures`).
 """
 
 import argparse

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::generation::{GENERATION_CONFIG_FILE, GenerationConfig};
 use crate::gguf;
 use crate::model::Family;
+use crate::quantisation::Quantisation;
 use crate::tokenizer::{TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer, TokenizerConfig};
 use crate::weights::{GgufParts, SINGLE_FILE, Weights};
 
@@ -86,8 +87,9 @@ impl Checkpoint {
         let config = gguf::model_config(&parts)?;
         Family::of(&config, path)?;
         let gguf::Text { tokenizer, chat, generation } = gguf::read_text(&parts)?;
-        let path = path.to_path_buf();
-        Ok(Checkpoint { path, config, generation, tokenizer, chat, weights: Weights::open_gguf(parts)? })
+        let weights = Weights::open_gguf(parts)?;
+        let config = ModelConfig { quantisation: Some(Quantisation::stated(path, weights.dtypes())), ..config };
+        Ok(Checkpoint { path: path.to_path_buf(), config, generation, tokenizer, chat, weights })
     }
 
     /// What a checkpoint, or a `config.json` alone, says about its model. Of a checkpoint neither weights nor tokenizer are
@@ -98,7 +100,12 @@ impl Checkpoint {
     pub fn config_of(path: impl AsRef<Path>) -> Result<ModelConfig> {
         let path = path.as_ref();
         match GgufParts::find(path)? {
-            Some(file) => gguf::model_config(&GgufParts::open(&file)?),
+            Some(file) => {
+                let parts = GgufParts::open(&file)?;
+                let config = gguf::model_config(&parts)?;
+                let weights = Weights::open_gguf(parts)?;
+                Ok(ModelConfig { quantisation: Some(Quantisation::stated(&file, weights.dtypes())), ..config })
+            }
             None => ModelConfig::from_path(path),
         }
     }

@@ -74,6 +74,8 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
     /// The dtype the weights are said to be stored in.
     pub dtype: Option<DType>,
+    /// The dtype of activations where nothing else is asked for; `None` = that of the weights.
+    pub activations: Option<DType>,
     /// How weights are quantised, where the checkpoint says so.
     pub quantisation: Option<Quantisation>,
 }
@@ -147,6 +149,7 @@ impl ModelConfig {
             hidden_size,
             intermediate_size: object.required_size("intermediate_size", 1, MAX_WIDTH)?,
             num_layers,
+            activations: None,
             quantisation: Quantisation::from_config(object)?,
             num_heads,
             num_kv_heads,

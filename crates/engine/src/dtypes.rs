@@ -60,7 +60,8 @@ pub(crate) fn compute_dtype(
         }),
         Some(dtype) => Ok(dtype),
         None => {
-            let stored = [Some(stored), config.dtype].into_iter().flatten().find(|d| d.is_activation());
+            let meant = [config.activations, Some(stored), config.dtype];
+            let stored = meant.into_iter().flatten().find(|d| d.is_activation());
             let stored = stored.unwrap_or(DType::F32);
             let kept = info.dtypes.is_empty() || computes(info, stored);
             Ok(if kept { stored } else { instead(info).unwrap_or(stored) })

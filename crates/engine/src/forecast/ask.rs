@@ -54,8 +54,8 @@ impl Planner<'_> {
 
     /// The form that a weight will have: as the checkpoint says of its projections, else floats.
     fn form(&self, weight: &str) -> WeightForm {
-        let module = weight.strip_suffix(".weight").filter(|module| self.spec.is_projection(module));
-        let said = module.and_then(|module| self.quantisation?.expected_form(module));
+        let is_projection = weight.strip_suffix(".weight").is_some_and(|module| self.spec.is_projection(module));
+        let said = self.quantisation.and_then(|q| q.expected_form(weight, is_projection));
         said.map_or(WeightForm::Plain(self.placed), |form| placed_form(self.device.info(), form))
     }
 

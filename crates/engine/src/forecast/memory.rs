@@ -59,7 +59,7 @@ pub(super) fn memory<'a>(
     }
     let memory = info.memories.first();
     Ok(Memory {
-        weights: stored(decode, plan.stored)?,
+        weights: stored(decode, plan.stored, plan.placed)?,
         weights_placed: placed(decode, Home::Device, info.caps.import_host)?,
         cache: plan.cache_bytes(Home::Device)?,
         host: placed(decode, Home::Host, true)?.saturating_add(plan.cache_bytes(Home::Host)?),
@@ -85,13 +85,13 @@ fn inputs(asked: &Asked) -> Result<u64> {
 }
 
 /// Bytes of the weights in the dtype of their files.
-fn stored(asked: &Asked, dtype: DType) -> Result<u64> {
+fn stored(asked: &Asked, dtype: DType, placed: DType) -> Result<u64> {
     let graph = asked.given();
     let mut all: HashMap<&str, u64> = HashMap::new();
     for c in &asked.g.constants {
         let own = graph.desc(graph.bound()[c.bound]);
         // Codes, tables of scales and blocks are stored as they are placed; floats may have been converted.
-        let floats = own.dtype.is_activation() && !c.name.ends_with(".scales");
+        let floats = own.dtype == placed && !c.name.ends_with(".scales");
         let desc = TensorDesc::new(if floats { dtype } else { own.dtype }, &own.shape)?;
         all.insert(&c.name, desc.bytes()? as u64);
     }

@@ -1,5 +1,6 @@
 //! Metadata of an architecture → `config.json`.
 
+use qiao_core::DType;
 use qiao_gguf::TensorInfo;
 use serde_json::{Map, Value, json};
 
@@ -61,7 +62,12 @@ pub(crate) fn model_config(parts: &GgufParts) -> Result<ModelConfig> {
         })?;
     let object = Reader { keys, parts, architecture }.object()?;
     let parsed = ModelConfig::from_json(parts.path(), Value::Object(object).to_string().as_bytes());
-    parsed.map_err(|error| match error {
+    // Activations of a GGUF file are in f32, whatever its weights are in; those of bf16 weights are in bf16 as elsewhere.
+    let meant = |config: ModelConfig| match config.dtype {
+        Some(DType::BF16) => config,
+        _ => ModelConfig { activations: Some(DType::F32), ..config },
+    };
+    parsed.map(meant).map_err(|error| match error {
         EngineError::Config { path, key, expected, found } => {
             let source = SOURCES.iter().find(|(ours, _)| *ours == key);
             let key = source.map_or(key, |(_, theirs)| format!("{}.{theirs}", architecture.name));

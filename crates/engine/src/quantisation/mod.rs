@@ -2,12 +2,14 @@
 //! description that Ascend's tools write. What a module's tensors are is told by [`Quantisation::scheme`]; that a module is quantised
 //! at all only its tensors tell.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use qiao_core::DType;
 use qiao_quant::import::{AscendKind, AwqVersion, GptqZeros, Scheme};
 
 use crate::error::{EngineError, Result};
-use crate::form::WeightForm;
+use crate::form::{WeightForm, expected};
 use crate::json::{self, Object};
 
 mod target;
@@ -47,6 +49,8 @@ enum Method {
         block: Option<[usize; 2]>,
     },
     Ascend(Object),
+    /// The dtype of every weight stands in its file.
+    Stated(BTreeMap<String, DType>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -92,6 +96,11 @@ impl Quantisation {
         Ok(Some(Quantisation { path, method }))
     }
 
+    /// Of a file whose weights are all as they are used.
+    pub(crate) fn stated(path: &Path, dtypes: BTreeMap<String, DType>) -> Quantisation {
+        Quantisation { path: path.to_path_buf(), method: Method::Stated(dtypes) }
+    }
+
     fn of_method(method: &str, object: &Object) -> Result<Quantisation> {
         let method = match method {
             "gptq" => gptq(object)?,
@@ -126,12 +135,18 @@ impl Quantisation {
             Method::Compressed(compressed) => Ok(compressed.scheme(module)),
             Method::Fp8 { block } => Ok(Some(Scheme::Fp8 { block: *block })),
             Method::Ascend(types) => ascend(types, module),
+            Method::Stated(_) => Ok(None),
         }
     }
 
-    /// The form that a module's weights of shape `[n, k]` will have, as far as it follows from what is said here.
-    pub fn expected_form(&self, module: &str) -> Option<WeightForm> {
-        self.scheme(module).ok().flatten().and_then(|scheme| crate::form::expected(&scheme))
+    /// The form that a weight will have, as far as it follows from what is said here; of a projection where that is all that is
+    /// said.
+    pub fn expected_form(&self, weight: &str, is_projection: bool) -> Option<WeightForm> {
+        if let Method::Stated(dtypes) = &self.method {
+            return dtypes.get(weight).copied().map(WeightForm::Plain);
+        }
+        let module = weight.strip_suffix(".weight").filter(|_| is_projection)?;
+        self.scheme(module).ok().flatten().and_then(|scheme| expected(&scheme))
     }
 }
 

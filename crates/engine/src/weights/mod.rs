@@ -384,6 +384,15 @@ impl Weights {
         }
     }
 
+    /// The dtypes of all weights that are used as they are stored.
+    pub(crate) fn dtypes(&self) -> BTreeMap<String, DType> {
+        let of = |name: &str| match self.form(name)? {
+            WeightForm::Plain(dtype) => Some((name.to_string(), dtype)),
+            _ => None,
+        };
+        self.names().filter_map(of).collect()
+    }
+
     /// Whether a tensor is a part of a quantised module.
     pub fn is_part(&self, name: &str) -> bool {
         self.packed.contains_key(name)
