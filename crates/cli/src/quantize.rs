@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use qiao::quantize::{Format, Importance, Rules};
-use qiao::{Canceller, ModelOptions};
+use qiao::{Canceller, Model, ModelOptions};
 use serde_json::Value;
 
 use crate::args::Quantize;
@@ -31,7 +31,12 @@ pub(crate) fn quantize(args: &Quantize, out: &mut dyn Write) -> anyhow::Result<E
     }
     if let Some(text) = &args.imatrix_text {
         match gather(args, text, &canceller)? {
-            Some(importance) => quantize = quantize.importance(importance),
+            Some((importance, model, ids)) => {
+                quantize = quantize.importance(importance);
+                if args.gptq {
+                    quantize = quantize.compensate(&model, ids, args.context as usize);
+                }
+            }
             None => return Ok(interrupted()),
         }
     } else if let Some(path) = &args.imatrix {
@@ -63,8 +68,11 @@ fn interrupted() -> Exit {
     Exit::Interrupted
 }
 
+/// What the float model made of a text, the model, and the text's ids.
+type Gathered = (Importance, Model, Vec<u32>);
+
 /// Runs the float model on the text; `None` when it was ended.
-fn gather(args: &Quantize, text: &Path, canceller: &Canceller) -> anyhow::Result<Option<Importance>> {
+fn gather(args: &Quantize, text: &Path, canceller: &Canceller) -> anyhow::Result<Option<Gathered>> {
     let words = std::fs::read_to_string(text).with_context(|| format!("cannot read {}", text.display()))?;
     let context = args.context as usize;
     let model = ModelOptions::new().context(context).load(&args.from)?;
@@ -81,7 +89,7 @@ fn gather(args: &Quantize, text: &Path, canceller: &Canceller) -> anyhow::Result
         importance.save(path, args.force)?;
         tell_line(&format!("wrote {}", path.display()));
     }
-    Ok(gathered)
+    Ok(gathered.map(|importance| (importance, model, ids)))
 }
 
 fn bar(template: &str) -> ProgressBar {

@@ -201,6 +201,11 @@ fn importances_are_gathered_kept_and_used() {
     run(&plain, &[]);
     assert_eq!(fs::read(&a).unwrap(), fs::read(&b).unwrap(), "what is kept is what was gathered");
     assert_ne!(fs::read(&a).unwrap(), fs::read(&plain).unwrap());
+    let passed = place.path("passed.gguf");
+    let report = run(&passed, &["--imatrix-text", &poems, "--context", "64", "--gptq"]);
+    assert_eq!(report["compensated"], true);
+    assert_ne!(fs::read(&a).unwrap(), fs::read(&passed).unwrap());
+    fails(&["quantize", &demo, &place.path("x.gguf"), "--format", "q4_0", "--gptq"], 2, &["--imatrix-text"]);
     let model = within("fixtures/llama3-gqa");
     fails(&["quantize", &model, &place.path("x.gguf"), "--format", "q4_0", "--imatrix", &kept], 1, &["importances"]);
 }

@@ -126,3 +126,30 @@ fn importances_bring_outputs_nearer() {
     println!("plain {plain:.4}, weighed {weighed:.4}");
     assert!(weighed < plain, "{weighed} is not below {plain}");
 }
+
+#[test]
+fn errors_passed_on_bring_outputs_nearer() {
+    let place = tempfile::tempdir().unwrap();
+    let model = load(&demo());
+    let ids = model.encode(POEMS).unwrap();
+    let kl = |name: &str, to: &str, passes_on: bool| {
+        let to = place.path().join(to);
+        let format: Format = name.parse().unwrap();
+        let format = if name == "w4a16" { format.with_group_size(64).unwrap() } else { format };
+        let mut quantize = Quantize::new(format).force(true);
+        if passes_on {
+            quantize = quantize.compensate(&model, ids.clone(), CONTEXT);
+        }
+        assert_eq!(quantize.run(demo(), &to).unwrap().unwrap().compensated, passes_on);
+        let found = Eval::text(POEMS).context(CONTEXT).against(&load(&to), &model).unwrap().unwrap();
+        found.against.unwrap().kl.mean.value
+    };
+    for (name, to) in [("q4_0", "m.gguf"), ("w4a16", "folder")] {
+        let (plain, passed) = (kl(name, to, false), kl(name, to, true));
+        println!("{name}: plain {plain:.4}, errors passed on {passed:.4}");
+        assert!(passed < plain, "{name}: {passed} is not below {plain}");
+    }
+    let fp8 = Quantize::new("fp8".parse().unwrap()).compensate(&model, ids, CONTEXT);
+    let error = fp8.run(demo(), place.path().join("x")).unwrap_err().to_string();
+    assert!(error.contains("fp8 passes no errors on"), "{error}");
+}

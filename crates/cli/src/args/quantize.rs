@@ -18,7 +18,8 @@ Formats for folders: w4a16 w4a16-asym (int4 groups of --group-size), w8a16 (int8
 A plan is JSON; the first pattern that matches a tensor's name holds, 'keep' leaves it as it is:
   {\"*.0.*\": \"keep\", \"*.mlp.down_proj.weight\": \"q6_k\"}
 
---imatrix-text runs the float model on a text and weighs the errors of input channels by the mean square of what comes in.
+--imatrix-text runs the float model on a text and weighs the errors of input channels by the mean square of what comes in. With
+--gptq errors are passed on to correlated channels as well.
 
 The output appears whole or not at all: it is written beside its place, synced and renamed.
 
@@ -51,6 +52,10 @@ pub(crate) struct Quantize {
     /// Weigh errors by what a run with --imatrix-out has kept.
     #[arg(long, value_name = "FILE")]
     pub(crate) imatrix: Option<PathBuf>,
+    /// With --imatrix-text: pass the errors of each input channel on to those that come in correlated with it (GPTQ). Slower; the
+    /// model reads the text once for every gigabyte of what is gathered.
+    #[arg(long, requires = "imatrix_text")]
+    pub(crate) gptq: bool,
     /// With --imatrix-text: tokens of a chunk of the text.
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) context: u32,

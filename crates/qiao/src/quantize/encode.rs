@@ -5,15 +5,20 @@ use std::thread;
 
 use qiao_core::DType;
 use qiao_engine::weights::convert;
+use qiao_quant::compensate::{self, Factor};
 use qiao_quant::error::Comparison;
 use qiao_quant::group::{self, Grouping};
 use qiao_quant::minifloat::F8E4M3;
 use qiao_quant::{decode_row, encode_row, nibble};
 
+use super::compensation::passes_on;
 use super::fault;
 use super::format::{Encoding, FP8_BLOCK};
 use super::recipe::unit_rows;
 use crate::Result;
+
+/// Rows that go through their columns together where errors are passed on.
+const COMPENSATED_ROWS: usize = 64;
 
 /// A matrix `[rows, k]` as it is stored, row-major.
 #[derive(Clone, Copy)]
@@ -27,6 +32,8 @@ pub(super) struct Matrix<'a> {
     pub(super) order: Option<&'a [usize]>,
     /// Weights of the columns' squared errors.
     pub(super) importance: Option<&'a [f32]>,
+    /// By which errors are passed on from column to column, where they are.
+    pub(super) factor: Option<&'a Factor>,
 }
 
 impl Matrix<'_> {
@@ -78,7 +85,10 @@ pub(super) fn encode(
     threads: usize,
     cancelled: &(dyn Fn() -> bool + Sync),
 ) -> Result<Option<Encoded>> {
-    let unit = unit_rows(encoding);
+    let unit = match matrix.factor {
+        Some(_) if passes_on(encoding) => COMPENSATED_ROWS,
+        _ => unit_rows(encoding),
+    };
     let share = matrix.rows.div_ceil(unit).div_ceil(threads.max(1)).max(1) * unit;
     let kept = floats(encoding, matrix.dtype) == Some(matrix.dtype);
     let part = |rows: Range<usize>| -> Result<Option<Encoded>> {
@@ -129,15 +139,27 @@ fn encode_unit(matrix: &Matrix<'_>, encoding: Encoding, scales: DType, x: &[f32]
             widen(dtype, &out.codes, &mut back);
         }
         Encoding::Block(dtype) => {
-            out.codes = vec![0; x.len() / dtype.block_elems() * dtype.block_bytes()];
-            encode_row(dtype, x, matrix.importance, &mut out.codes)?;
+            match matrix.factor {
+                Some(factor) => out.codes = compensate::encode(dtype, x, factor)?.0,
+                None => {
+                    out.codes = vec![0; x.len() / dtype.block_elems() * dtype.block_bytes()];
+                    encode_row(dtype, x, matrix.importance, &mut out.codes)?;
+                }
+            }
             decode_row(dtype, &out.codes, &mut back)?;
         }
         Encoding::Packed { .. } => {
             let grouping = encoding.grouping(scales).expect("packed codes have groups");
-            let row = grouping.encode_row(x, matrix.importance)?;
-            unpack_groups(&grouping, &row, &mut back);
-            (out.codes, out.scales, out.zeros) = (row.codes, row.scales, row.zeros);
+            let rows = match matrix.factor {
+                Some(factor) => compensate::group(&grouping, x, factor)?.0,
+                None => vec![grouping.encode_row(x, matrix.importance)?],
+            };
+            for (mut row, back) in rows.into_iter().zip(back.chunks_mut(matrix.k.max(1))) {
+                unpack_groups(&grouping, &row, back);
+                out.codes.append(&mut row.codes);
+                out.scales.append(&mut row.scales);
+                out.zeros.append(&mut row.zeros);
+            }
         }
         Encoding::Int8 => {
             let (codes, scale) = group::int8_channel(x)?;
@@ -212,7 +234,7 @@ mod tests {
     }
 
     fn matrix<'a>(bytes: &'a [u8], rows: usize, k: usize) -> Matrix<'a> {
-        Matrix { name: "w", dtype: DType::F32, bytes, rows, k, order: None, importance: None }
+        Matrix { name: "w", dtype: DType::F32, bytes, rows, k, order: None, importance: None, factor: None }
     }
 
     fn run(m: &Matrix<'_>, encoding: Encoding, threads: usize) -> Encoded {

@@ -4,7 +4,7 @@ use qiao_core::DType;
 use qiao_quant::error::Comparison;
 use serde_json::{Map, Value, json};
 
-use super::encode::Encoded;
+use super::encode::{Encoded, Matrix};
 use super::format::{Encoding, FP8_BLOCK};
 use super::output::{Pending, refused};
 use super::safetensors::{Part, SafetensorsWriter};
@@ -106,9 +106,10 @@ pub(super) fn write(work: &mut Work<'_>, pending: Pending) -> Result<Option<Pend
     let (file, path) = pending.create(WEIGHTS)?;
     let told = |e: std::io::Error| refused("write", &path, &e);
     let mut writer = SafetensorsWriter::begin(file, &all, &[("format", "pt".into())]).map_err(told)?;
-    for job in &jobs {
+    for (at, job) in jobs.iter().enumerate() {
+        let Some(factor) = work.factor(&jobs, at)? else { return Ok(None) };
         let bytes = source.bytes(&job.tensor.name)?;
-        let matrix = job.matrix(&bytes, work.importance(&job.tensor.name));
+        let matrix = Matrix { factor: factor.as_deref(), ..job.matrix(&bytes, work.importance(&job.tensor.name)) };
         let Some(encoded) = work.encode(&matrix, job)? else { return Ok(None) };
         let error: Comparison = encoded.error;
         let mut written = 0;

@@ -133,10 +133,15 @@ fn stream<W: Write>(
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         writer.tensor(name, &bytes).map_err(told)?;
     }
-    for job in jobs {
+    for (at, job) in jobs.iter().enumerate() {
+        let Some(factor) = work.factor(jobs, at)? else { return Ok(None) };
         let bytes = source.bytes(&job.tensor.name)?;
         let order = order(source, job.tensor, permutes);
-        let matrix = Matrix { order: order.as_deref(), ..job.matrix(&bytes, work.importance(&job.tensor.name)) };
+        let matrix = Matrix {
+            order: order.as_deref(),
+            factor: factor.as_deref(),
+            ..job.matrix(&bytes, work.importance(&job.tensor.name))
+        };
         let Some(Encoded { codes, error, .. }) = work.encode(&matrix, job)? else { return Ok(None) };
         writer.tensor(&job.target, &codes).map_err(told)?;
         work.done(job, codes.len() as u64, &error);

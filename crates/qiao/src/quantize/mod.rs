@@ -10,7 +10,7 @@
 //! all.
 //!
 //! Modules, from ground to roof: `format`, `plan`, `source`, `recipe`, `encode`, `output`, `safetensors`, `importance`, `report`,
-//! `work`, `vocabulary`, `metadata`, `gguf`, `folder`.
+//! `compensation`, `work`, `vocabulary`, `metadata`, `gguf`, `folder`.
 
 use std::path::Path;
 use std::thread;
@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use qiao_quant::error::Comparison;
 
-use crate::{Canceller, Error, Result};
+use crate::{Canceller, Error, Model, Result};
 
 mod format;
 
@@ -34,6 +34,7 @@ mod safetensors;
 mod importance;
 mod report;
 
+mod compensation;
 mod work;
 
 mod vocabulary;
@@ -48,6 +49,7 @@ pub use importance::Importance;
 pub use plan::Rules;
 pub use report::{Line, Report};
 
+use compensation::{Compensation, passes_on};
 use output::Pending;
 use recipe::Recipe;
 use source::Source;
@@ -63,6 +65,7 @@ pub struct Quantize {
     format: Format,
     rules: Rules,
     importance: Option<Importance>,
+    compensation: Option<Compensation>,
     threads: usize,
     force: bool,
     canceller: Canceller,
@@ -76,6 +79,7 @@ impl Quantize {
             format,
             rules: Rules::default(),
             importance: None,
+            compensation: None,
             threads: thread::available_parallelism().map_or(1, usize::from),
             force: false,
             canceller: Canceller::default(),
@@ -92,6 +96,13 @@ impl Quantize {
     /// What weighs the errors of input channels. Weights that it does not name weigh theirs alike.
     pub fn importance(mut self, importance: Importance) -> Quantize {
         self.importance = Some(importance);
+        self
+    }
+
+    /// Passes the errors of each input channel on to those that come in correlated with it (GPTQ), as the float model reads these
+    /// token ids, in chunks of `context` tokens. Holds for projections in block formats and integer groups.
+    pub fn compensate(mut self, model: &Model, ids: impl Into<Vec<u32>>, context: usize) -> Quantize {
+        self.compensation = Some(Compensation::new(model, ids.into(), context));
         self
     }
 
@@ -140,6 +151,11 @@ impl Quantize {
         }
         let jobs = jobs(&source, &recipe)?;
         self.check_importance(&source)?;
+        let compensated = self.compensation.is_some();
+        if compensated && !jobs.iter().any(|job| passes_on(job.choice.encoding)) {
+            let found = format!("{} passes no errors on", self.format);
+            return Err(fault(found, "choose a block format or integer groups, or leave --gptq out"));
+        }
         let pending = Pending::new(to, !gguf, self.force)?;
         let canceller = self.canceller.clone();
         let cancelled = move || canceller.is_cancelled();
@@ -149,6 +165,7 @@ impl Quantize {
             total: source.tensors.iter().map(|tensor| source.stored_bytes(tensor)).sum(),
             jobs,
             importance: self.importance.as_ref(),
+            compensation: self.compensation.take(),
             threads: self.threads,
             cancelled: &cancelled,
             progress: &mut *self.progress,
@@ -162,6 +179,7 @@ impl Quantize {
         pending.finish()?;
         let mut report = Report::new(self.format.to_string(), work.lines, &work.error, work.total);
         report.importance = self.importance.is_some();
+        report.compensated = compensated;
         report.notes = work.notes;
         report.seconds = start.elapsed().as_secs_f64();
         Ok(Some(report))

@@ -62,6 +62,8 @@ pub struct Report {
     pub max_error: f64,
     /// Whether importances weighed the errors.
     pub importance: bool,
+    /// Whether errors were passed on to correlated inputs; figures of error are then larger for outputs that are nearer.
+    pub compensated: bool,
     /// What a reader of the output should know.
     pub notes: Vec<String>,
     /// Seconds that it took.
@@ -82,6 +84,7 @@ impl Report {
             cosine: error.cosine(),
             max_error: error.max_abs(),
             importance: false,
+            compensated: false,
             notes: Vec::new(),
             seconds: 0.0,
             tensors,

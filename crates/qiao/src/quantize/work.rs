@@ -1,8 +1,12 @@
 //! What is to be done, tensor by tensor, and what has been done.
 
+use std::sync::Arc;
+
 use qiao_core::DType;
+use qiao_quant::compensate::Factor;
 use qiao_quant::error::Comparison;
 
+use super::compensation::Compensation;
 use super::encode::{self, Encoded, Matrix};
 use super::format::{Encoding, Format};
 use super::importance::Importance;
@@ -28,7 +32,7 @@ impl Job<'_> {
             [rows, ref rest @ ..] => (rows, rest.iter().product()),
         };
         let name = &self.tensor.name;
-        Matrix { name, dtype: self.tensor.dtype, bytes, rows, k, order: None, importance }
+        Matrix { name, dtype: self.tensor.dtype, bytes, rows, k, order: None, importance, factor: None }
     }
 
     /// The dtype of scales that stand beside codes: that of the weights.
@@ -43,6 +47,8 @@ pub(super) struct Work<'a> {
     pub(super) format: Format,
     pub(super) jobs: Vec<Job<'a>>,
     pub(super) importance: Option<&'a Importance>,
+    /// Errors are passed on, where this is given.
+    pub(super) compensation: Option<Compensation>,
     pub(super) threads: usize,
     pub(super) cancelled: &'a (dyn Fn() -> bool + Sync),
     /// Bytes of the source done and in all.
@@ -59,6 +65,12 @@ impl<'a> Work<'a> {
     /// The importances of a weight's columns.
     pub(super) fn importance(&self, name: &str) -> Option<&'a [f32]> {
         self.importance.and_then(|all| all.of(name))
+    }
+
+    /// What passes the errors of a job on, where anything does; `None` when cancelled.
+    pub(super) fn factor(&mut self, jobs: &[Job<'_>], at: usize) -> Result<Option<Option<Arc<Factor>>>> {
+        let cancelled = self.cancelled;
+        self.compensation.as_mut().map_or(Ok(Some(None)), |all| all.factor(jobs, at, &cancelled))
     }
 
     /// Encodes a tensor; `None` when cancelled.
