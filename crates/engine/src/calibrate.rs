@@ -53,6 +53,9 @@ pub fn channel_squares(
     Ok(whole.then_some(sums))
 }
 
+/// `Σ xᵀx`, each with the names of the weights that read those inputs.
+pub type Hessians = Vec<(Vec<String>, Hessian)>;
+
 /// `Σ xᵀx` of what comes into projections, for the weights that are wanted; those that read one tensor share theirs. Each takes
 /// `4·k²` bytes. The text runs as in [`channel_squares`]; `None` when cancelled.
 ///
@@ -65,8 +68,8 @@ pub fn input_hessians(
     wanted: &BTreeSet<String>,
     cancelled: &dyn Fn() -> bool,
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<Option<Vec<(Vec<String>, Hessian)>>> {
-    let mut all: Vec<(Vec<String>, Hessian)> = Vec::new();
+) -> Result<Option<Hessians>> {
+    let mut all = Hessians::new();
     let whole = walk(model, ids, context, cancelled, progress, &|name| wanted.contains(name), &mut |input| {
         let at = all.iter().position(|(names, _)| names[0] == input.weights[0]).unwrap_or_else(|| {
             all.push((input.weights.iter().map(|name| name.to_string()).collect(), Hessian::new(input.k)));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use qiao_engine::calibrate::input_hessians;
+use qiao_engine::calibrate::{Hessians, input_hessians};
 use qiao_quant::compensate::{Factor, Hessian, Options};
 
 use super::fault;
@@ -20,7 +20,7 @@ pub(super) struct Compensation {
     pub(super) model: Model,
     pub(super) ids: Vec<u32>,
     pub(super) context: usize,
-    gathered: Vec<(Vec<String>, Hessian)>,
+    gathered: Hessians,
     /// The factor that was made last, and the weights that it is for.
     last: Option<(Vec<String>, Arc<Factor>)>,
 }

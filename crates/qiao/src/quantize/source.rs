@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use qiao_core::{DType, RopeStyle};
 use qiao_engine::checkpoint::Checkpoint;
+use qiao_engine::form::WeightForm;
 use qiao_engine::model::Family;
 use qiao_engine::weights::convert::is_convertible;
 use serde_json::{Map, Value};
@@ -67,14 +68,15 @@ impl Source {
         let mut tensors = Vec::new();
         let names: Vec<String> = checkpoint.weights.names().map(str::to_string).collect();
         for name in names {
-            let tensor = checkpoint.weights.tensor(&name)?;
             if name.ends_with("rotary_emb.inv_freq") {
                 continue;
             }
-            if !is_convertible(tensor.dtype) {
-                let found = format!("{}: tensor {name:?} is stored in {}", path.display(), tensor.dtype);
+            let form = checkpoint.weights.form(&name);
+            if !matches!(form, Some(WeightForm::Plain(dtype)) if is_convertible(dtype)) {
+                let found = format!("{}: tensor {name:?} is quantised, or holds no floats", path.display());
                 return Err(fault(found, "give a checkpoint of floats: f32, f16 or bf16"));
             }
+            let tensor = checkpoint.weights.tensor(&name)?;
             let role = role(&name, tensor.shape);
             tensors.push(SourceTensor { dtype: tensor.dtype, shape: tensor.shape.to_vec(), role, name });
         }
