@@ -131,6 +131,11 @@ impl Companion {
         Companion::SumBias,
     ];
 
+    /// Whether a tensor's name is that of some weight's companion.
+    pub fn is_name(name: &str) -> bool {
+        Companion::ALL.iter().any(|companion| name.ends_with(&companion.of(".weight")))
+    }
+
     /// The name of this companion of a weight.
     pub fn of(self, weight: &str) -> String {
         let end = match self {

@@ -11,7 +11,7 @@ use super::steps::Shape;
 use super::work::{Tokens, Work, product_dtype, work};
 use crate::dtypes::placed_form;
 use crate::error::Result;
-use crate::form::WeightForm;
+use crate::form::{Companion, WeightForm};
 use crate::homes::{SequenceHomes, fixed};
 use crate::model::{CacheShape, Constant, DecoderSpec, ModelGraph, Place, Precision, Step, Use};
 use crate::quantisation::Quantisation;
@@ -54,9 +54,29 @@ impl Planner<'_> {
 
     /// The form that a weight will have: as the checkpoint says of its projections, else floats.
     fn form(&self, weight: &str) -> WeightForm {
+        self.said(weight).map_or(WeightForm::Plain(self.placed), |form| placed_form(self.device.info(), form))
+    }
+
+    /// What the checkpoint says of a weight, apart from the dtype of all.
+    fn said(&self, weight: &str) -> Option<WeightForm> {
         let is_projection = weight.strip_suffix(".weight").is_some_and(|module| self.spec.is_projection(module));
-        let said = self.quantisation.and_then(|q| q.expected_form(weight, is_projection));
-        said.map_or(WeightForm::Plain(self.placed), |form| placed_form(self.device.info(), form))
+        self.quantisation?.expected_form(weight, is_projection)
+    }
+
+    /// The dtypes in which the weights of a step are stored, those of the most weights first.
+    pub(super) fn stored_dtypes(&self, asked: &Asked) -> Vec<DType> {
+        let graph = asked.given();
+        let mut all: Vec<(DType, usize)> = Vec::new();
+        for c in asked.g.constants.iter().filter(|c| c.usage != Use::Vector && !Companion::is_name(&c.name)) {
+            let dtype = self.said(&c.name).map_or(self.stored, |form| form.dtype());
+            let elements = graph.desc(graph.bound()[c.bound]).elements();
+            match all.iter_mut().find(|(found, _)| *found == dtype) {
+                Some((_, sum)) => *sum += elements,
+                None => all.push((dtype, elements)),
+            }
+        }
+        all.sort_by_key(|&(_, elements)| std::cmp::Reverse(elements));
+        all.into_iter().map(|(dtype, _)| dtype).collect()
     }
 
     /// Decides where keys, values and rotary tables live, as loading the model does.
@@ -134,7 +154,8 @@ impl Asked {
     /// Elements of all weights; one that is used in two ways counts once.
     pub(super) fn parameters(&self) -> u64 {
         let graph = self.given();
-        let elements = self.g.constants.iter().map(|c| (&c.name, graph.desc(graph.bound()[c.bound]).elements() as u64));
+        let weights = self.g.constants.iter().filter(|c| !Companion::is_name(&c.name));
+        let elements = weights.map(|c| (&c.name, graph.desc(graph.bound()[c.bound]).elements() as u64));
         elements.collect::<HashMap<_, _>>().values().sum()
     }
 

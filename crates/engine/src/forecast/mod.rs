@@ -86,9 +86,11 @@ pub struct Forecast {
     pub layers: usize,
     /// Weights, in elements.
     pub parameters: u64,
-    /// The dtype of the weights.
+    /// The dtype of the weights: that of the most of them.
     pub weights: DType,
-    /// Whether `config.json` names that dtype.
+    /// The other dtypes of matrices, those of more weights first.
+    pub other_weights: Vec<DType>,
+    /// Whether the checkpoint names that dtype.
     pub weights_said: bool,
     /// The dtype of activations and cache.
     pub compute: DType,
@@ -162,12 +164,15 @@ pub fn forecast(config: &ModelConfig, device: &Arc<dyn Device>, options: &Foreca
     phase.add(&decode, decode_shape, 1, &peaks);
     let decoded = phase.finish(&peaks);
     let info = device.info();
+    let mut stored_dtypes = plan.stored_dtypes(&decode);
+    let weights = if stored_dtypes.is_empty() { stored } else { stored_dtypes.remove(0) };
     Ok(Forecast {
         model: config.architectures.first().unwrap_or(&config.model_type).clone(),
         layers: spec.layers,
         parameters: decode.parameters(),
-        weights: stored,
-        weights_said: config.dtype.is_some(),
+        weights,
+        other_weights: stored_dtypes,
+        weights_said: config.dtype.is_some() || config.quantisation.is_some(),
         compute,
         device: if info.arch.is_empty() { info.name.clone() } else { format!("{} ({})", info.name, info.arch) },
         batch,

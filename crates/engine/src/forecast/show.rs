@@ -220,10 +220,11 @@ fn reasons(forecast: &Forecast) -> Vec<String> {
 
 impl fmt::Display for Forecast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let said = if self.weights_said { "as config.json says" } else { "assumed: config.json does not say" };
+        let said = if self.weights_said { "as the checkpoint says" } else { "assumed: config.json does not say" };
         let parameters = scaled(self.parameters as f64);
         writeln!(f, "model   {}, {} layers, {} parameters", self.model, self.layers, parameters.trim_end())?;
-        writeln!(f, "dtypes  weights {} ({said}), activations and cache {}", self.weights, self.compute)?;
+        let others: String = self.other_weights.iter().map(|dtype| format!(", {dtype}")).collect();
+        writeln!(f, "dtypes  weights {}{others} ({said}), activations and cache {}", self.weights, self.compute)?;
         writeln!(f, "device  {}", self.device)?;
         writeln!(f, "limits  {}", limits_line(&self.peaks))?;
         let (batch, prompt, steps) = (self.batch, self.prompt, self.prefill.steps);
@@ -268,6 +269,7 @@ impl Forecast {
             "layers": self.layers,
             "parameters": self.parameters,
             "weights_dtype": self.weights.name(),
+            "other_weights_dtypes": self.other_weights.iter().map(|dtype| dtype.name()).collect::<Vec<_>>(),
             "weights_dtype_said": self.weights_said,
             "compute_dtype": self.compute.name(),
             "device": self.device,

@@ -14,6 +14,7 @@ use qiao_core::{DType, Device};
 use qiao_cpu::Isa;
 use qiao_engine::checkpoint::Checkpoint;
 use qiao_engine::compare::{Golden, Limits, compare};
+use qiao_engine::forecast::{ForecastOptions, forecast};
 use qiao_engine::runner::{LoadOptions, LoadedModel};
 use qiao_engine::session::Session;
 
@@ -198,4 +199,16 @@ fn a_tensor_of_a_type_that_is_not_read_is_named_when_it_is_used() {
     let loaded = LoadedModel::load(reference(), &weights, config, &path, LoadOptions::default(), &mut |_| {});
     let message = loaded.err().expect("refused").to_string();
     assert!(message.contains("mlp.up_proj.weight") && message.contains("ggml type 144"), "{message}");
+}
+
+#[test]
+fn a_forecast_counts_the_blocks_of_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("blocks.gguf");
+    let source = Source::read(&fixtures().join("qwen3-qknorm"));
+    let chosen = |_: &str, shape: &[usize]| if shape[1].is_multiple_of(32) { DType::Q4_0 } else { DType::F32 };
+    source.write(source.header(), &path, chosen);
+    let config = Checkpoint::config_of(&path).unwrap();
+    let found = forecast(&config, &reference(), &ForecastOptions::default()).unwrap();
+    assert_eq!(found.memory.weights, Checkpoint::open(&path).unwrap().weights.total_bytes());
 }
