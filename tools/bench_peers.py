@@ -5,6 +5,8 @@
     cargo build --release -p qiao-cli && cargo build --release -p qiao-benches --example candle_llm
     python3 tools/bench_peers.py /tmp/m --gguf /tmp/m.gguf --threads 2
 
+A GGUF file, quantised or not, may be given in the place of the folder; candle is then skipped.
+
 Every round runs each engine once, one after the other, so that a machine whose speed drifts drifts for all; the table
 shows medians and the ratio of Qiao to each peer, pair by pair. llama.cpp comes through the `llama-cpp-python` package
 (build it from source, with CMAKE_ARGS=-DGGML_NATIVE=ON); `--llama-python` names the interpreter that has it. Without
@@ -83,7 +85,9 @@ def main():
 
     engines = {"qiao": lambda: qiao(args.model, args.prompt, args.new, args.threads)}
     skipped = []
-    if (ROOT / "target/release/examples/candle_llm").exists():
+    if not pathlib.Path(args.model).is_dir():
+        skipped.append("candle: it reads folders, and was given a file")
+    elif (ROOT / "target/release/examples/candle_llm").exists():
         engines["candle f32"] = lambda: candle(args.model, args.prompt, args.candle_new, args.threads)
     else:
         skipped.append("candle: build it with cargo build --release -p qiao-benches --example candle_llm")
