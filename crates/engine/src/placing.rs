@@ -251,6 +251,23 @@ pub(crate) fn contents<'a>(
     }
 }
 
+/// Refuses blocks whose scale is no number. A table is not looked at: its rows are read as they are asked for.
+fn scales_are_numbers(weight: &Weight) -> Result<()> {
+    let (handle, dtype) = (&weight.handle, weight.handle.dtype);
+    if !dtype.is_block() || weight.usage == Use::Table {
+        return Ok(());
+    }
+    let Some(block) = qiao_quant::first_bad_scale(dtype, &handle.bytes()?) else { return Ok(()) };
+    let columns = handle.shape.last().map_or(1, |&k| (k / dtype.block_elems()).max(1));
+    let (row, first) = (block / columns, block % columns * dtype.block_elems());
+    Err(EngineError::BadTensor {
+        path: handle.path().to_path_buf(),
+        tensor: handle.name.clone(),
+        found: format!("the scale of row {row}, from element {first} on, is NaN or infinite"),
+        mend: "the file is damaged, or its model was: download or quantise it again",
+    })
+}
+
 struct Placer<'a> {
     sides: &'a Sides,
     /// Of the device and of the host, made when first needed.
@@ -261,6 +278,7 @@ impl Placer<'_> {
     fn place(&mut self, weight: Weight, pack: Option<&Pack>) -> Result<Placed> {
         let home = weight.home;
         let desc = TensorDesc::new(weight.dtype, &weight.handle.shape)?.as_constant();
+        scales_are_numbers(&weight)?;
         let Some(pack) = pack else {
             // A vector is small and read in every step: it is worth a place of its own, aligned as the device likes it.
             if weight.usage != Use::Vector

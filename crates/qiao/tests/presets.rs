@@ -2,8 +2,11 @@
 
 mod sim;
 
+use std::path::Path;
+
 use qiao::core::DType;
-use qiao::{Model, ModelOptions, Way};
+use qiao::quantize::Format;
+use qiao::{Model, ModelOptions, Quantize, Way};
 use sim::{device, families, family, greedy, load, tokens};
 
 const TOKENS: usize = 12;
@@ -64,4 +67,32 @@ fn sums_in_f16_stay_near_the_golden_logits() {
         seen += 1;
     }
     assert_eq!(seen, 4);
+}
+
+#[test]
+fn quantised_models_say_on_every_preset_what_they_say_on_the_cpu() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo");
+    let place = tempfile::tempdir().unwrap();
+    let cpu = qiao::open("cpu", None).unwrap();
+    let say = |model: &Model| model.generate("床前明月光", &greedy(TOKENS)).unwrap().collect_all().unwrap().token_ids;
+    let mut wrong = Vec::new();
+    for (name, group) in [("q8_0", None), ("q4_k_m", None), ("w4a16", Some(64)), ("w8a8", None)] {
+        let to =
+            place.path().join(if group.is_some() || name == "w8a8" { name.into() } else { format!("{name}.gguf") });
+        let format: Format = name.parse().unwrap();
+        let format = group.map_or(format, |size| format.with_group_size(size).unwrap());
+        Quantize::new(format).run(&demo, &to).unwrap().expect("nobody stops it");
+        for preset in qiao_simnpu::presets::all() {
+            let npu = device(&[&format!("sim.preset={}", preset.name), "sim.memory=512m", "sim.max_alloc=128m"]);
+            let there = load(&npu, &to).unwrap_or_else(|e| panic!("{} {name}: {e}", preset.name));
+            let here = ModelOptions::new().on(cpu.clone()).dtype(there.compute_dtype()).load(&to).unwrap();
+            let (said, want) = (say(&there), say(&here));
+            if said != want {
+                wrong.push(format!("{} {name}: {said:?} instead of {want:?}", preset.name));
+            }
+            let account = there.account().unwrap();
+            assert!(account.entries.iter().all(|e| !matches!(e.way, Way::Host { .. })), "{} {name}", preset.name);
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

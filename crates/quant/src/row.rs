@@ -26,6 +26,30 @@ fn decoder(dtype: DType) -> Option<Decode> {
     })
 }
 
+/// Where the f16 scales of a block stand.
+fn scales(dtype: DType) -> &'static [usize] {
+    match dtype {
+        DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => &[0, 2],
+        DType::Q2K => &[80, 82],
+        DType::Q3K => &[108],
+        DType::Q6K => &[208],
+        // Every exponent of MXFP4 is a number.
+        DType::Mxfp4 => &[],
+        _ => &[0],
+    }
+}
+
+/// The first of consecutive blocks of a block format with a scale that is NaN or infinite, counted from 0. An incomplete block at
+/// the end is not looked at; a dtype that is no block format has none.
+pub fn first_bad_scale(dtype: DType, bytes: &[u8]) -> Option<usize> {
+    // The exponent of all ones.
+    let bad = |block: &[u8]| scales(dtype).iter().any(|&at| block[at + 1] & 0x7c == 0x7c);
+    if !dtype.is_block() {
+        return None;
+    }
+    bytes.chunks_exact(dtype.block_bytes()).position(bad)
+}
+
 /// Decodes consecutive blocks of a block format: `out` takes a whole number of blocks, and `bytes` holds exactly those.
 ///
 /// # Errors
@@ -122,6 +146,23 @@ mod tests {
             assert_eq!(a, b);
             assert_eq!(a[..4], g.first);
         }
+    }
+
+    #[test]
+    fn a_scale_that_is_no_number_is_found_wherever_the_decoder_reads_one() {
+        for g in goldens() {
+            let good = g.bytes.repeat(3);
+            assert_eq!(first_bad_scale(g.dtype, &good), None, "{}", g.dtype);
+            let mut x = vec![0.0; 3 * g.dtype.block_elems()];
+            for at in 0..g.bytes.len() {
+                let mut bytes = good.clone();
+                bytes[g.bytes.len() + at] = 0xff;
+                decode_row(g.dtype, &bytes, &mut x).unwrap();
+                let finite = x.iter().all(|v| v.is_finite()) || g.dtype == DType::Mxfp4;
+                assert_eq!(first_bad_scale(g.dtype, &bytes), (!finite).then_some(1), "{} byte {at}", g.dtype);
+            }
+        }
+        assert_eq!(first_bad_scale(DType::F16, &[0xff; 8]), None);
     }
 
     #[test]

@@ -212,3 +212,26 @@ fn a_forecast_counts_the_blocks_of_the_file() {
     let found = forecast(&config, &reference(), &ForecastOptions::default()).unwrap();
     assert_eq!(found.memory.weights, Checkpoint::open(&path).unwrap().weights.total_bytes());
 }
+
+#[test]
+fn a_block_whose_scale_is_no_number_is_named_with_its_tensor_and_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("blocks.gguf");
+    let source = Source::read(&fixtures().join("qwen3-qknorm"));
+    let chosen = |_: &str, shape: &[usize]| if shape[1].is_multiple_of(32) { DType::Q8_0 } else { DType::F32 };
+    source.write(source.header(), &path, chosen);
+    let name = "model.layers.1.self_attn.q_proj.weight";
+    let (range, columns) = {
+        let weights = Checkpoint::open(&path).unwrap().weights;
+        let handle = weights.handle(name).unwrap();
+        (handle.mapping().unwrap().1, handle.shape[1])
+    };
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = range.start + 3 * (columns / 32) * 34 + 34;
+    bytes[at..at + 2].copy_from_slice(&[0x00, 0x7e]);
+    std::fs::write(&path, bytes).unwrap();
+    let Checkpoint { config, weights, .. } = Checkpoint::open(&path).unwrap();
+    let loaded = LoadedModel::load(reference(), &weights, config, &path, LoadOptions::default(), &mut |_| {});
+    let message = loaded.err().expect("a NaN among the scales").to_string();
+    assert!(message.contains(name) && message.contains("row 3, from element 32"), "{message}");
+}
