@@ -136,7 +136,7 @@ impl LoadedModel {
         let head = format!("{}.weight", spec.names.lm_head);
         spec.tied |= !weights.contains(&head) && weights.contains(&embed);
         let mut model = LoadedModel {
-            compute: compute_dtype(device.info(), weights.tensor(&embed)?.dtype, &config, options.dtype)?,
+            compute: compute_dtype(device.info(), weights.handle(&embed)?.dtype, &config, options.dtype)?,
             context: checked_context(&config, options.context)?,
             rope: RopeTables::new(&config.rope, config.head_dim, config.max_position_embeddings),
             forms: HashMap::new(),
@@ -350,6 +350,11 @@ impl LoadedModel {
         let info = self.sides.device().info();
         let of = |name: &str| Some((name.to_string(), placed_form(info, weights.form(name)?)));
         self.forms = weights.names().filter_map(of).collect();
+        // Rows are looked up without scales, so a table of codes is decoded once.
+        let embed = format!("{}.weight", self.spec.names.embed);
+        if let Some(form) = self.forms.get_mut(&embed).filter(|form| !matches!(form, WeightForm::Plain(_))) {
+            *form = WeightForm::Plain(self.compute);
+        }
     }
 
     fn plans(&self) -> MutexGuard<'_, Plans> {

@@ -25,8 +25,8 @@ const PROMPT: [u32; 12] = [1, 17, 40, 99, 5, 63, 8, 120, 77, 31, 2, 54];
 /// What a module of this name and these weights `[n, k]` becomes.
 type Tensors<'a> = dyn Fn(&str, &[f32], usize, usize) -> Vec<(String, Stored)> + 'a;
 
-/// The fixture's tensors, with each projection given to `pack`, in a folder with this configuration.
-fn write(dir: &Path, extra: &serde_json::Value, pack: &Tensors<'_>) {
+/// The fixture's tensors, with each module that is chosen given to `pack`, in a folder with this configuration.
+fn write(dir: &Path, extra: &serde_json::Value, chosen: fn(&str) -> bool, pack: &Tensors<'_>) {
     let source = fixtures().join("llama3-gqa");
     let mut config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(source.join("config.json")).unwrap()).unwrap();
@@ -37,11 +37,10 @@ fn write(dir: &Path, extra: &serde_json::Value, pack: &Tensors<'_>) {
     for name in weights.names() {
         let tensor = weights.tensor(name).unwrap();
         let floats = tensor.to_f32().unwrap();
-        match name.strip_suffix("_proj.weight") {
+        match name.strip_suffix(".weight").filter(|module| chosen(module)) {
             Some(module) => {
                 let (n, k) = (tensor.shape[0], tensor.shape[1]);
-                let module = format!("{module}_proj");
-                for (suffix, stored) in pack(&module, &floats, n, k) {
+                for (suffix, stored) in pack(module, &floats, n, k) {
                     tensors.insert(format!("{module}.{suffix}"), stored);
                 }
             }
@@ -53,6 +52,10 @@ fn write(dir: &Path, extra: &serde_json::Value, pack: &Tensors<'_>) {
     }
     let views = tensors.iter().map(|(name, s)| (name, TensorView::new(s.dtype, s.shape.clone(), &s.bytes).unwrap()));
     safetensors::serialize_to_file(views, None, &dir.join("model.safetensors")).unwrap();
+}
+
+fn projections(module: &str) -> bool {
+    module.ends_with("_proj")
 }
 
 fn open(device: &Arc<dyn Device>, dir: &Path) -> Arc<LoadedModel> {
@@ -81,11 +84,11 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 /// The logits on the reference.
 fn holds(packed: &Packed) -> Vec<f32> {
     let [quantised, plain] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-    write(quantised.path(), &packed.config, &|module, w, n, k| (packed.pack)(module, w, n, k).tensors);
+    write(quantised.path(), &packed.config, projections, &|module, w, n, k| (packed.pack)(module, w, n, k).tensors);
     if let Some((name, text)) = &packed.beside {
         std::fs::write(quantised.path().join(name), text.to_string()).unwrap();
     }
-    write(plain.path(), &serde_json::json!({}), &|module, w, n, k| {
+    write(plain.path(), &serde_json::json!({}), projections, &|module, w, n, k| {
         let floats = (packed.pack)(module, w, n, k).floats;
         vec![("weight".to_string(), Stored::floats(&floats, vec![n, k]))]
     });
@@ -114,11 +117,28 @@ fn weights_of_every_scheme_give_the_logits_of_the_numbers_that_they_stand_for() 
 }
 
 #[test]
+fn an_embedding_of_codes_is_decoded_for_its_rows_and_for_the_head() {
+    fn all(module: &str) -> bool {
+        projections(module) || module.ends_with("embed_tokens")
+    }
+    let schemes = schemes();
+    let packed = schemes.iter().find(|p| p.name == "compressed-tensors, with zeros").unwrap();
+    let [quantised, plain] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    write(quantised.path(), &packed.config, all, &|module, w, n, k| (packed.pack)(module, w, n, k).tensors);
+    write(plain.path(), &serde_json::json!({}), all, &|module, w, n, k| {
+        let floats = (packed.pack)(module, w, n, k).floats;
+        vec![("weight".to_string(), Stored::floats(&floats, vec![n, k]))]
+    });
+    let found = distance(&logits(open(&reference(), quantised.path())), &logits(open(&reference(), plain.path())));
+    assert!(found < 1e-6, "{found:e}");
+}
+
+#[test]
 fn a_device_without_the_codes_is_given_floats() {
     let dir = tempfile::tempdir().unwrap();
     let all = schemes();
     let packed = all.iter().find(|p| p.name == "gptq with act-order").unwrap();
-    write(dir.path(), &packed.config, &|module, w, n, k| (packed.pack)(module, w, n, k).tensors);
+    write(dir.path(), &packed.config, projections, &|module, w, n, k| (packed.pack)(module, w, n, k).tensors);
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     let name = "model.layers.0.self_attn.q_proj.weight";
     let handle = checkpoint.weights.handle(name).unwrap();
@@ -135,7 +155,7 @@ fn a_module_that_breaks_its_scheme_is_named() {
     let all = schemes();
     let packed = all.iter().find(|p| p.name == "compressed-tensors, int4 in groups").unwrap();
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), &packed.config, &|module, w, n, k| {
+    write(dir.path(), &packed.config, projections, &|module, w, n, k| {
         let mut tensors = (packed.pack)(module, w, n, k).tensors;
         if module.ends_with("layers.1.mlp.up_proj") {
             tensors.retain(|(suffix, _)| suffix != "weight_scale" && suffix != "weight_shape");
