@@ -10,6 +10,7 @@ use qiao_core::{Binding, DType, Graph, HostMemory, Stream, TensorDesc};
 use qiao_layers::{Home, Lowered, Pack, Policy};
 
 use crate::error::{EngineError, Result};
+use crate::form::Companion;
 use crate::model::{Constant, ModelGraph, Use};
 use crate::sides::{Sides, alloc_padded};
 use crate::weights::{MappedFile, TensorHandle, Weights, convert};
@@ -55,6 +56,8 @@ pub(crate) struct PlacedWeights {
     placed: HashMap<(String, Use), Placed>,
     /// Bytes of projections where they live, with their scales, and how many weights they are.
     projections: (u64, u64),
+    /// Weights of the model by the dtype in which they are stored, those that are no scales of others.
+    stored: Vec<(DType, u64)>,
 }
 
 impl PlacedWeights {
@@ -109,8 +112,13 @@ impl PlacedWeights {
             let shape = handle.shape.clone();
             let weight = Weight { handle, dtype, usage: c.usage, home: plan.homes[c.bound] };
             let placed = placer.place(weight, packs.get(&c.bound).copied())?;
+            let is_companion = Companion::is_name(&c.name);
+            let known = [Use::Table, Use::Projection, Use::Vector].map(|usage| (c.name.clone(), usage));
+            if !is_companion && !known.iter().any(|key| out.placed.contains_key(key)) {
+                out.count(weights.stored_dtype(&c.name), shape.iter().product::<usize>() as u64);
+            }
             if c.usage == Use::Projection {
-                let is_weight = c.name.ends_with(".weight");
+                let is_weight = !is_companion;
                 out.projections.0 += placed.binding.bytes as u64;
                 out.projections.1 += if is_weight { shape.iter().product::<usize>() as u64 } else { 0 };
             }
@@ -164,6 +172,21 @@ impl PlacedWeights {
     /// Bytes of all bindings of a side together, those that stay in the mapped files included.
     pub(crate) fn bytes(&self, home: Home) -> u64 {
         self.placed.values().filter(|p| p.home == home).map(|p| p.binding.bytes as u64).sum()
+    }
+
+    fn count(&mut self, dtype: Option<DType>, weights: u64) {
+        let Some(dtype) = dtype else { return };
+        match self.stored.iter_mut().find(|(known, _)| *known == dtype) {
+            Some((_, sum)) => *sum += weights,
+            None => self.stored.push((dtype, weights)),
+        }
+    }
+
+    /// How many weights are stored in which dtype, the most first.
+    pub(crate) fn stored(&self) -> Vec<(DType, u64)> {
+        let mut stored = self.stored.clone();
+        stored.sort_by_key(|&(_, weights)| std::cmp::Reverse(weights));
+        stored
     }
 
     /// Bits that a weight of a projection takes where it lives, its share of scales and padding included.

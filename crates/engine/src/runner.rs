@@ -212,6 +212,11 @@ impl LoadedModel {
         self.weights.bits_per_weight()
     }
 
+    /// How many weights are stored in which dtype, the most first; scales of others are not counted.
+    pub fn stored_weights(&self) -> Vec<(DType, u64)> {
+        self.weights.stored()
+    }
+
     /// Bytes of the weights on the host that the policy names, those that stay in their mapped file included.
     pub fn host_weight_bytes(&self) -> u64 {
         self.weights.bytes(Home::Host)

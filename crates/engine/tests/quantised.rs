@@ -129,7 +129,14 @@ fn an_embedding_of_codes_is_decoded_for_its_rows_and_for_the_head() {
         let floats = (packed.pack)(module, w, n, k).floats;
         vec![("weight".to_string(), Stored::floats(&floats, vec![n, k]))]
     });
-    let found = distance(&logits(open(&reference(), quantised.path())), &logits(open(&reference(), plain.path())));
+    let model = open(&reference(), quantised.path());
+    // Codes of 4 bits, and for each 8 of them an f16 scale and a zero in a byte; the head is the decoded embedding in f32.
+    let (projections, head) = (2.0 * (64.0 * 64.0 * 3.0 + 64.0 * 56.0 * 3.0), 128.0 * 64.0);
+    let bits = (projections * (4.0 + (16.0 + 8.0) / 8.0) + head * 32.0) / (projections + head);
+    assert!((model.bits_per_weight() - bits).abs() < 1e-9, "{} instead of {bits}", model.bits_per_weight());
+    let stored = model.stored_weights();
+    assert_eq!(stored[0], (DType::U4, (projections + head) as u64), "{stored:?}");
+    let found = distance(&logits(model), &logits(open(&reference(), plain.path())));
     assert!(found < 1e-6, "{found:e}");
 }
 

@@ -203,6 +203,11 @@ impl Model {
         self.text.model().bits_per_weight()
     }
 
+    /// How many weights are stored in which dtype, the most first; scales of others are not counted.
+    pub fn stored_weights(&self) -> Vec<(DType, u64)> {
+        self.text.model().stored_weights()
+    }
+
     /// Whether text can be given and is given out; without a tokenizer a model takes and gives token ids.
     pub fn has_tokenizer(&self) -> bool {
         self.text.has_tokenizer()

@@ -393,6 +393,17 @@ impl Weights {
         self.names().filter_map(of).collect()
     }
 
+    /// The dtype of a tensor as it is used; `None` for a name that is not there, or a dtype that no device can be given.
+    pub(crate) fn stored_dtype(&self, name: &str) -> Option<DType> {
+        match self.packed.get(name) {
+            Some(part) => Some(part.dtype),
+            None => match self.tensors.get(name)?.dtype {
+                StoredDType::Native(dtype) => Some(dtype),
+                StoredDType::Foreign(_) => None,
+            },
+        }
+    }
+
     /// Whether a tensor is a part of a quantised module.
     pub fn is_part(&self, name: &str) -> bool {
         self.packed.contains_key(name)
