@@ -153,3 +153,17 @@ fn errors_passed_on_bring_outputs_nearer() {
     let error = fp8.run(demo(), place.path().join("x")).unwrap_err().to_string();
     assert!(error.contains("fp8 passes no errors on"), "{error}");
 }
+
+#[test]
+fn what_is_quantised_already_is_refused_by_the_tensor() {
+    let place = tempfile::tempdir().unwrap();
+    for (first, name) in [("q8_0", "once.gguf"), ("w8a16", "once")] {
+        let once = place.path().join(name);
+        Quantize::new(first.parse().unwrap()).run(demo(), &once).unwrap().unwrap();
+        let twice = place.path().join("twice.gguf");
+        let message = Quantize::new("q4_0".parse().unwrap()).run(&once, &twice).unwrap_err().to_string();
+        assert!(message.contains("proj.weight") || message.contains("embed"), "{message}");
+        assert!(message.contains("is quantised") && message.contains("floats"), "{message}");
+        assert!(!twice.exists());
+    }
+}

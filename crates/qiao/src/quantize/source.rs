@@ -7,7 +7,6 @@ use qiao_core::{DType, RopeStyle};
 use qiao_engine::checkpoint::Checkpoint;
 use qiao_engine::form::WeightForm;
 use qiao_engine::model::Family;
-use qiao_engine::weights::convert::is_convertible;
 use serde_json::{Map, Value};
 
 use super::fault;
@@ -72,7 +71,7 @@ impl Source {
                 continue;
             }
             let form = checkpoint.weights.form(&name);
-            if !matches!(form, Some(WeightForm::Plain(dtype)) if is_convertible(dtype)) {
+            if !matches!(form, Some(WeightForm::Plain(dtype)) if !dtype.is_block()) {
                 let found = format!("{}: tensor {name:?} is quantised, or holds no floats", path.display());
                 return Err(fault(found, "give a checkpoint of floats: f32, f16 or bf16"));
             }
