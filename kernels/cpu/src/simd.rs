@@ -192,3 +192,17 @@ pub trait Simd: Copy {
         unsafe { T::load_row(self, lanes.as_ptr()) }
     }
 }
+
+/// Asks for `bytes` bytes from `p` on to be in the caches soon. A hint: the address may be anything.
+#[inline(always)]
+pub(crate) fn prefetch(p: *const u8, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: the instruction never faults.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.wrapping_add(line).cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (p, bytes);
+}

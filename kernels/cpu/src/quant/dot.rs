@@ -3,6 +3,7 @@
 use super::CHUNK;
 use super::chunk::{Code, Lookup};
 use crate::layout::NR;
+use crate::simd::prefetch;
 
 /// A weight is `scale · code`.
 pub(crate) const NONE: u8 = 0;
@@ -102,6 +103,10 @@ pub(crate) fn dot<S: Lookup, C: Code, const NV: usize, const HALVES: bool, const
     }
 }
 
+/// How far ahead of their use codes are asked for, in bytes. A panel with its scales is no single stream, and short: left to
+/// themselves the processor's prefetchers begin anew with each.
+const AHEAD: usize = 4096;
+
 /// `R` rows from `row` on, each with `PARTS` chains of multiply-adds for every scale; gives `R`.
 ///
 /// # Safety
@@ -135,6 +140,7 @@ unsafe fn some<
             }
         }
         for chunk in 0..block.chunks {
+            prefetch(block.codes.as_ptr().wrapping_add(chunk * C::BYTES + AHEAD), C::BYTES);
             let mut acc = [[[s.splat(0.0); NV]; PARTS]; R];
             half::<S, C, NV, R, PARTS, MODE>(s, &mut acc, tables, block, chunk, false, x, rows.stride);
             if HALVES {

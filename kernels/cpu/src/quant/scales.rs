@@ -8,7 +8,7 @@ use super::CHUNK;
 use super::chunk::Lookup;
 use super::form::{QuantFormat, ScaleForm};
 use crate::layout::NR;
-use crate::simd::Simd;
+use crate::simd::{Simd, prefetch};
 
 /// Makes f32 of the scales that a panel holds: `(scales, offsets, format, panel, k, first, chunks)`.
 ///
@@ -87,6 +87,10 @@ pub(crate) fn expand<S: Lookup>(
 ) {
     assert!(chunks.end <= k.div_ceil(CHUNK), "chunks beyond the panel");
     let data = &panel[format.codes_len(k)..];
+    // The same scales of the panel that lies behind this one, which is likely to be next.
+    let share = |chunk: usize| data.len() * chunk / k.div_ceil(CHUNK).max(1);
+    let (start, end) = (share(chunks.start), share(chunks.end));
+    prefetch(data.as_ptr().wrapping_add(panel.len() + start), end - start);
     let per_chunk = format.scales_per_chunk();
     let range = chunks.start * per_chunk..chunks.end * per_chunk;
     let (scales, _) = scales.as_chunks_mut::<NR>();
