@@ -34,4 +34,4 @@ pub mod compensate;
 pub mod import;
 
 pub use encode::encode_row;
-pub use row::{decode_row, first_bad_scale};
+pub use row::{decode_row, first_bad_scale, scale_offsets};

@@ -26,8 +26,8 @@ fn decoder(dtype: DType) -> Option<Decode> {
     })
 }
 
-/// Where the f16 scales of a block stand.
-fn scales(dtype: DType) -> &'static [usize] {
+/// Where in a block its f16 scales and minima stand, in bytes; those of a dtype that is no block format mean nothing.
+pub const fn scale_offsets(dtype: DType) -> &'static [usize] {
     match dtype {
         DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => &[0, 2],
         DType::Q2K => &[80, 82],
@@ -43,7 +43,7 @@ fn scales(dtype: DType) -> &'static [usize] {
 /// the end is not looked at; a dtype that is no block format has none.
 pub fn first_bad_scale(dtype: DType, bytes: &[u8]) -> Option<usize> {
     // The exponent of all ones.
-    let bad = |block: &[u8]| scales(dtype).iter().any(|&at| block[at + 1] & 0x7c == 0x7c);
+    let bad = |block: &[u8]| scale_offsets(dtype).iter().any(|&at| block[at + 1] & 0x7c == 0x7c);
     if !dtype.is_block() {
         return None;
     }

@@ -1,6 +1,7 @@
 //! Input data from a printed seed: the values that every family of cases walks.
 
 use qiao_core::DType;
+use qiao_quant::scale_offsets;
 
 use crate::round;
 
@@ -117,17 +118,8 @@ pub fn to_bytes(dtype: DType, data: &[f64]) -> Vec<u8> {
 pub fn block_bytes(rng: &mut Rng, dtype: DType, blocks: usize) -> Vec<u8> {
     let size = dtype.block_bytes();
     let mut bytes: Vec<u8> = (0..blocks * size).map(|_| rng.bits() as u8).collect();
-    // Where the f16 fields of a block begin.
-    let scales: &[usize] = match dtype {
-        DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => &[0, 2],
-        DType::Q2K => &[80, 82],
-        DType::Q3K => &[108],
-        DType::Q6K => &[208],
-        DType::Mxfp4 => &[],
-        _ => &[0],
-    };
     for block in bytes.chunks_exact_mut(size) {
-        for &at in scales {
+        for &at in scale_offsets(dtype) {
             // The high byte of an f16: sign, and an exponent of at most −1.
             block[at + 1] &= 0xb9;
         }

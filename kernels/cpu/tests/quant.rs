@@ -6,7 +6,7 @@ use oracle::{Guarded, Random, U, assert_close, tables};
 use qiao_core::DType;
 use qiao_kernels_cpu::{CHUNK, Kernels, NR, QuantBlock, QuantFormat, QuantOffset, QuantRows, pack_quant_panel};
 use qiao_quant::minifloat::{F4E2M1, F8E4M3, F8E5M2};
-use qiao_quant::{decode_row, nibble};
+use qiao_quant::{decode_row, nibble, scale_offsets};
 
 /// The dtype that the reference decoder knows a block format by.
 fn block_dtype(format: QuantFormat) -> Option<DType> {
@@ -98,14 +98,7 @@ impl Weights {
 
 /// Keeps the f16 fields of random blocks small numbers.
 fn tame(bytes: &mut [u8], dtype: DType) {
-    let at: &[usize] = match dtype {
-        DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => &[0, 2],
-        DType::Q2K => &[80, 82],
-        DType::Q3K => &[108],
-        DType::Q6K => &[208],
-        DType::Mxfp4 => &[],
-        _ => &[0],
-    };
+    let at = scale_offsets(dtype);
     for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
         at.iter().for_each(|&at| block[at + 1] &= 0xb9);
         if dtype == DType::Mxfp4 {
