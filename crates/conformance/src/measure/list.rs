@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::attention::Heads;
 use super::models::{MODELS, ModelShape};
-use super::products::Mnk;
+use super::products::{GROUP, Mnk};
 use super::shapes::Shape;
 use crate::glob::Glob;
 
@@ -164,6 +164,8 @@ enum Format {
     /// The dtype of activations.
     Plain,
     Block(DType),
+    /// i4 with an f16 scale for each [`GROUP`] inputs.
+    Int4,
     /// i8, as are the activations.
     W8A8,
 }
@@ -175,6 +177,7 @@ const BLOCKS: &[Format] = &[
     Format::Block(DType::Q4_0),
     Format::Block(DType::Q4K),
     Format::Block(DType::Q6K),
+    Format::Int4,
     Format::W8A8,
 ];
 const EVERY: &[Format] = &[
@@ -183,6 +186,7 @@ const EVERY: &[Format] = &[
     Format::Block(DType::Q4_0),
     Format::Block(DType::Q4K),
     Format::Block(DType::Q6K),
+    Format::Int4,
     Format::W8A8,
 ];
 
@@ -356,7 +360,8 @@ fn product(model: &ModelShape, what: Use, format: Format, act: DType, m: usize) 
             Shape::Matmul { dtype: act, mnk, bias, out }
         }
         Format::Block(format) if k.is_multiple_of(format.block_elems()) => Shape::MatmulQuant { format, act, mnk, out },
-        Format::Block(_) => return None,
+        Format::Int4 if k.is_multiple_of(GROUP) => Shape::MatmulQuant { format: DType::I4, act, mnk, out },
+        Format::Block(_) | Format::Int4 => return None,
         Format::W8A8 => Shape::ScaledMatmul { mnk, out: out.unwrap_or(act) },
     };
     Some((format!("{name}, {}", counted(m)), shape))

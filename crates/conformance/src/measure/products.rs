@@ -85,7 +85,10 @@ pub(crate) fn matmul(
     Ok(Work { op, operands, out, cost: None, samples: vec![Sample { operands: picks, outputs }] })
 }
 
-/// `a·dequantise(w)ᵀ`, w in a block format.
+/// Inputs to a scale of codes that are no block format.
+pub(crate) const GROUP: usize = 128;
+
+/// `a·dequantise(w)ᵀ`, w in a block format, or codes with an f16 scale for each [`GROUP`] inputs.
 pub(crate) fn matmul_quant(
     pools: &mut Pools,
     rng: &mut Rng,
@@ -94,13 +97,20 @@ pub(crate) fn matmul_quant(
     Mnk { m, n, k }: Mnk,
     out: Option<DType>,
 ) -> Result<Work> {
-    let operands = vec![
+    let mut operands = vec![
         Some(pools.random(Kind::Small, act, &[m, k])?),
         Some(pools.random(Kind::Normal, format, &[n, k])?.constant()),
     ];
     let (r, c) = (some_rows(rng, m), some(rng, n, COLUMNS));
-    let sample = Sample { operands: vec![rows(&r), rows(&c)], outputs: vec![vec![(0, r), (1, c)]] };
-    let op = Op::MatmulQuant(MatmulQuantAttrs::default());
+    let mut picks = vec![rows(&r), rows(&c)];
+    let mut attrs = MatmulQuantAttrs::default();
+    if !format.is_block() {
+        attrs.group_size = GROUP as u32;
+        operands.push(Some(pools.random(Kind::Small, DType::F16, &[n, k / GROUP])?.constant()));
+        picks.push(rows(&c));
+    }
+    let sample = Sample { operands: picks, outputs: vec![vec![(0, r), (1, c)]] };
+    let op = Op::MatmulQuant(attrs);
     Ok(Work { op, operands, out, cost: None, samples: vec![sample] })
 }
 

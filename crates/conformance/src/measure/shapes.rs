@@ -14,7 +14,7 @@ use super::work::Work;
 pub(crate) enum Shape {
     /// `[M, K]·[N, K]ᵀ`, with a bias or without; the dtype of the result where it is another one.
     Matmul { dtype: DType, mnk: Mnk, bias: bool, out: Option<DType> },
-    /// The same with weights in a block format, and activations of another dtype.
+    /// The same with weights in a block format or as codes with scales, and activations of another dtype.
     MatmulQuant { format: DType, act: DType, mnk: Mnk, out: Option<DType> },
     /// The same of i8 operands, scaled into another dtype.
     ScaledMatmul { mnk: Mnk, out: DType },
@@ -83,6 +83,9 @@ impl Shape {
         match self {
             Shape::Matmul { mnk, bias, out: o, .. } => {
                 format!("{}{}{}", product(mnk), if *bias { ",epilogue=bias" } else { "" }, out(o))
+            }
+            Shape::MatmulQuant { format, mnk, out: o, .. } if !format.is_block() => {
+                format!("{},codes={format},group={}{}", product(mnk), products::GROUP, out(o))
             }
             Shape::MatmulQuant { format, mnk: Mnk { m, n, k }, out: o, .. } => {
                 format!("m={m},n={n},blocks={},format={format}{}", k / format.block_elems(), out(o))
