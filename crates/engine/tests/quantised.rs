@@ -18,6 +18,7 @@ use qiao_engine::form::WeightForm;
 use qiao_engine::runner::{LoadOptions, LoadedModel};
 use qiao_engine::session::Session;
 use qiao_engine::weights::Weights;
+use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
 const PROMPT: [u32; 12] = [1, 17, 40, 99, 5, 63, 8, 120, 77, 31, 2, 54];
@@ -52,6 +53,20 @@ fn write(dir: &Path, extra: &serde_json::Value, chosen: fn(&str) -> bool, pack: 
     }
     let views = tensors.iter().map(|(name, s)| (name, TensorView::new(s.dtype, s.shape.clone(), &s.bytes).unwrap()));
     safetensors::serialize_to_file(views, None, &dir.join("model.safetensors")).unwrap();
+}
+
+/// Changes the tensors of a folder, and leaves them in a file of this name.
+fn rewrite(dir: &Path, file: &str, change: impl Fn(&mut BTreeMap<String, Stored>)) {
+    let path = dir.join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let of = |(name, t): (String, TensorView<'_>)| {
+        (name, Stored { dtype: t.dtype(), shape: t.shape().to_vec(), bytes: t.data().to_vec() })
+    };
+    let mut tensors = SafeTensors::deserialize(&bytes).unwrap().tensors().into_iter().map(of).collect();
+    change(&mut tensors);
+    std::fs::remove_file(path).unwrap();
+    let views = tensors.iter().map(|(name, s)| (name, TensorView::new(s.dtype, s.shape.clone(), &s.bytes).unwrap()));
+    safetensors::serialize_to_file(views, None, &dir.join(file)).unwrap();
 }
 
 fn projections(module: &str) -> bool {
@@ -171,4 +186,68 @@ fn a_module_that_breaks_its_scheme_is_named() {
     });
     let message = Checkpoint::open(dir.path()).unwrap_err().to_string();
     assert!(message.contains("model.layers.1.mlp.up_proj") && message.contains("model.safetensors"), "{message}");
+}
+
+#[test]
+fn what_older_tools_write_beside_the_weights_means_the_same() {
+    let schemes = schemes();
+    let packed = schemes.iter().find(|p| p.name == "gptq, 4 bits").unwrap();
+    let [inside, beside] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let tensors = |module: &str, w: &[f32], n: usize, k: usize| (packed.pack)(module, w, n, k).tensors;
+    write(inside.path(), &packed.config, projections, &tensors);
+    write(beside.path(), &serde_json::json!({}), projections, &tensors);
+    let text = packed.config["quantization_config"].to_string();
+    std::fs::write(beside.path().join("quantize_config.json"), text).unwrap();
+    assert_eq!(logits(open(&reference(), inside.path())), logits(open(&reference(), beside.path())));
+}
+
+#[test]
+fn ascend_folders_have_weights_and_smoothed_norms_under_their_own_names() {
+    let schemes = schemes();
+    let packed = schemes.iter().find(|p| p.name == "ascend w8a8 dynamic").unwrap();
+    let [usual, own, biased] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    for dir in [&usual, &own, &biased] {
+        write(dir.path(), &packed.config, projections, &|m, w, n, k| (packed.pack)(m, w, n, k).tensors);
+        let (name, text) = packed.beside.as_ref().unwrap();
+        std::fs::write(dir.path().join(name), text.to_string()).unwrap();
+    }
+    let smoothed = |bias: f32| {
+        move |tensors: &mut BTreeMap<String, Stored>| {
+            let norms: Vec<String> = tensors.keys().filter(|n| n.ends_with("layernorm.weight")).cloned().collect();
+            assert_eq!(norms.len(), 4);
+            for name in norms {
+                let norm = name.strip_suffix(".weight").unwrap();
+                let weight = tensors.remove(&name).unwrap();
+                let zeros = Stored::floats(&vec![bias; weight.shape[0]], weight.shape.clone());
+                tensors.insert(format!("{norm}.module.weight"), weight);
+                tensors.insert(format!("{norm}.module.bias"), zeros);
+            }
+        }
+    };
+    rewrite(own.path(), "quant_model_weights.safetensors", smoothed(0.0));
+    rewrite(biased.path(), "quant_model_weights.safetensors", smoothed(0.5));
+    assert_eq!(logits(open(&reference(), own.path())), logits(open(&reference(), usual.path())));
+    let message = Checkpoint::open(biased.path()).unwrap_err().to_string();
+    assert!(message.contains("layernorm.module.bias") && message.contains("not zero"), "{message}");
+}
+
+#[test]
+fn a_bias_without_a_place_in_the_model_is_refused_unless_it_is_zero() {
+    let schemes = schemes();
+    let packed = schemes.iter().find(|p| p.name == "gptq, 4 bits").unwrap();
+    for (bias, refused) in [(0.0, false), (0.25, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &packed.config, projections, &|module, w, n, k| {
+            let mut tensors = (packed.pack)(module, w, n, k).tensors;
+            tensors.push(("bias".into(), Stored::floats(&vec![bias; n], vec![n])));
+            tensors
+        });
+        let Checkpoint { config, weights, .. } = Checkpoint::open(dir.path()).unwrap();
+        let options = LoadOptions::default();
+        let loaded = LoadedModel::load(reference(), &weights, config, dir.path(), options, &mut |_| {});
+        match loaded.err().map(|e| e.to_string()) {
+            Some(message) => assert!(refused && message.contains("_proj.bias") && message.contains("config.json")),
+            None => assert!(!refused, "a bias of {bias} was lost"),
+        }
+    }
 }
