@@ -16,8 +16,8 @@
                                 cut in each way that tokenizer.ggml.pre names; only made anew where the Python package
                                 llama_cpp is there
 
-`--check` is how the writer is held to an independent reader; `cargo test -p qiao-gguf --test python_files -- --ignored`
-writes such a file to the path in QIAO_GGUF_OUT.
+`--check` is how the writer is held to an independent reader; `cargo run -p qiao-gguf --example write -- FILE` writes such
+a file.
 """
 
 import argparse

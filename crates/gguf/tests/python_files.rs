@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use qiao_core::DType;
-use qiao_gguf::{Array, Gguf, GgufHeader, SplitName, Strings, Value, check_parts, ggml_type};
+use qiao_gguf::{Array, Gguf, SplitName, Value, check_parts, ggml_type};
 use serde_json::Value as Json;
 
 fn folder() -> PathBuf {
@@ -123,25 +122,4 @@ fn the_parts_of_a_split_file_are_found_and_read() {
     require_metadata(&files[0], &noted);
     let held: usize = files.iter().zip(&contents).map(|(file, bytes)| require_tensors(file, bytes, &noted)).sum();
     assert_eq!(held, 5);
-}
-
-/// For `tools/gguf_fixtures.py --check`: a file by the writer, at the path in `QIAO_GGUF_OUT`.
-#[test]
-#[ignore = "writes a file for gguf-py to read"]
-fn a_file_for_gguf_py_is_written() {
-    let path = std::env::var_os("QIAO_GGUF_OUT").expect("QIAO_GGUF_OUT names the file to write");
-    let mut header = GgufHeader::new();
-    header.set("general.architecture", "llama");
-    header.set("general.alignment", 64u32);
-    header.set("llama.block_count", 1u32);
-    header.set("llama.rope.freq_base", 1e6f32);
-    header.set("tokenizer.ggml.tokens", Strings::from_iter(["<s>", "桥", ""]));
-    header.set("tokenizer.ggml.scores", vec![0.0f32, -1.0, -2.5]);
-    let tensors = [("norm", DType::F32, vec![3]), ("q", DType::Q4K, vec![2, 512]), ("h", DType::BF16, vec![2, 3, 5])];
-    tensors.iter().for_each(|(name, dtype, shape)| header.tensor(name, *dtype, shape).unwrap());
-    let mut file = header.begin(std::fs::File::create(path).unwrap()).unwrap();
-    for (name, dtype, shape) in &tensors {
-        file.tensor(name, &vec![1; dtype.bytes_for(shape.iter().product()).unwrap()]).unwrap();
-    }
-    file.finish().unwrap();
 }
