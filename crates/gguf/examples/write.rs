@@ -2,6 +2,8 @@
 //!
 //! `cargo run -p qiao-gguf --example write -- FILE`; `tools/gguf_fixtures.py --check FILE` has gguf-py read it.
 
+#![forbid(unsafe_code)]
+
 use std::fs::File;
 
 use qiao_core::DType;
