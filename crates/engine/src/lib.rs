@@ -2,7 +2,7 @@
 //!
 //! Modules, from ground to roof: `error`, `json`, `form`, `quantisation`, `weights`, `rope`, `config`, `tokenizer`, `detokenize`, `stop`, `chat`,
 //! `generation`, `sampler`, `model`, `gguf`, `checkpoint`, `dtypes`, `sides`, `homes`, `cache`, `placing`, `prepared`, `rotary`, `runner`, `forecast`, `session`, `compare`,
-//! `divergence`, `eval`, `calibrate`, `text`, `generate`.
+//! `divergence`, `eval`, `calibrate`, `text`, `generate`, `serve`.
 #![deny(unsafe_code)]
 
 pub mod error;
@@ -58,5 +58,7 @@ pub mod eval;
 pub mod text;
 
 pub mod generate;
+
+pub mod serve;
 
 pub use error::{EngineError, Result};
