@@ -1,6 +1,6 @@
 //! A sequence's keys and values on a device, behind the interface that every kind of cache keeps.
 
-use qiao_core::{Binding, Device, TensorDesc};
+use qiao_core::{Binding, DType, Device, TensorDesc};
 
 use crate::error::{EngineError, Result};
 use crate::model::CacheShape;
@@ -28,14 +28,50 @@ pub trait KvCache: Send {
     /// Forgets the tokens from this length on.
     fn truncate(&mut self, len: usize);
 
-    /// The slot of a token that is held.
-    fn slot(&self, position: usize) -> i32;
-
     /// The sequence's pages, in order; as many entries as the shape's `table`.
     fn block_table(&self) -> &[i32];
 
-    /// The keys and values of a layer.
-    fn layer(&self, layer: usize) -> (&Binding, &Binding);
+    /// The buffers of each layer.
+    fn layers(&self) -> &[LayerBuffers];
+}
+
+/// The pages of one layer on a device.
+#[derive(Clone, Debug)]
+pub struct LayerBuffers {
+    /// Keys.
+    pub k: Binding,
+    /// Values.
+    pub v: Binding,
+    /// The scales of keys and values, f32, one for each token and head, where these are codes.
+    pub scales: Option<[Binding; 2]>,
+}
+
+impl LayerBuffers {
+    /// Allocates the pages of all layers, keys and values on these devices, a pair for each layer.
+    ///
+    /// # Errors
+    /// A device has no room for them; a shape that no tensor can have, or with more slots than an i32 counts.
+    pub fn spread<'a>(
+        shape: CacheShape,
+        devices: impl Iterator<Item = [&'a dyn Device; 2]>,
+        kv_heads: usize,
+        head_dim: usize,
+    ) -> Result<Vec<LayerBuffers>> {
+        let slots = shape.blocks.saturating_mul(shape.block_size).max(shape.capacity());
+        let too_long = || EngineError::ContextTooLong { asked: slots, limit: i32::MAX as usize };
+        i32::try_from(slots).map_err(|_| too_long())?;
+        let dims = shape.dims(kv_heads, head_dim);
+        let bytes = TensorDesc::new(shape.dtype, &dims)?.bytes()?;
+        let scale_bytes = TensorDesc::new(DType::F32, &dims[..3])?.bytes()?;
+        let alloc = |[k, v]: [&dyn Device; 2]| {
+            let scales = match shape.has_scales() {
+                true => Some([alloc_padded(k, scale_bytes)?, alloc_padded(v, scale_bytes)?]),
+                false => None,
+            };
+            Ok(LayerBuffers { k: alloc_padded(k, bytes)?, v: alloc_padded(v, bytes)?, scales })
+        };
+        devices.map(alloc).collect()
+    }
 }
 
 /// A cache that holds one sequence from the first slot on.
@@ -44,7 +80,7 @@ pub struct ContiguousCache {
     shape: CacheShape,
     len: usize,
     block_table: Vec<i32>,
-    layers: Vec<(Binding, Binding)>,
+    layers: Vec<LayerBuffers>,
 }
 
 impl ContiguousCache {
@@ -72,11 +108,7 @@ impl ContiguousCache {
         kv_heads: usize,
         head_dim: usize,
     ) -> Result<Self> {
-        let too_long = || EngineError::ContextTooLong { asked: shape.capacity(), limit: i32::MAX as usize };
-        i32::try_from(shape.capacity()).map_err(|_| too_long())?;
-        let bytes = TensorDesc::new(shape.dtype, &shape.dims(kv_heads, head_dim))?.bytes()?;
-        let alloc = |[k, v]: [&dyn Device; 2]| Ok((alloc_padded(k, bytes)?, alloc_padded(v, bytes)?));
-        let layers = devices.map(alloc).collect::<Result<Vec<_>>>()?;
+        let layers = LayerBuffers::spread(shape, devices, kv_heads, head_dim)?;
         let block_table = (0..shape.table as i32).collect();
         Ok(ContiguousCache { shape, len: 0, block_table, layers })
     }
@@ -105,23 +137,18 @@ impl KvCache for ContiguousCache {
         self.len = self.len.min(len);
     }
 
-    fn slot(&self, position: usize) -> i32 {
-        position as i32
-    }
-
     fn block_table(&self) -> &[i32] {
         &self.block_table
     }
 
-    fn layer(&self, layer: usize) -> (&Binding, &Binding) {
-        let (k, v) = &self.layers[layer];
-        (k, v)
+    fn layers(&self) -> &[LayerBuffers] {
+        &self.layers
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use qiao_core::{Backend, DType, KvLayout, noop::NoopBackend};
+    use qiao_core::{Backend, KvLayout, noop::NoopBackend};
 
     use super::*;
 
@@ -138,14 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn slots_follow_the_sequence() {
+    fn tokens_come_and_go() {
         let mut c = cache(8).unwrap();
         c.append(5).unwrap();
-        assert_eq!((c.len(), c.slot(4), c.block_table()), (5, 4, &[0][..]));
+        assert_eq!((c.len(), c.block_table()), (5, &[0][..]));
         c.truncate(2);
         c.truncate(7);
         assert_eq!(c.len(), 2);
-        assert_eq!(c.layer(1).0.bytes, 2 * 8 * 4 * 4);
+        assert_eq!(c.layers()[1].k.bytes, 2 * 8 * 4 * 4);
     }
 
     #[test]

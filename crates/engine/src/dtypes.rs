@@ -42,6 +42,22 @@ pub fn placed_form(info: &DeviceInfo, stored: WeightForm) -> WeightForm {
     }
 }
 
+/// The dtype of keys and values: as asked, else that of activations.
+///
+/// # Errors
+/// One that no cache is kept in.
+pub(crate) fn cache_dtype(compute: DType, asked: Option<DType>) -> Result<DType> {
+    let codes = [DType::I8, DType::F8E4M3, DType::F8E5M2];
+    match asked {
+        Some(dtype) if !dtype.is_activation() && !codes.contains(&dtype) => Err(EngineError::Parameter {
+            name: "dtype of keys and values",
+            expected: "f32, bf16, f16, i8, f8e4m3 or f8e5m2",
+            found: dtype.name().to_string(),
+        }),
+        asked => Ok(asked.unwrap_or(compute)),
+    }
+}
+
 /// The dtype of activations: as asked, else that of the stored weights or what a device has instead.
 ///
 /// # Errors

@@ -68,6 +68,9 @@ pub(crate) fn fixed(
     for (layer, &(k, v)) in g.caches.iter().enumerate() {
         let of = |which: usize| sequence.map(|s| s.caches[layer][which]);
         (homes[k], homes[v]) = (of(0), of(1));
+        if let Some(&(k, v)) = g.scales.get(layer) {
+            (homes[k], homes[v]) = (of(0), of(1));
+        }
     }
     let rotary = sequence.map(|s| s.rotary);
     (homes[g.inputs.cos], homes[g.inputs.sin]) = (rotary, rotary);

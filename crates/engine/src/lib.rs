@@ -1,7 +1,7 @@
 //! From a checkpoint to tokens, over any device.
 //!
 //! Modules, from ground to roof: `error`, `json`, `form`, `quantisation`, `weights`, `rope`, `config`, `tokenizer`, `detokenize`, `stop`, `chat`,
-//! `generation`, `sampler`, `model`, `gguf`, `checkpoint`, `dtypes`, `sides`, `homes`, `cache`, `placing`, `prepared`, `rotary`, `runner`, `forecast`, `session`, `compare`,
+//! `generation`, `sampler`, `model`, `gguf`, `checkpoint`, `dtypes`, `sides`, `homes`, `cache`, `entry`, `placing`, `prepared`, `rotary`, `runner`, `forecast`, `session`, `compare`,
 //! `divergence`, `eval`, `calibrate`, `text`, `generate`, `serve`.
 #![deny(unsafe_code)]
 
@@ -39,6 +39,7 @@ mod homes;
 pub mod sides;
 
 pub mod cache;
+mod entry;
 pub mod placing;
 mod prepared;
 mod rotary;

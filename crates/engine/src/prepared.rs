@@ -3,7 +3,8 @@
 use qiao_core::{Binding, Device, Error, Plan};
 use qiao_layers::{Account, Lowered};
 
-use crate::cache::KvCache;
+use crate::cache::LayerBuffers;
+use crate::entry::Entry;
 use crate::error::Result;
 use crate::model::{CacheShape, ModelGraph, Step};
 use crate::placing::PlacedWeights;
@@ -39,9 +40,9 @@ impl Offsets {
             ids: next(step.tokens),
             positions: next(step.tokens),
             slots: next(step.tokens),
-            cu_q: g.inputs.cu_q.map(|_| next(2)),
-            kv_len: next(1),
-            block_table: next(cache.table),
+            cu_q: g.inputs.cu_q.map(|_| next(step.sequences + 1)),
+            kv_len: next(step.sequences),
+            block_table: next(step.sequences * cache.table),
             select: g.inputs.select.map(|_| next(step.rows)),
             bytes: 0,
         };
@@ -60,10 +61,10 @@ pub(crate) struct Prepared {
     offsets: Offsets,
 }
 
-/// What a session binds to a plan.
+/// What is bound to a plan apart from weights.
 pub(crate) struct SessionBuffers<'a> {
     pub(crate) input: &'a Binding,
-    pub(crate) cache: &'a dyn KvCache,
+    pub(crate) layers: &'a [LayerBuffers],
     pub(crate) cos: &'a Binding,
     pub(crate) sin: &'a Binding,
     pub(crate) logits: &'a Binding,
@@ -133,7 +134,7 @@ impl Prepared {
             all[c.bound] = weights.binding(c);
         }
         let (i, o) = (self.g.inputs, self.offsets);
-        let t = self.step.tokens;
+        let (t, sequences) = (self.step.tokens, self.step.sequences);
         let mut input = |at: usize, offset: usize, count: usize| {
             let (start, bytes) = (own.input.offset + offset, count * size_of::<i32>());
             all[at] = Some(Binding::part(&own.input.buffer, start, bytes));
@@ -141,17 +142,19 @@ impl Prepared {
         input(i.ids, o.ids, t);
         input(i.positions, o.positions, t);
         input(i.slots, o.slots, t);
-        input(i.kv_len, o.kv_len, 1);
-        input(i.block_table, o.block_table, self.cache.table);
-        for (at, offset, count) in [(i.cu_q, o.cu_q, 2), (i.select, o.select, self.step.rows)] {
+        input(i.kv_len, o.kv_len, sequences);
+        input(i.block_table, o.block_table, sequences * self.cache.table);
+        for (at, offset, count) in [(i.cu_q, o.cu_q, sequences + 1), (i.select, o.select, self.step.rows)] {
             if let (Some(at), Some(offset)) = (at, offset) {
                 input(at, offset, count);
             }
         }
         (all[i.cos], all[i.sin]) = (Some(own.cos.clone()), Some(own.sin.clone()));
-        for (layer, &(k, v)) in self.g.caches.iter().enumerate() {
-            let (keys, values) = own.cache.layer(layer);
-            (all[k], all[v]) = (Some(keys.clone()), Some(values.clone()));
+        for (&(k, v), layer) in self.g.caches.iter().zip(own.layers) {
+            (all[k], all[v]) = (Some(layer.k.clone()), Some(layer.v.clone()));
+        }
+        for (&(k, v), layer) in self.g.scales.iter().zip(own.layers) {
+            [all[k], all[v]] = layer.scales.clone().map_or([None, None], |scales| scales.map(Some));
         }
         if let Some(at) = self.g.logits {
             all[at] = Some(own.logits.clone());
@@ -167,24 +170,38 @@ impl Prepared {
         given.collect()
     }
 
-    /// Writes a step's inputs into the bytes that are uploaded for it. The tokens are the cache's last ones; `select` names
-    /// the last of them.
-    pub(crate) fn write_inputs(&self, ids: &[u32], cache: &dyn KvCache, out: &mut Vec<u8>) {
+    /// Writes a step's inputs into the bytes that are uploaded for it. Places beyond the entries' tokens and sequences are idle:
+    /// they belong to no sequence and are written nowhere.
+    ///
+    /// Gives the row of the logits where each row wanted stands, entry by entry.
+    pub(crate) fn write_inputs(&self, entries: &[Entry<'_>], out: &mut Vec<u8>) -> Vec<usize> {
+        out.clear();
         out.resize(self.offsets.bytes, 0);
-        let (o, len) = (self.offsets, cache.len());
-        let start = len - ids.len();
-        put(out, o.ids, ids.iter().map(|&id| id as i32));
-        put(out, o.positions, (start..len).map(|p| p as i32));
-        put(out, o.slots, (start..len).map(|p| cache.slot(p)));
-        put(out, o.kv_len, [len as i32]);
-        put(out, o.block_table, cache.block_table().iter().copied());
+        let (o, size, step) = (self.offsets, self.cache.block_size, self.step);
+        let tokens = || entries.iter().flat_map(|e| e.ids.iter().zip(e.start..).map(move |(&id, at)| (e, id, at)));
+        put(out, o.ids, tokens().map(|(_, id, _)| id as i32));
+        put(out, o.positions, tokens().map(|(_, _, at)| at as i32));
+        let idle = std::iter::repeat_n(-1, step.tokens);
+        put(out, o.slots, tokens().map(|(e, _, at)| e.slot(at, size)).chain(idle).take(step.tokens));
+        put(out, o.kv_len, entries.iter().map(|e| e.end() as i32));
+        for (i, entry) in entries.iter().enumerate() {
+            let at = o.block_table + i * self.cache.table * size_of::<i32>();
+            put(out, at, entry.table.iter().copied().take(self.cache.table));
+        }
+        let ends = entries.iter().scan(0, |end, e| {
+            *end += e.ids.len();
+            Some(*end)
+        });
+        let ends: Vec<usize> = ends.collect();
+        let total = ends.last().copied().unwrap_or(0);
         if let Some(at) = o.cu_q {
-            put(out, at, [0, ids.len() as i32]);
+            let idle = std::iter::repeat_n(total, step.sequences - entries.len());
+            put(out, at, std::iter::once(0).chain(ends.iter().copied()).chain(idle).map(|end| end as i32));
         }
-        if let Some(at) = o.select {
-            let first = ids.len() - self.step.rows;
-            put(out, at, (first..ids.len()).map(|i| i as i32));
-        }
+        let wanted: Vec<usize> = entries.iter().zip(&ends).flat_map(|(e, &end)| end - e.rows..end).collect();
+        let Some(at) = o.select else { return wanted };
+        put(out, at, wanted.iter().map(|&i| i as i32));
+        (0..wanted.len()).collect()
     }
 }
 

@@ -10,7 +10,7 @@ use qiao_core::{Binding, DType, Device};
 use qiao_layers::{Account, Home, Lowered, Policy, lower_with};
 
 use crate::config::ModelConfig;
-use crate::dtypes::{compute_dtype, placed_form};
+use crate::dtypes::{cache_dtype, compute_dtype, placed_form};
 use crate::error::{EngineError, Result};
 use crate::form::WeightForm;
 use crate::homes::{SequenceHomes, fixed};
@@ -32,16 +32,19 @@ pub const DEFAULT_CONTEXT: usize = 4096;
 const SMALLEST_CACHE: usize = 256;
 
 /// Plans for more than one token that are kept.
-const KEPT_PLANS: usize = 8;
+const KEPT_PLANS: usize = 48;
 
-const DECODE: Step = Step { tokens: 1, rows: 1, keep_hidden: false };
+const DECODE: Step = Step::of_one(1, 1);
 
 /// How a model is loaded.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
-    /// The dtype of activations and cache; `None` = that of the stored weights, or what the device has instead
+    /// The dtype of activations; `None` = that of the stored weights, or what the device has instead
     /// ([`crate::dtypes`]).
     pub dtype: Option<DType>,
+    /// The dtype of keys and values; `None` = that of activations. Codes (i8, f8e4m3, f8e5m2) have an f32 scale for each token and
+    /// head.
+    pub kv_dtype: Option<DType>,
     /// The longest sequence, prompt and answer together; `None` = [`DEFAULT_CONTEXT`] or what the model allows, whichever is
     /// less.
     pub context: Option<usize>,
@@ -58,6 +61,7 @@ pub struct LoadedModel {
     spec: DecoderSpec,
     rope: RopeTables,
     compute: DType,
+    kv: DType,
     context: usize,
     forms: HashMap<String, WeightForm>,
     weights: PlacedWeights,
@@ -135,8 +139,10 @@ impl LoadedModel {
         let embed = format!("{}.weight", spec.names.embed);
         let head = format!("{}.weight", spec.names.lm_head);
         spec.tied |= !weights.contains(&head) && weights.contains(&embed);
+        let compute = compute_dtype(device.info(), weights.handle(&embed)?.dtype, &config, options.dtype)?;
         let mut model = LoadedModel {
-            compute: compute_dtype(device.info(), weights.handle(&embed)?.dtype, &config, options.dtype)?,
+            compute,
+            kv: cache_dtype(compute, options.kv_dtype)?,
             context: checked_context(&config, options.context)?,
             rope: RopeTables::new(&config.rope, config.head_dim, config.max_position_embeddings),
             forms: HashMap::new(),
@@ -154,7 +160,7 @@ impl LoadedModel {
         let mut g = model.graph(key)?;
         PlacedWeights::check(weights, &g)?;
         let tokens = PREFILL_CHUNK.min(model.context);
-        let chunk = Step { tokens, rows: 1, keep_hidden: false };
+        let chunk = Step::of_one(tokens, 1);
         let chunk = if tokens > 1 { Some(model.graph((chunk, model.cache_shape(tokens)))?) } else { None };
         model.homes = SequenceHomes::decide(&**model.device(), model.policy(), &g, chunk.as_ref())?;
         let plan = model.lower(&mut g)?;
@@ -191,9 +197,14 @@ impl LoadedModel {
         &self.spec
     }
 
-    /// The dtype of activations and cache.
+    /// The dtype of activations.
     pub fn compute_dtype(&self) -> DType {
         self.compute
+    }
+
+    /// The dtype of keys and values.
+    pub fn kv_dtype(&self) -> DType {
+        self.kv
     }
 
     /// The longest sequence, in tokens.
@@ -264,7 +275,7 @@ impl LoadedModel {
     /// not beyond the context.
     pub(crate) fn cache_shape(&self, tokens: usize) -> CacheShape {
         let rounded = tokens.max(SMALLEST_CACHE).checked_next_power_of_two().unwrap_or(tokens);
-        CacheShape::contiguous(&self.device().info().kv, self.compute, rounded.min(self.context))
+        CacheShape::contiguous(&self.device().info().kv, self.kv, rounded.min(self.context))
     }
 
     pub(crate) fn rope(&self) -> &RopeTables {

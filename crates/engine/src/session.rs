@@ -6,6 +6,7 @@ use qiao_core::{Binding, Device, Plan, Stream};
 use qiao_layers::Home;
 
 use crate::cache::{ContiguousCache, KvCache};
+use crate::entry::Entry;
 use crate::error::{EngineError, Result};
 use crate::model::Step;
 use crate::prepared::{Prepared, SessionBuffers};
@@ -149,7 +150,7 @@ impl Session {
                 return Ok(None);
             }
             let rows = usize::from(i + 1 == chunks);
-            self.run(chunk, Step { tokens: chunk.len(), rows, keep_hidden: false }, total)?;
+            self.run(chunk, Step::of_one(chunk.len(), rows), total)?;
         }
         Ok(Some(&self.logits))
     }
@@ -160,7 +161,7 @@ impl Session {
     /// An id outside the vocabulary; a full context; the device's own.
     pub fn step(&mut self, id: u32) -> Result<&[f32]> {
         let total = self.check(&[id])?;
-        self.run(&[id], Step { tokens: 1, rows: 1, keep_hidden: false }, total)?;
+        self.run(&[id], Step::of_one(1, 1), total)?;
         Ok(&self.logits)
     }
 
@@ -179,7 +180,7 @@ impl Session {
         let total = self.check(ids)?;
         for ids in ids.chunks(chunk.max(1)) {
             let start = self.len();
-            self.run(ids, Step { tokens: ids.len(), rows: ids.len(), keep_hidden }, total)?;
+            self.run(ids, Step { keep_hidden, ..Step::of_one(ids.len(), ids.len()) }, total)?;
             let hidden = match keep_hidden {
                 true => self.download_hidden(ids.len())?,
                 false => Vec::new(),
@@ -196,7 +197,7 @@ impl Session {
     /// As [`Session::prefill`].
     pub(crate) fn append(&mut self, ids: &[u32], rows: usize, total: usize) -> Result<&[f32]> {
         self.check(ids)?;
-        self.run(ids, Step { tokens: ids.len(), rows, keep_hidden: false }, total)?;
+        self.run(ids, Step::of_one(ids.len(), rows), total)?;
         Ok(&self.logits)
     }
 
@@ -245,12 +246,13 @@ impl Session {
                 own.sync(self.model.sides().patience())?;
             }
         }
-        let decode = step == Step { tokens: 1, rows: 1, keep_hidden: false };
+        let decode = step == Step::of_one(1, 1);
         let bound = match self.decode.take().filter(|_| decode) {
             Some(bound) => bound,
             None => self.bind(step)?,
         };
-        bound.plan.write_inputs(ids, &*self.cache, &mut self.staging);
+        let entry = Entry { ids, start: len - ids.len(), table: self.cache.block_table(), rows: step.rows };
+        bound.plan.write_inputs(&[entry], &mut self.staging);
         self.hurry()?;
         self.stream.upload(&self.scratch.input, &self.staging)?;
         bound.plan.plan().execute(&mut *self.stream, &bound.bindings, &bound.workspace)?;
@@ -279,7 +281,7 @@ impl Session {
         let rotary = self.rotary.get();
         let own = SessionBuffers {
             input: &self.scratch.input,
-            cache: &*self.cache,
+            layers: self.cache.layers(),
             cos: &rotary.cos,
             sin: &rotary.sin,
             logits: &self.scratch.logits,

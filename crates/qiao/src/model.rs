@@ -49,7 +49,7 @@ impl ModelOptions {
         self
     }
 
-    /// The dtype of activations and cache: f32, bf16 or f16; `None` = that of the weights, or f32 or f16 where the device does not
+    /// The dtype of activations: f32, bf16 or f16; `None` = that of the weights, or f32 or f16 where the device does not
     /// compute in that. Weights stay as they are stored, unless the device does not store their dtype: then they are converted
     /// while they are loaded, to f32 where it computes in that, else to f16 (see [`placed_dtype`](crate::placed_dtype)).
     pub fn dtype(mut self, dtype: impl Into<Option<DType>>) -> ModelOptions {
@@ -61,6 +61,12 @@ impl ModelOptions {
     /// [`Model::account`] says which, why, how many bytes they moved and how long they took.
     pub fn host_fallback(mut self) -> ModelOptions {
         self.fallback = true;
+        self
+    }
+
+    /// The dtype of keys and values: `None` = that of activations. In i8, f8e4m3 and f8e5m2 each token and head has a scale.
+    pub fn kv_dtype(mut self, dtype: impl Into<Option<DType>>) -> ModelOptions {
+        self.load.kv_dtype = dtype.into();
         self
     }
 
@@ -187,9 +193,14 @@ impl Model {
         self.text.model().context()
     }
 
-    /// The dtype of activations and cache.
+    /// The dtype of activations.
     pub fn compute_dtype(&self) -> DType {
         self.text.model().compute_dtype()
+    }
+
+    /// The dtype of keys and values.
+    pub fn kv_dtype(&self) -> DType {
+        self.text.model().kv_dtype()
     }
 
     /// Bytes of the weights on the device, those that stay in their mapped file included.

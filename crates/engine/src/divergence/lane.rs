@@ -10,7 +10,8 @@ use qiao_layers::{Home, Lowered, lower_with};
 
 use super::pages::Pages;
 use super::taps::{Single, Source, Tapped};
-use crate::cache::{ContiguousCache, KvCache};
+use crate::cache::{ContiguousCache, KvCache, LayerBuffers};
+use crate::entry::Entry;
 use crate::error::Result;
 use crate::model::{ModelGraph, Step};
 use crate::placing::contents;
@@ -127,7 +128,7 @@ impl Lane {
     fn plan(&self, tokens: usize) -> Result<Planned> {
         let model = &self.model;
         let device = model.device();
-        let step = Step { tokens, rows: tokens, keep_hidden: false };
+        let step = Step::of_one(tokens, tokens);
         let key = (step, self.cache.shape());
         let g = model.packed_graph(key)?;
         let tapped = Tapped::new(&g.graph)?;
@@ -145,7 +146,7 @@ impl Lane {
         let logits = alloc_padded(&**device, bytes(g.graph.bound()[g.logits.expect("every token wants logits")])?)?;
         let own = SessionBuffers {
             input: &input,
-            cache: &self.cache,
+            layers: self.cache.layers(),
             cos: &self.rotary.cos,
             sin: &self.rotary.sin,
             logits: &logits,
@@ -175,7 +176,8 @@ impl Lane {
         self.rotary.prepare(&mut **with, self.model.rope(), total, len - ids.len()..len)?;
         with.sync(self.model.sides().patience())?;
         let mut staging = Vec::new();
-        planned.whole.write_inputs(ids, &self.cache, &mut staging);
+        let entry = Entry { ids, start: len - ids.len(), table: self.cache.block_table(), rows: ids.len() };
+        planned.whole.write_inputs(&[entry], &mut staging);
         self.stream.upload(&planned.input, &staging)?;
         let results: Vec<(TensorId, Binding)> = planned.results();
         for (_, binding) in &results {
@@ -190,7 +192,7 @@ impl Lane {
         let mut after = Rows::with_capacity(self.rows.len());
         for layer in 0..self.rows.len() {
             let [of_k, of_v] = self.model.homes().caches[layer];
-            let (k, v) = self.cache.layer(layer);
+            let LayerBuffers { k, v, .. } = &self.cache.layers()[layer];
             let (k, v) = (k.clone(), v.clone());
             let (k, v) = (self.read(&k, of_k)?, self.read(&v, of_v)?);
             after.push([self.pages.rows(&k, len), self.pages.rows(&v, len)]);

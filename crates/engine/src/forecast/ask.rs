@@ -47,9 +47,9 @@ pub(super) struct Asked {
 impl Planner<'_> {
     fn graph(&self, shape: Shape) -> Result<ModelGraph> {
         let rows = if shape.last { shape.sequences } else { 0 };
-        let step = Step { tokens: shape.sequences * shape.tokens, rows, keep_hidden: false };
+        let step = Step { sequences: shape.sequences, ..Step::of_one(shape.sequences * shape.tokens, rows) };
         let precision = Precision { compute: self.compute, weight: &|name| self.form(name) };
-        self.spec.graph_of(shape.sequences, step, self.cache, precision)
+        self.spec.graph(step, self.cache, precision)
     }
 
     /// The form that a weight will have: as the checkpoint says of its projections, else floats.

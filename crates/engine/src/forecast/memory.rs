@@ -77,7 +77,7 @@ fn bound_bytes(asked: &Asked, bound: usize) -> Result<u64> {
 /// Everything bound that is neither a weight nor a cache.
 fn inputs(asked: &Asked) -> Result<u64> {
     let constants = asked.g.constants.iter().map(|c| c.bound);
-    let caches = asked.g.caches.iter().flat_map(|&(k, v)| [k, v]);
+    let caches = asked.g.caches.iter().chain(&asked.g.scales).flat_map(|&(k, v)| [k, v]);
     let others: HashSet<usize> = constants.chain(caches).collect();
     let bound = (0..asked.given().bound().len()).filter(|at| !others.contains(at));
     let bound = bound.filter(|&at| asked.home(at) == Home::Device);

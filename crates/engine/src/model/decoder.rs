@@ -139,33 +139,20 @@ impl DecoderSpec {
         rest.is_some_and(|(layer, part)| layer.parse::<usize>().is_ok() && projections.into_iter().any(|p| *p == part))
     }
 
-    /// The graph of a step of one sequence.
+    /// The graph of a step of some sequences over one pool of pages, `cache.blocks` in all and `cache.table` each.
     ///
     /// # Errors
-    /// Sizes that no tensor can have; a step that asks for logits of more tokens than it has, or for hidden states without all
-    /// logits.
+    /// Sizes that no tensor can have; a step of no sequences, of more than it has tokens, that asks for logits of more tokens than
+    /// it has, or for hidden states without all logits.
     pub fn graph(&self, step: Step, cache: CacheShape, precision: Precision<'_>) -> Result<ModelGraph> {
-        self.graph_of(1, step, cache, precision)
-    }
-
-    /// The graph of a step of several sequences over one pool of pages, `cache.blocks` in all and `cache.table` each.
-    ///
-    /// # Errors
-    /// As [`DecoderSpec::graph`]; no sequences, or more than tokens.
-    pub fn graph_of(
-        &self,
-        sequences: usize,
-        step: Step,
-        cache: CacheShape,
-        precision: Precision<'_>,
-    ) -> Result<ModelGraph> {
         let whole = step.rows == step.tokens;
-        if sequences == 0 || step.tokens < sequences || step.rows > step.tokens || step.keep_hidden && !whole {
-            let found = format!("{step:?} of {sequences} sequence(s)");
+        let too_few = step.sequences == 0 || step.tokens < step.sequences;
+        if too_few || step.rows > step.tokens || step.keep_hidden && !whole {
+            let found = format!("{step:?}");
             let mend = "give at least one token of each, and logits for at most as many; hidden states need all logits";
             return Err(qiao_core::Error::invalid("step", found, mend).into());
         }
-        let mut b = Builder::new(self, sequences, step, cache, precision)?;
+        let mut b = Builder::new(self, step, cache, precision)?;
         let mut stream = b.embed()?;
         for layer in 0..self.layers {
             stream = match b.attention(layer, stream)? {
@@ -194,6 +181,7 @@ struct Builder<'a> {
     precision: Precision<'a>,
     inputs: Inputs,
     caches: Vec<(usize, usize)>,
+    scales: Vec<(usize, usize)>,
     constants: Vec<Constant>,
     hidden: Vec<usize>,
     /// What was quantised last, and its codes and scales.
@@ -201,17 +189,11 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(
-        spec: &'a DecoderSpec,
-        sequences: usize,
-        step: Step,
-        cache: CacheShape,
-        precision: Precision<'a>,
-    ) -> Result<Self> {
+    fn new(spec: &'a DecoderSpec, step: Step, cache: CacheShape, precision: Precision<'a>) -> Result<Self> {
         let mut g = Graph::new();
         let i32s = |shape: &[usize]| TensorDesc::new(DType::I32, shape);
         let table = TensorDesc::new(DType::F32, &[cache.capacity(), spec.rotary_dim / 2])?;
-        let t = step.tokens;
+        let (t, sequences) = (step.tokens, step.sequences);
         let mut bind = |name: &str, desc: TensorDesc| {
             g.bind(name, desc);
             g.bound().len() - 1
@@ -235,8 +217,13 @@ impl<'a> Builder<'a> {
             let desc = TensorDesc::new(cache.dtype, &cache.dims(spec.kv_heads, spec.head_dim))?;
             caches.push((bind(&format!("k.{layer}"), desc.clone()), bind(&format!("v.{layer}"), desc)));
         }
+        let mut scales = Vec::new();
+        for layer in 0..if cache.has_scales() { spec.layers } else { 0 } {
+            let desc = TensorDesc::new(DType::F32, &cache.dims(spec.kv_heads, spec.head_dim)[..3])?;
+            scales.push((bind(&format!("k_scale.{layer}"), desc.clone()), bind(&format!("v_scale.{layer}"), desc)));
+        }
         let (constants, hidden) = (Vec::new(), Vec::new());
-        Ok(Builder { g, spec, step, cache, precision, inputs, caches, constants, hidden, codes: None })
+        Ok(Builder { g, spec, step, cache, precision, inputs, caches, scales, constants, hidden, codes: None })
     }
 
     fn bound(&self, position: usize) -> TensorId {
@@ -389,16 +376,17 @@ impl<'a> Builder<'a> {
         let k = self.heads(s.x, &k_name, spec.kv_heads, k_norm)?;
         let k = self.rotate(k)?;
         let v = self.heads(s.x, &v_name, spec.kv_heads, None)?;
-        let (k_cache, v_cache) = (self.bound(self.caches[layer].0), self.bound(self.caches[layer].1));
+        let pages = self.pages(layer);
         let write = Op::KvWrite(KvWriteAttrs { kv_layout: self.cache.layout });
-        self.g.add(write, &[k, v, self.bound(self.inputs.slots), k_cache, v_cache].map(Some))?;
+        let written = [Some(k), Some(v), Some(self.bound(self.inputs.slots))];
+        self.g.add(write, &[&written[..], &pages].concat())?;
         let last = layer + 1 == spec.layers;
         if last && self.step.rows == 0 {
             return Ok(None);
         }
         let q = self.heads(s.x, &q_name, spec.heads, q_norm)?;
         let q = self.rotate(q)?;
-        let y = self.attend(layer, q, k_cache, v_cache)?;
+        let y = self.attend(layer, q, pages)?;
         let mut y = self.g.reshape(y, &[self.step.tokens, spec.heads * spec.head_dim])?;
         let mut h = s.h;
         if let (true, Some(select)) = (last, self.inputs.select) {
@@ -411,15 +399,25 @@ impl<'a> Builder<'a> {
         self.add_and_norm(y, h, norm).map(Some)
     }
 
-    fn attend(&mut self, layer: usize, q: TensorId, k: TensorId, v: TensorId) -> Result<TensorId> {
+    /// A layer's keys and values, and their scales where they have such.
+    fn pages(&self, layer: usize) -> [Option<TensorId>; 4] {
+        let (k, v) = self.caches[layer];
+        let scales = self.scales.get(layer);
+        [Some(k), Some(v), scales.map(|s| s.0), scales.map(|s| s.1)].map(|at| at.map(|at| self.bound(at)))
+    }
+
+    fn attend(&mut self, layer: usize, q: TensorId, pages: [Option<TensorId>; 4]) -> Result<TensorId> {
         let i = self.inputs;
         let window = self.spec.windows[layer];
         let attrs = AttentionAttrs { causal: true, window, kv_layout: self.cache.layout, ..Default::default() };
-        let (kv_len, table) = (self.bound(i.kv_len), self.bound(i.block_table));
-        Ok(match i.cu_q {
-            Some(cu_q) => self.g.op1(Op::AttentionPrefill(attrs), &[q, k, v, self.bound(cu_q), kv_len, table])?,
-            None => self.g.op1(Op::AttentionDecode(attrs), &[q, k, v, kv_len, table])?,
-        })
+        let [k, v, k_scale, v_scale] = pages;
+        let lengths = [self.bound(i.kv_len), self.bound(i.block_table)].map(Some);
+        let scales = [None, k_scale, v_scale];
+        let (op, own) = match i.cu_q {
+            Some(cu_q) => (Op::AttentionPrefill(attrs), vec![Some(q), k, v, Some(self.bound(cu_q))]),
+            None => (Op::AttentionDecode(attrs), vec![Some(q), k, v]),
+        };
+        Ok(self.g.add(op, &[&own[..], &lengths, &scales].concat())?[0])
     }
 
     fn add_and_norm(&mut self, y: TensorId, h: TensorId, norm: String) -> Result<Stream> {
@@ -472,6 +470,7 @@ impl<'a> Builder<'a> {
             graph: self.g,
             inputs: self.inputs,
             caches: self.caches,
+            scales: self.scales,
             constants: self.constants,
             logits,
             hidden: self.hidden,

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use qiao_core::{DType, Graph, KvInfo, KvLayout};
+use qiao_core::{DType, Graph, KvInfo, KvLayout, TensorDesc};
 
 use crate::config::ModelConfig;
 use crate::error::{EngineError, Result};
@@ -56,12 +56,21 @@ impl Family {
 /// What one execution of a graph does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Step {
+    /// Sequences that have new tokens, over one pool of pages.
+    pub sequences: usize,
     /// New tokens, of all sequences together. One per sequence is a decode step.
     pub tokens: usize,
     /// How many of them want logits: none, all in their order, or as many as `select` names.
     pub rows: usize,
     /// Whether the residual stream after each layer is written out; only where every token wants logits.
     pub keep_hidden: bool,
+}
+
+impl Step {
+    /// New tokens of one sequence, of which the last `rows` want logits.
+    pub const fn of_one(tokens: usize, rows: usize) -> Step {
+        Step { sequences: 1, tokens, rows, keep_hidden: false }
+    }
 }
 
 /// The pages that a graph reads and writes: what attention must know about the KV cache.
@@ -92,9 +101,25 @@ impl CacheShape {
         CacheShape { layout: info.layout, dtype, blocks: table, block_size, table }
     }
 
+    /// Whether keys and values are codes with a scale for each token and head.
+    pub fn has_scales(&self) -> bool {
+        !self.dtype.is_activation()
+    }
+
     /// Tokens that one sequence can hold.
     pub fn capacity(&self) -> usize {
         self.table * self.block_size
+    }
+
+    /// Bytes of one layer: keys, values and scales.
+    ///
+    /// # Errors
+    /// A shape that no tensor can have.
+    pub fn layer_bytes(&self, kv_heads: usize, head_dim: usize) -> Result<u64> {
+        let dims = self.dims(kv_heads, head_dim);
+        let codes = TensorDesc::new(self.dtype, &dims)?.bytes()? as u64;
+        let scales = TensorDesc::new(DType::F32, &dims[..3])?.bytes()? as u64;
+        Ok(2 * (codes + if self.has_scales() { scales } else { 0 }))
     }
 
     /// The dims of one layer's keys or values.
@@ -169,6 +194,8 @@ pub struct ModelGraph {
     pub inputs: Inputs,
     /// Positions of the keys and values of each layer.
     pub caches: Vec<(usize, usize)>,
+    /// Positions of the scales of each layer's keys and values, where they are quantised; else empty.
+    pub scales: Vec<(usize, usize)>,
     /// The weights.
     pub constants: Vec<Constant>,
     /// Position of the logits, f32 `[R, vocab]`; `None` where no token wants them.

@@ -25,7 +25,7 @@ fn count(g: &ModelGraph, kind: OpKind) -> usize {
     g.graph.nodes().iter().filter(|n| n.op.kind() == kind).count()
 }
 
-const DECODE: Step = Step { tokens: 1, rows: 1, keep_hidden: false };
+const DECODE: Step = Step::of_one(1, 1);
 
 #[test]
 fn a_graph_needs_no_weights() {
@@ -73,11 +73,11 @@ fn a_tied_head_uses_the_embedding_in_two_ways() {
 #[test]
 fn only_wanted_tokens_pass_the_last_layer() {
     let config = config(json!({}));
-    let g = build(&config, Step { tokens: 7, rows: 1, keep_hidden: false }, DType::F32);
+    let g = build(&config, Step::of_one(7, 1), DType::F32);
     assert!(g.inputs.select.is_some() && g.inputs.cu_q.is_some());
     let last = g.graph.views().last().unwrap();
     assert_eq!(*last.output(0).shape, [1, 100]);
-    let silent = build(&config, Step { tokens: 7, rows: 0, keep_hidden: false }, DType::F32);
+    let silent = build(&config, Step::of_one(7, 0), DType::F32);
     assert!(silent.logits.is_none());
     assert_eq!(silent.graph.views().last().unwrap().kind(), OpKind::KvWrite);
     assert!(silent.graph.cost().flops < g.graph.cost().flops);
@@ -98,7 +98,7 @@ fn windows_reach_the_attention_of_their_layers() {
 
 #[test]
 fn hidden_states_are_kept_for_every_layer() {
-    let g = build(&config(json!({})), Step { tokens: 5, rows: 5, keep_hidden: true }, DType::BF16);
+    let g = build(&config(json!({})), Step { keep_hidden: true, ..Step::of_one(5, 5) }, DType::BF16);
     assert_eq!(g.hidden.len(), 3);
     for &h in &g.hidden {
         assert_eq!(*g.graph.desc(g.graph.bound()[h]).shape, [5, 64]);
@@ -113,7 +113,7 @@ fn an_impossible_step_is_refused() {
     let cache = CacheShape::contiguous(&[], DType::F32, 8);
     let precision = Precision { compute: DType::F32, weight: &|_| WeightForm::Plain(DType::F32) };
     for (tokens, rows, keep_hidden) in [(0, 0, false), (2, 3, false), (2, 1, true)] {
-        assert!(spec.graph(Step { tokens, rows, keep_hidden }, cache, precision).is_err());
+        assert!(spec.graph(Step { keep_hidden, ..Step::of_one(tokens, rows) }, cache, precision).is_err());
     }
 }
 
@@ -175,14 +175,14 @@ fn several_sequences_share_one_graph() {
     let spec = (Family::of(&config, Path::new("config.json")).unwrap().spec)(&config).unwrap();
     let cache = CacheShape { blocks: 12, table: 4, ..CacheShape::contiguous(&[], DType::F32, 16) };
     let precision = Precision { compute: DType::F32, weight: &|_| WeightForm::Plain(DType::F32) };
-    let step = |tokens| Step { tokens, rows: 3, keep_hidden: false };
-    let g = spec.graph_of(3, step(3), cache, precision).unwrap();
+    let step = |sequences, tokens| Step { sequences, ..Step::of_one(tokens, 3) };
+    let g = spec.graph(step(3, 3), cache, precision).unwrap();
     let shape = |g: &ModelGraph, at: usize| g.graph.desc(g.graph.bound()[at]).shape.to_vec();
     assert_eq!((shape(&g, g.inputs.kv_len), shape(&g, g.inputs.block_table)), (vec![3], vec![3, 4]));
     assert_eq!((count(&g, OpKind::AttentionDecode), g.inputs.cu_q), (3, None));
-    let g = spec.graph_of(3, step(9), cache, precision).unwrap();
+    let g = spec.graph(step(3, 9), cache, precision).unwrap();
     assert_eq!(shape(&g, g.inputs.cu_q.unwrap()), [4]);
     assert_eq!(count(&g, OpKind::AttentionPrefill), 3);
-    assert!(spec.graph_of(4, step(3), cache, precision).is_err());
-    assert!(spec.graph_of(0, step(3), cache, precision).is_err());
+    assert!(spec.graph(step(4, 3), cache, precision).is_err());
+    assert!(spec.graph(step(0, 3), cache, precision).is_err());
 }

@@ -1,19 +1,7 @@
 //! What a scheduler runs its batches on.
 
+use crate::entry::Entry;
 use crate::error::Result;
-
-/// One sequence's part of a batch: tokens to append, and where its pages are.
-#[derive(Clone, Copy, Debug)]
-pub struct Entry<'a> {
-    /// New tokens, at least one.
-    pub ids: &'a [u32],
-    /// The position of the first; so many tokens of the sequence are in the cache before.
-    pub start: usize,
-    /// The sequence's blocks in order, with room for `start + ids.len()` tokens.
-    pub table: &'a [i32],
-    /// How many of the last tokens want logits; at most all.
-    pub rows: usize,
-}
 
 /// Sizes that a scheduler must keep to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use qiao_core::TensorDesc;
 use qiao_engine::EngineError;
 use qiao_engine::model::CacheShape;
 use qiao_engine::session::Session;
@@ -86,9 +85,8 @@ impl Subject {
     /// Bytes of keys and values for this many tokens, all layers.
     fn bytes_for(&self, tokens: usize) -> Result<u64> {
         let spec = self.model.loaded().spec();
-        let shape = CacheShape::contiguous(&self.model.device().info().kv, self.model.compute_dtype(), tokens);
-        let desc = TensorDesc::new(shape.dtype, &shape.dims(spec.kv_heads, spec.head_dim))?;
-        Ok((2 * spec.layers as u64).saturating_mul(desc.bytes()? as u64))
+        let shape = CacheShape::contiguous(&self.model.device().info().kv, self.model.kv_dtype(), tokens);
+        Ok((spec.layers as u64).saturating_mul(shape.layer_bytes(spec.kv_heads, spec.head_dim)?))
     }
 
     /// Refuses a point that the model or the device can't hold.

@@ -75,9 +75,9 @@ impl Work {
 /// of exactly that length.
 fn step(model: &Model, start: usize, tokens: usize, rows: usize) -> Result<Work> {
     let len = start + tokens;
-    let dtype = model.compute_dtype();
+    let dtype = model.kv_dtype();
     let cache = CacheShape { layout: KvLayout::BlockHeadToken, dtype, blocks: 1, block_size: len, table: 1 };
-    let graph = model.graph(Step { tokens, rows, keep_hidden: false }, cache)?;
+    let graph = model.graph(Step::of_one(tokens, rows), cache)?;
     Ok(graph.views().map(|node| of_node(&node, start, tokens)).fold(Work::default(), Add::add))
 }
 
