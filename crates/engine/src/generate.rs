@@ -4,45 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::detokenize::Detokenizer;
 use crate::error::Result;
 use crate::generation::SamplingParams;
 use crate::sampler::Sampler;
 use crate::session::Session;
 use crate::sides::Deadline;
-use crate::stop::StopMatcher;
 use crate::text::{Prompt, TextModel};
+use crate::voice::{Speech, Voice};
 
-/// A part of the text, as it becomes certain.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Piece {
-    /// The text; never a part of a character, never a part of a stop string. Empty for a model without tokenizer.
-    pub text: String,
-    /// The tokens that came since the last piece. The end-of-text id is not among them; the tokens of a stop string are.
-    pub token_ids: Vec<u32>,
-}
-
-/// Why a generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FinishReason {
-    /// An end-of-text id, a stop id or a stop string.
-    Stop,
-    /// The most tokens that were asked for, or a full context.
-    Length,
-    /// [`Canceller::cancel`].
-    Cancelled,
-}
-
-impl FinishReason {
-    /// The name that reports use.
-    pub fn name(self) -> &'static str {
-        match self {
-            FinishReason::Stop => "stop",
-            FinishReason::Length => "length",
-            FinishReason::Cancelled => "cancelled",
-        }
-    }
-}
+pub use crate::voice::{FinishReason, Piece};
 
 /// How a generation went so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -109,13 +79,10 @@ pub struct Generation {
     text: Arc<TextModel>,
     session: Session,
     sampler: Sampler,
-    detokenizer: Option<Detokenizer>,
-    stops: StopMatcher,
-    stop_ids: Vec<u32>,
+    voice: Voice,
     canceller: Canceller,
     state: State,
     finish: Option<FinishReason>,
-    piece: Piece,
     stats: Stats,
 }
 
@@ -133,30 +100,19 @@ impl Generation {
         session.check(&prompt)?;
         let mut sampler = Sampler::new(params, &prompt)?;
         sampler.mask(text.undecodable().to_vec());
-        let params = sampler.params();
-        if !params.stop.is_empty() {
+        if !sampler.params().stop.is_empty() {
             text.tokenizer()?;
         }
-        let detokenizer = match text.has_tokenizer() {
-            true => Some(Detokenizer::continuing(text.tokenizer()?.vocabulary()?, true)),
-            false => None,
-        };
-        let mut stop_ids = params.stop_token_ids.clone();
-        if !params.ignore_eos {
-            stop_ids.extend_from_slice(text.eos_ids());
-        }
+        let voice = Voice::new(&Speech::try_from(&*text)?, sampler.params())?;
         let stats = Stats { prompt_tokens: prompt.len(), load_time: model.load_time(), ..Default::default() };
         Ok(Generation {
-            stops: StopMatcher::new(params.stop.clone()),
             text,
             session,
             sampler,
-            detokenizer,
-            stop_ids,
+            voice,
             canceller: Canceller::default(),
             state: State::Prompt(prompt),
             finish: None,
-            piece: Piece::default(),
             stats,
         })
     }
@@ -183,7 +139,7 @@ impl Generation {
 
     /// Takes one step; a piece when there is something to give out.
     fn advance(&mut self) -> Result<Option<Piece>> {
-        if self.stats.decode_tokens >= self.sampler.params().max_tokens {
+        if self.voice.left() == 0 {
             return Ok(self.end(FinishReason::Length));
         }
         if self.canceller.is_cancelled() {
@@ -192,27 +148,14 @@ impl Generation {
         let Some(id) = self.next_token()? else {
             return Ok(self.end(FinishReason::Cancelled));
         };
-        if self.stop_ids.contains(&id) {
-            return Ok(self.end(FinishReason::Stop));
-        }
-        self.stats.decode_tokens += 1;
-        self.piece.token_ids.push(id);
-        let mut stopped = false;
-        if let Some(detokenizer) = &mut self.detokenizer {
-            let released = self.stops.push(&detokenizer.push(id));
-            self.piece.text.push_str(&released.text);
-            stopped = released.stopped_by.is_some();
-        }
-        if stopped {
-            return Ok(self.end(FinishReason::Stop));
-        }
         let full = self.session.len() >= self.session.capacity();
-        if full || self.stats.decode_tokens >= self.sampler.params().max_tokens {
-            return Ok(self.end(FinishReason::Length));
+        let ended = self.voice.hear(id, full);
+        self.stats.decode_tokens = self.voice.spoken();
+        if let Some(reason) = ended {
+            return Ok(self.end(reason));
         }
         self.state = State::Token(id);
-        let give = !self.piece.text.is_empty() || self.detokenizer.is_none();
-        Ok(give.then(|| std::mem::take(&mut self.piece)))
+        Ok(self.voice.give())
     }
 
     /// Runs what has not run and chooses the next token; `None` when cancelled between chunks of the prompt.
@@ -231,9 +174,7 @@ impl Generation {
         if matches!(state, State::Prompt(_)) {
             self.stats.prefill_time = start.elapsed();
         }
-        let early = self.stats.decode_tokens < self.sampler.params().min_tokens;
-        let forbidden: &[u32] = if early { &self.stop_ids } else { &[] };
-        let id = self.sampler.next(logits, forbidden)?;
+        let id = self.sampler.next(logits, self.voice.forbidden())?;
         if matches!(state, State::Token(_)) {
             self.stats.decode_time += start.elapsed();
         }
@@ -244,12 +185,7 @@ impl Generation {
     fn end(&mut self, reason: FinishReason) -> Option<Piece> {
         self.state = State::Done;
         self.finish = Some(reason);
-        if let Some(detokenizer) = &mut self.detokenizer {
-            let released = self.stops.push(&detokenizer.flush());
-            self.piece.text.push_str(&released.text);
-            self.piece.text.push_str(&self.stops.finish());
-        }
-        let last = std::mem::take(&mut self.piece);
+        let last = self.voice.finish();
         (last != Piece::default()).then_some(last)
     }
 }

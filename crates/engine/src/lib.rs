@@ -2,7 +2,7 @@
 //!
 //! Modules, from ground to roof: `error`, `json`, `form`, `quantisation`, `weights`, `rope`, `config`, `tokenizer`, `detokenize`, `stop`, `chat`,
 //! `generation`, `sampler`, `model`, `gguf`, `checkpoint`, `dtypes`, `sides`, `homes`, `cache`, `entry`, `placing`, `prepared`, `rotary`, `runner`, `forecast`, `session`, `compare`,
-//! `divergence`, `eval`, `calibrate`, `text`, `generate`, `serve`.
+//! `divergence`, `eval`, `calibrate`, `text`, `voice`, `generate`, `serve`.
 #![deny(unsafe_code)]
 
 pub mod error;
@@ -57,6 +57,8 @@ pub mod calibrate;
 pub mod eval;
 
 pub mod text;
+
+pub mod voice;
 
 pub mod generate;
 
