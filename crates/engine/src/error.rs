@@ -220,6 +220,26 @@ pub enum EngineError {
         mend: &'static str,
     },
 
+    /// No more requests may wait.
+    #[error("{most} requests wait already, the most that may: try again when some are done")]
+    QueueFull {
+        /// Most requests that wait.
+        most: usize,
+    },
+
+    /// A request that the cache could not hold if it were alone.
+    #[error(
+        "prompt and answer may take {tokens} tokens, which is {needed} blocks of the cache, and it has {blocks}: lower max_tokens, shorten the prompt, or give the cache more memory"
+    )]
+    CacheTooSmall {
+        /// Tokens that one sequence of it may have in the cache.
+        tokens: usize,
+        /// Blocks for them.
+        needed: usize,
+        /// Blocks that there are.
+        blocks: usize,
+    },
+
     /// The device, or the contract with it.
     #[error(transparent)]
     Device(#[from] qiao_core::Error),

@@ -3,6 +3,15 @@
 mod executor;
 mod pages;
 
+mod policy;
+mod propose;
+mod request;
+
 pub use crate::entry::Entry;
 pub use executor::{Executor, HostBlocks, Limits};
 pub use pages::{BLOCK_SIZE, CacheOptions, PagedExecutor};
+pub use policy::{Policy, Preempt, Stepped};
+pub use propose::{Proposer, Want};
+pub use request::{End, Event, Request, RequestId, Usage};
+
+pub use crate::voice::{FinishReason, Piece, Speech};

@@ -1,0 +1,79 @@
+//! How a scheduler goes about it.
+
+use crate::error::{EngineError, Result};
+
+/// What becomes of a sequence that loses its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preempt {
+    /// Its tokens run again when it comes back, those that the cache has kept apart.
+    Recompute,
+    /// Its blocks go to the host and come back; beyond this many bytes it is recomputed. Where all layers slide it is always
+    /// recomputed.
+    Swap {
+        /// Most bytes on the host.
+        host_bytes: u64,
+    },
+}
+
+/// How a scheduler goes about it. None of it changes a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// What becomes of a sequence that loses its place.
+    pub preempt: Preempt,
+    /// Most prompt tokens of one sequence in a batch, at least 1.
+    pub chunk: usize,
+    /// Most requests that wait to be admitted.
+    pub queue: usize,
+    /// Most sequences that run side by side, at least 1; never more than a batch holds.
+    pub running: usize,
+    /// Whether requests of a tenant find each other's tokens in the cache.
+    pub sharing: bool,
+    /// How often a batch that failed runs again before its requests end in the error.
+    pub retries: usize,
+    /// Most guessed tokens of a sequence in a batch.
+    pub draft: usize,
+}
+
+impl Default for Policy {
+    /// Recomputation, chunks of 512 tokens, 1024 waiting and 256 running, sharing, three retries, five guesses.
+    fn default() -> Policy {
+        Policy {
+            preempt: Preempt::Recompute,
+            chunk: 512,
+            queue: 1024,
+            running: 256,
+            sharing: true,
+            retries: 3,
+            draft: 5,
+        }
+    }
+}
+
+impl Policy {
+    /// Refuses a policy under which nothing could run.
+    ///
+    /// # Errors
+    /// [`EngineError::Parameter`] naming the first.
+    pub fn check(&self) -> Result<()> {
+        for (name, value) in [("chunk", self.chunk), ("running", self.running)] {
+            if value == 0 {
+                return Err(EngineError::Parameter { name, expected: "at least 1", found: "0".to_string() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stepped {
+    /// It had work.
+    Ran {
+        /// Tokens that ran; 0 when the work was something else, or failed.
+        tokens: usize,
+        /// Sequences that they belong to.
+        sequences: usize,
+    },
+    /// Nothing can go on: there are no requests, or all of them are paused.
+    Waiting,
+}
