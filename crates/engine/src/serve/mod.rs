@@ -10,7 +10,7 @@ mod request;
 pub use crate::entry::Entry;
 pub use executor::{Executor, HostBlocks, Limits};
 pub use pages::{BLOCK_SIZE, CacheOptions, PagedExecutor};
-pub use policy::{Policy, Preempt, Stepped};
+pub use policy::{Load, Policy, Preempt, Stepped};
 pub use propose::{Proposer, Want};
 pub use request::{End, Event, Request, RequestId, Usage};
 

@@ -1,5 +1,7 @@
 //! How a scheduler goes about it.
 
+use qiao_kvcache as kvcache;
+
 use crate::error::{EngineError, Result};
 
 /// What becomes of a sequence that loses its place.
@@ -76,4 +78,29 @@ pub enum Stepped {
     },
     /// Nothing can go on: there are no requests, or all of them are paused.
     Waiting,
+}
+
+/// How busy a scheduler is, and what it has done so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Requests that wait to be admitted.
+    pub queued: usize,
+    /// Sequences that have a place; the samples of a prompt that still runs are one.
+    pub running: usize,
+    /// Sequences that lost their place and wait to come back.
+    pub preempted: usize,
+    /// How full the cache is.
+    pub cache: kvcache::Usage,
+    /// What the cache found, evicted and copied.
+    pub counters: kvcache::Counters,
+    /// Bytes of blocks that went to the host.
+    pub host_bytes: u64,
+    /// Batches that ran.
+    pub batches: u64,
+    /// Tokens that ran in them, those that were guessed or recomputed included.
+    pub tokens: u64,
+    /// Times that a sequence lost its place.
+    pub preemptions: u64,
+    /// Errors of the executor that were mended.
+    pub faults: u64,
 }
