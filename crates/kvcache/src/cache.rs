@@ -246,18 +246,16 @@ impl Cache {
         if len >= sequence.len() {
             return Ok(());
         }
-        let held_from = sequence.released * self.config.block_size;
+        let size = self.config.block_size;
+        let gone = sequence.released.min(len.div_ceil(size));
         if let Some(window) = self.config.window
-            && len > 0
-            && sequence.released > left_behind(len, window, self.config.block_size)
+            && gone > left_behind(len, window, size)
         {
-            return Err(Error::Released { asked: len, held_from, window });
+            return Err(Error::Released { asked: len, held_from: sequence.released * size, window });
         }
         sequence.tokens.truncate(len);
-        sequence.chain.truncate(len / self.config.block_size);
-        if len == 0 {
-            sequence.released = 0;
-        }
+        sequence.chain.truncate(len / size);
+        sequence.released = gone;
         shorten(&mut self.store, &self.config, sequence);
         Ok(())
     }
