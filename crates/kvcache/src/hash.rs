@@ -55,6 +55,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn a_changed_token_changes_every_later_hash_and_no_earlier_one(
             mut tokens in prop::collection::vec(any::<u32>(), 1..64),
