@@ -146,6 +146,7 @@ macro_rules! entry_points {
                 gemm_bf16: gemm!("gemm_bf16", gemm_bf16),
                 pack_a_bf16_dot: entry!("pack_a_bf16_dot", pack_a_bf16_dot),
                 gemm_bf16_dot: gemm_bf16_dot(features),
+                gemv_bf16_dot: gemv_bf16_dot(features),
                 pack_a_i8,
                 gemm_i8,
                 gemv_f32: Entry { name: concat!("gemv_f32_1x", $gnr, ".", $how), run: gemv_f32 },

@@ -44,6 +44,6 @@ pub use quant::{
     QuantScales, pack_quant_panel,
 };
 pub use table::{
-    Axpy, Binary, Convert, Dot, Element, Entry, Gemm, Gemv, Kernels, LayerNorm, PackA, Pv, Qk, QuantizeRow, Reduce,
-    RmsNorm, Rope, Unary, kernels,
+    Axpy, Binary, Convert, Dot, Element, Entry, Gemm, Gemv, GemvDot, Kernels, LayerNorm, PackA, Pv, Qk, QuantizeRow,
+    Reduce, RmsNorm, Rope, Unary, kernels,
 };

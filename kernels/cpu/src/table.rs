@@ -55,6 +55,9 @@ pub(crate) type Int8 = (Entry<PackA<i8, i8>>, Gemm<i8, i8, i32>);
 /// threads by passing parts of `y` that start at multiples of 16, with their panels.
 pub type Gemv<W> = fn(y: &mut [f32], x: &[f32], w: &[W], panel_stride: usize, accumulate: bool);
 
+/// [`Gemv`] of a row of bf16 with an even number of inputs, the last a zero where there are fewer.
+pub type GemvDot = fn(y: &mut [f32], x: &[bf16], w: &[bf16], panel_stride: usize, accumulate: bool);
+
 /// `out = x` in another dtype, equal lengths: `(out, x)`.
 pub type Convert<From, To> = fn(out: &mut [To], x: &[From]);
 
@@ -126,6 +129,8 @@ pub struct Kernels {
     /// bf16 weights and bf16 activations, pairs of products added in f32; absent where
     /// `gemm_bf16` is faster. Subnormals may count as zero.
     pub gemm_bf16_dot: Option<Gemm<bf16, bf16, f32>>,
+    /// One row times bf16 weights; bit-identical to that row of `gemm_bf16_dot`, and absent where that is.
+    pub gemv_bf16_dot: Option<Entry<GemvDot>>,
     /// Packs i8 activations for `gemm_i8`: `[ceil(kc/4)][mr][4]`.
     pub pack_a_i8: Entry<PackA<i8, i8>>,
     /// i8 weights and activations, i32 result, exact once all of K is in: with K in blocks, the

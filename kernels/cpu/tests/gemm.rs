@@ -151,9 +151,10 @@ fn gemm_is_right_and_blind_to_blocking_and_equals_gemv() {
 }
 
 #[test]
-fn bf16_dot_is_right_and_blind_to_blocking() {
+fn bf16_dot_is_right_and_blind_to_blocking_and_equals_its_gemv() {
     for kernels in tables() {
-        let Some(gemm) = kernels.gemm_bf16_dot else { continue };
+        assert_eq!(kernels.gemm_bf16_dot.is_some(), kernels.gemv_bf16_dot.is_some());
+        let (Some(gemm), Some(gemv)) = (kernels.gemm_bf16_dot, kernels.gemv_bf16_dot) else { continue };
         let pack = kernels.pack_a_bf16_dot.run;
         for (m, n, k) in sizes(gemm.mr) {
             let case = Case::<bf16, bf16>::new(m, n, k);
@@ -162,7 +163,17 @@ fn bf16_dot_is_right_and_blind_to_blocking() {
             let blocked = case.run(&gemm, pack, 1, 16, n + 3);
             for row in 0..m {
                 let at = row * (n + 3);
-                assert_eq!(whole.checked()[at..][..n], blocked.checked()[at..][..n], "{}", gemm.name);
+                let want = &whole.checked()[at..][..n];
+                assert_eq!(want, &blocked.checked()[at..][..n], "{}", gemm.name);
+                let mut x = case.a[row * case.lda..][..k].to_vec();
+                x.resize(k.next_multiple_of(2), bf16::ZERO);
+                let mut y = output(n);
+                (gemv.run)(y.inside(), &x, &case.packed, panel_len::<bf16>(k), false);
+                assert_eq!(want, y.checked(), "{} n={n} k={k}", gemv.name);
+                let half = k / 4 * 2;
+                (gemv.run)(y.inside(), &x[..half], &case.packed, panel_len::<bf16>(k), false);
+                (gemv.run)(y.inside(), &x[half..], &case.packed[half * NR..], panel_len::<bf16>(k), true);
+                assert_eq!(want, y.checked(), "{} n={n} k={k} in two", gemv.name);
             }
         }
     }

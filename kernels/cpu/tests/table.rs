@@ -59,7 +59,8 @@ fn the_dot_kernel_is_absent_where_it_is_slow() {
     let machine = detect();
     let slow = Features { bf16_dot_is_fast: false, ..machine };
     for isa in [Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| *isa <= machine.isa) {
-        assert!(kernels(isa, &slow).unwrap().gemm_bf16_dot.is_none());
+        let kernels = kernels(isa, &slow).unwrap();
+        assert!(kernels.gemm_bf16_dot.is_none() && kernels.gemv_bf16_dot.is_none());
     }
 }
 

@@ -1,5 +1,7 @@
 //! Matrix products of plain floats.
 //!
+//! A row of a product does not depend on the rows beside it: one row takes the sums that it takes among many.
+//!
 //! Constant weights come packed in panels. One row of activations is a GEMV that streams the panels once; more rows
 //! are a blocked GEMM: the activations are packed into micro-panels for all of K, then every task takes a range of
 //! panels and walks K in blocks that keep a micro-panel in the first-level cache. An operand that is not constant is
@@ -92,14 +94,52 @@ fn packed(node: &NodeView<'_>, core: &Core) -> Prepared {
     match b.dtype {
         DType::F32 => product.prepare::<f32>(core),
         DType::F16 => product.prepare::<f16>(core),
-        _ => match core.kernels.gemm_bf16_dot {
-            Some(gemm) if product.m > 1 && product.a.dtype == DType::BF16 && product.a.is_dense() => {
-                let pack = core.kernels.pack_a_bf16_dot.run;
-                product.blocked::<bf16, bf16, bf16>(core, gemm, pack)
+        _ => match (core.kernels.gemm_bf16_dot, core.kernels.gemv_bf16_dot) {
+            // One row and many take the same sums, so that a row does not depend on its batch.
+            (Some(gemm), Some(gemv)) if product.a.dtype == DType::BF16 => {
+                if product.m == 1 {
+                    return product.gemv(core, read_pairs, gemv.run);
+                }
+                product.blocked::<bf16, bf16, bf16>(core, gemm, core.kernels.pack_a_bf16_dot.run)
             }
             _ => product.prepare::<bf16>(core),
         },
     }
+}
+
+/// Reads the one row of an operand; the buffer holds it, rounded up to an even length.
+///
+/// # Safety
+/// The operand's memory is live, initialised and not written meanwhile, and the buffer is no part of it.
+type ReadRow<X> = for<'a> unsafe fn(&Exec<'_>, &Operand, &'a mut [X]) -> &'a [X];
+
+/// Multiplies one row with panels: `(y, x, w, panel_stride, accumulate)`.
+type RunRow<X, W> = fn(&mut [f32], &[X], &[W], usize, bool);
+
+/// The row as f32.
+///
+/// # Safety
+/// See [`ReadRow`].
+unsafe fn read_f32<'a>(exec: &Exec<'_>, a: &Operand, buf: &'a mut [f32]) -> &'a [f32] {
+    // SAFETY: as the caller vouches.
+    unsafe { a.read(exec.kernels(), exec.address(a.tensor), 0, buf) }
+}
+
+/// The row as bf16, padded with a zero to whole pairs.
+///
+/// # Safety
+/// See [`ReadRow`]; the dtype is bf16.
+unsafe fn read_pairs<'a>(exec: &Exec<'_>, a: &Operand, buf: &'a mut [bf16]) -> &'a [bf16] {
+    let buf = &mut buf[..a.len.next_multiple_of(2)];
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let from = exec.address(a.tensor).cast::<bf16>().add(a.offset(0));
+        for (i, x) in buf[..a.len].iter_mut().enumerate() {
+            *x = *from.add(i * a.step());
+        }
+    }
+    buf[a.len..].fill(bf16::ZERO);
+    buf
 }
 
 /// Panels of so many bytes that one task of a GEMV takes: some hundred KiB of weights.
@@ -112,7 +152,7 @@ pub(super) fn gemv_panels(bytes: usize, panels: usize, threads: usize) -> usize 
 impl Packed {
     fn prepare<W: Element>(self, core: &Core) -> Prepared {
         if self.m == 1 {
-            return self.gemv::<W>(core);
+            return self.gemv::<f32, W>(core, read_f32, W::gemv(&core.kernels).run);
         }
         let (gemm, k) = (*W::gemm(&core.kernels), core.kernels);
         match self.a.dtype {
@@ -122,22 +162,20 @@ impl Packed {
         }
     }
 
-    /// One row: every weight is read once.
-    fn gemv<W: Element>(self, core: &Core) -> Prepared {
+    /// One row: every weight is read once. `read` makes the activations what `run` multiplies.
+    fn gemv<X: Weight, W: Weight>(self, core: &Core, read: ReadRow<X>, run: RunRow<X, W>) -> Prepared {
         let panels = self.n.div_ceil(NR);
         let chunk = gemv_panels(self.k * size_of::<W>() * NR, panels, core.pool.threads());
         let (columns, k) = (chunk * NR, self.k);
-        let run = W::gemv(&core.kernels).run;
         let stride = panel::<W>(k);
         let per_thread = (3 * columns) * 4;
-        let shared = k * 4;
+        let shared = k.next_multiple_of(2) * size_of::<X>();
         let run = move |exec: &Exec<'_>| {
-            let kernels = exec.kernels();
             let (buffer, bytes) = exec.shared();
             // SAFETY: the plan laid out the shared scratch for this step; the tasks below only read it.
-            let buf = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<f32>(), bytes / 4) };
+            let buf = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<X>(), bytes / size_of::<X>()) };
             // SAFETY: the graph checked the operand; the result shares no storage with it.
-            let x = unsafe { self.a.read(kernels, exec.address(self.a.tensor), 0, buf) };
+            let x = unsafe { read(exec, &self.a, buf) };
             // SAFETY: the plan checked that the binding holds all panels.
             let w = unsafe { std::slice::from_raw_parts(exec.address(self.w).cast::<W>(), panels * stride) };
             exec.run(panels.div_ceil(chunk), &|task, thread| {

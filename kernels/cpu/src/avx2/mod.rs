@@ -9,7 +9,7 @@ use half::{bf16, f16};
 
 use crate::isa::Features;
 use crate::simd::Simd;
-use crate::table::Gemm;
+use crate::table::{Entry, Gemm, GemvDot};
 
 pub(crate) use int8::{int8, quantize_row_i8};
 
@@ -20,6 +20,11 @@ crate::entry::entry_points! {
 
 /// No dot products of bf16 here: widening them is as good.
 fn gemm_bf16_dot(_: &Features) -> Option<Gemm<bf16, bf16, f32>> {
+    None
+}
+
+/// See [`gemm_bf16_dot`].
+fn gemv_bf16_dot(_: &Features) -> Option<Entry<GemvDot>> {
     None
 }
 

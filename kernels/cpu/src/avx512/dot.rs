@@ -7,10 +7,44 @@ use half::bf16;
 use crate::gemm::{GemmBlock, KC};
 use crate::isa::Features;
 use crate::layout::NR;
-use crate::table::Gemm;
+use crate::table::{Entry, Gemm, GemvDot};
 
 /// Rows of the tile.
 const MR: usize = 12;
+
+/// The product of one row, where [`gemm_bf16_dot`] exists.
+pub(super) fn gemv_bf16_dot(features: &Features) -> Option<Entry<GemvDot>> {
+    // SAFETY: only handed out where `gemm_bf16_dot` finds the instructions that the function needs.
+    let run: GemvDot = |y, x, w, stride, accumulate| unsafe { gemv(y, x, w, stride, accumulate) };
+    gemm_bf16_dot(features).map(|_| Entry { name: "gemv_bf16_dot_1x64.avx512", run })
+}
+
+/// One row. See [`crate::Kernels::gemv_bf16_dot`].
+///
+/// # Safety
+/// The processor has AVX-512 F, BW, DQ, VL and BF16.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn gemv(y: &mut [f32], x: &[bf16], w: &[bf16], panel_stride: usize, accumulate: bool) {
+    assert!(x.len().is_multiple_of(2), "a row of {} inputs lacks half a pair", x.len());
+    let panels = y.len().div_ceil(NR);
+    let last = panels.saturating_sub(1) * panel_stride;
+    assert!(panels == 0 || w.len() >= last + x.len() * NR, "weight panels are too short");
+    let (c, columns) = (y.as_mut_ptr(), y.len());
+    let block = GemmBlock { m: 1, kc: x.len(), a: x, w, panel_stride, panels, c, ldc: columns, columns, accumulate };
+    let mut panel = 0;
+    while panel < panels {
+        // SAFETY: the slices were held to the counts; y is borrowed for writing, and columns stay within it.
+        unsafe {
+            if panel + 4 <= panels {
+                tile::<1, 1, 4>(&block, panel);
+                panel += 4;
+            } else {
+                tile::<1, 1, 1>(&block, panel);
+                panel += 1;
+            }
+        }
+    }
+}
 
 /// The kernel of this tier, where it exists and is worth it.
 pub(super) fn gemm_bf16_dot(features: &Features) -> Option<Gemm<bf16, bf16, f32>> {
@@ -57,22 +91,25 @@ unsafe fn rows<const P: usize>(block: &GemmBlock<'_, bf16, bf16, f32>, panel: us
     unsafe {
         match block.m {
             0 => {}
-            1 => tile::<1, P>(block, panel),
-            2 => tile::<2, P>(block, panel),
-            3 | 4 => tile::<4, P>(block, panel),
-            5..=8 => tile::<8, P>(block, panel),
-            _ => tile::<MR, P>(block, panel),
+            1 => tile::<MR, 1, P>(block, panel),
+            2 => tile::<MR, 2, P>(block, panel),
+            3 | 4 => tile::<MR, 4, P>(block, panel),
+            5..=8 => tile::<MR, 8, P>(block, panel),
+            _ => tile::<MR, MR, P>(block, panel),
         }
     }
 }
 
-/// `R` rows by `P` panels.
+/// `R` rows by `P` panels; a pair of inputs of the micro-panel has `HEIGHT` rows.
 ///
 /// # Safety
-/// As for [`rows`]; `R <= MR`.
+/// As for [`rows`]; `R <= HEIGHT`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn tile<const R: usize, const P: usize>(block: &GemmBlock<'_, bf16, bf16, f32>, panel: usize) {
+unsafe fn tile<const HEIGHT: usize, const R: usize, const P: usize>(
+    block: &GemmBlock<'_, bf16, bf16, f32>,
+    panel: usize,
+) {
     let mut acc = [[_mm512_setzero_ps(); P]; R];
     if block.accumulate {
         for (row, acc) in acc.iter_mut().enumerate().take(block.m) {
@@ -94,7 +131,7 @@ unsafe fn tile<const R: usize, const P: usize>(block: &GemmBlock<'_, bf16, bf16,
             *w = w.wrapping_add(2 * NR);
         }
         for (row, acc) in acc.iter_mut().enumerate() {
-            // SAFETY: a pair of a micro-panel has MR rows of 4 bytes.
+            // SAFETY: a pair of a micro-panel has HEIGHT rows of 4 bytes.
             let x = _mm512_set1_epi32(unsafe { a.add(row).read_unaligned() });
             for (acc, weights) in acc.iter_mut().zip(&weights) {
                 // SAFETY: both types are 512 bits without invalid values.
@@ -102,7 +139,7 @@ unsafe fn tile<const R: usize, const P: usize>(block: &GemmBlock<'_, bf16, bf16,
                 *acc = _mm512_dpbf16_ps(*acc, x, w);
             }
         }
-        a = a.wrapping_add(MR);
+        a = a.wrapping_add(HEIGHT);
     }
     for (row, acc) in acc.iter().enumerate().take(block.m) {
         for (p, acc) in acc.iter().enumerate() {

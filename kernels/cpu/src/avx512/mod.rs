@@ -11,7 +11,7 @@ use half::{bf16, f16};
 use crate::simd::Simd;
 
 use crate::avx2::{quantize_row_i8, sum_lanes_128};
-use dot::gemm_bf16_dot;
+use dot::{gemm_bf16_dot, gemv_bf16_dot};
 use int8::int8;
 
 crate::entry::entry_points! {

@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use crate::layout;
 use crate::simd::Simd;
 
-use dot::gemm_bf16_dot;
+use dot::{gemm_bf16_dot, gemv_bf16_dot};
 pub(crate) use int8::larger;
 use int8::{int8, quantize_row_i8};
 
