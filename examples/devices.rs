@@ -15,7 +15,10 @@ fn main() {
                     let computes = info.dtypes.iter().filter(|d| d.compute).map(|d| d.dtype.name());
                     println!("    computes in {}", computes.collect::<Vec<_>>().join(" "));
                     let caps = info.caps;
-                    println!("    whole graphs: {}, deterministic: {}", caps.multi_op, caps.deterministic);
+                    println!(
+                        "    whole graphs: {}, deterministic: {}, batch-invariant: {}",
+                        caps.multi_op, caps.deterministic, caps.batch_invariant
+                    );
                 }
             }
             Err(why) => println!("{}: {why}", listing.backend),

@@ -116,6 +116,7 @@ impl DeviceFacts {
             ("index_i64", caps.index_i64),
             ("deterministic", caps.deterministic),
             ("flush_subnormals", caps.flush_subnormals),
+            ("batch_invariant", caps.batch_invariant),
         ];
         DeviceFacts {
             opened_as: opened_as.into(),

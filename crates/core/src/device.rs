@@ -102,6 +102,10 @@ pub struct Caps {
     pub index_i64: bool,
     /// The same plan on the same bytes gives the same bytes.
     pub deterministic: bool,
+    /// A row of a result depends on its own row of the operands alone, bit for bit: not on how many others there are or on where
+    /// it stands. So is a query of attention: it depends on the keys and values that it sees by their positions, not on the other
+    /// queries of the call, on pages, or on whether it is decoded or one of a prompt.
+    pub batch_invariant: bool,
     /// Subnormal numbers are flushed to zero.
     pub flush_subnormals: bool,
 }

@@ -115,6 +115,7 @@ impl CpuDevice {
                 strided: true,
                 index_i64: true,
                 deterministic: true,
+                batch_invariant: false,
                 flush_subnormals: false,
             },
             tensor_align: ALIGN,

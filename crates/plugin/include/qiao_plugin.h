@@ -191,7 +191,8 @@ enum {
   QIAO_CAP_STRIDED = 4,                         /* kernels take strided operands */
   QIAO_CAP_INDEX_I64 = 8,                       /* indices may be i64; else i32 alone */
   QIAO_CAP_DETERMINISTIC = 16,                  /* same plan, same bytes in: same bytes out */
-  QIAO_CAP_FLUSH_SUBNORMALS = 32                /* subnormal numbers are flushed to zero */
+  QIAO_CAP_FLUSH_SUBNORMALS = 32,               /* subnormal numbers are flushed to zero */
+  QIAO_CAP_BATCH_INVARIANT = 64                 /* a row of a result depends on its own row alone, bit for bit */
 };
 typedef struct qiao_device_info {
   uint32_t struct_size, flags;                  /* flags: 0 */

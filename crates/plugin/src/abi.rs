@@ -49,6 +49,7 @@ pub const CAP_STRIDED: u64 = 4;
 pub const CAP_INDEX_I64: u64 = 8;
 pub const CAP_DETERMINISTIC: u64 = 16;
 pub const CAP_FLUSH_SUBNORMALS: u64 = 32;
+pub const CAP_BATCH_INVARIANT: u64 = 64;
 
 pub const TENSOR_CONST: u32 = 1;
 

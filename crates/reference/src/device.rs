@@ -33,7 +33,14 @@ impl Default for ReferenceDevice {
             memories: vec![memory],
             dtypes: dtypes.collect(),
             kv: KvLayout::ALL.iter().map(|&layout| KvInfo { layout, block_size: 0 }).collect(),
-            caps: Caps { multi_op: true, strided: true, index_i64: true, deterministic: true, ..Default::default() },
+            caps: Caps {
+                multi_op: true,
+                strided: true,
+                index_i64: true,
+                deterministic: true,
+                batch_invariant: true,
+                ..Default::default()
+            },
             tensor_align: 1,
             ..Default::default()
         };

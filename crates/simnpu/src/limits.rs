@@ -121,6 +121,7 @@ impl Limits {
                 strided: self.strided,
                 index_i64: self.dtypes.contains(&DType::I64),
                 deterministic: true,
+                batch_invariant: true,
                 flush_subnormals: self.numerics.flush,
             },
             tensor_align: self.align,

@@ -6,7 +6,7 @@
 //!
 //! Kinds, one file each: `info`, `memory`, `bounds`, `copies`, `import`, `streams`, `events`, `order`, `errors`, `time`,
 //! `lives` (what is dropped while work is pending), `threads`, `leaks`; and for devices that run an operator, whichever:
-//! `plans`, `bindings`, `compute`. `scene` and `probe` are what they stand on.
+//! `plans`, `bindings`, `compute`, `batches`. `scene` and `probe` are what they stand on.
 
 mod scene;
 
@@ -26,6 +26,7 @@ mod time;
 
 mod probe;
 
+mod batches;
 mod bindings;
 mod compute;
 mod plans;
@@ -157,6 +158,7 @@ const CLAUSES: &[&[Clause]] = &[
     plans::CLAUSES,
     bindings::CLAUSES,
     compute::CLAUSES,
+    batches::CLAUSES,
 ];
 
 #[cfg(test)]

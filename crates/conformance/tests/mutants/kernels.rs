@@ -3,7 +3,7 @@
 use qiao_conformance::Check::{
     Contract, Execute, Guards, Inputs, Limit, Panic, Plan, Rebind, Repeat, Special, Support, Unwritten,
 };
-use qiao_core::{Error, NodeSupport, Reason, Result, Support as Answer};
+use qiao_core::{Error, NodeSupport, OpKind, Reason, Result, Support as Answer};
 use qiao_reference::Trial;
 use qiao_reference::value::Output;
 
@@ -176,6 +176,38 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         Kernel(|s| one(s.numbers(0)?.iter().map(|x| -x).collect())),
     )
     .when(|s| s.sources.iter().flatten().any(|b| b.offset % 64 != 0)),
+    Mutant::new(
+        "rounds_products_of_many_rows_otherwise",
+        "device/batches/rows_of_products*",
+        &[Contract],
+        Kernel(|s| {
+            let mut out = s.truth()?;
+            if let Some(Output::Values(data)) = out.first_mut().filter(|_| s.kind() == OpKind::MatmulQuant) {
+                data.iter_mut().for_each(|x| *x = (*x as f32).next_up().into());
+            }
+            Ok(out)
+        }),
+    )
+    .when(|s| s.desc(0).shape.rows() > 4),
+    Mutant::new(
+        "norms_many_rows_in_another_order",
+        "device/batches/rows_of_norms*",
+        &[Contract],
+        Kernel(|s| match s.kind() {
+            OpKind::RmsNorm => one(s.numbers(0)?.iter().map(|x| (*x as f32).next_up().into()).collect()),
+            _ => s.truth(),
+        }),
+    )
+    .when(|s| s.desc(0).shape.rows() % 2 == 0),
+    Mutant::new(
+        "decodes_in_another_order_than_it_prefills",
+        "device/batches/sequences*",
+        &[Contract],
+        Kernel(|s| match s.kind() {
+            OpKind::AttentionDecode => one(s.numbers(0)?.iter().map(|x| (*x as f32).next_up().into()).collect()),
+            _ => s.truth(),
+        }),
+    ),
     Mutant::new(
         "is_not_deterministic_within_its_limit",
         "op/exp/f32/*",

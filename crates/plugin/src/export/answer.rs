@@ -113,6 +113,7 @@ pub(super) fn device(info: &DeviceInfo) -> abi::DeviceInfo {
         (caps.index_i64, abi::CAP_INDEX_I64),
         (caps.deterministic, abi::CAP_DETERMINISTIC),
         (caps.flush_subnormals, abi::CAP_FLUSH_SUBNORMALS),
+        (caps.batch_invariant, abi::CAP_BATCH_INVARIANT),
     ];
     abi::DeviceInfo {
         caps: caps.iter().filter(|(on, _)| *on).map(|(_, cap)| cap).sum(),

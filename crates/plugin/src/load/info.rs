@@ -214,6 +214,7 @@ impl Reader<'_> {
             index_i64: caps & abi::CAP_INDEX_I64 != 0,
             deterministic: caps & abi::CAP_DETERMINISTIC != 0,
             flush_subnormals: caps & abi::CAP_FLUSH_SUBNORMALS != 0,
+            batch_invariant: caps & abi::CAP_BATCH_INVARIANT != 0,
         }
     }
 }

@@ -263,7 +263,7 @@ impl Word for KvInfo {
 impl Word for Caps {
     fn write(&self, w: Writer) -> Writer {
         let w = w.flag(self.multi_op).flag(self.import_host).flag(self.strided);
-        w.flag(self.index_i64).flag(self.deterministic).flag(self.flush_subnormals)
+        w.flag(self.index_i64).flag(self.deterministic).flag(self.batch_invariant).flag(self.flush_subnormals)
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self> {
@@ -273,6 +273,7 @@ impl Word for Caps {
             strided: r.flag()?,
             index_i64: r.flag()?,
             deterministic: r.flag()?,
+            batch_invariant: r.flag()?,
             flush_subnormals: r.flag()?,
         })
     }
