@@ -23,6 +23,21 @@ macro_rules! entry_point {
     };
 }
 
+/// An entry point whose caller vouches for what its arguments point at.
+macro_rules! unsafe_entry_point {
+    ($token:ty, [$($feature:tt)*], $name:ident($($arg:ident: $ty:ty),*), |$s:ident| $body:expr) => {
+        $($feature)*
+        unsafe fn $name($($arg: $ty),*) {
+            // SAFETY: this function's attribute enables what the token stands for, and the table is
+            // only handed out on machines that have the tier; the rest is the caller's word.
+            unsafe {
+                let $s = <$token as crate::simd::Simd>::new();
+                $body
+            }
+        }
+    };
+}
+
 /// A GEMM entry point, whose caller vouches for C.
 macro_rules! gemm_entry_point {
     ($token:ty, [$($feature:tt)*], $name:ident, $w:ty, $mr:literal, $nv:literal, $n1:literal) => {
@@ -41,7 +56,8 @@ macro_rules! gemm_entry_point {
 /// All entry points of a tier, and its table.
 ///
 /// `tile`: rows x columns of GEMM, and the vectors in those columns and in one panel.
-/// `gemv`: columns at once, and their vectors. `qk`: query rows x keys. `pv`: query rows x vectors.
+/// `gemv`: columns at once, and their vectors. `qk`: query rows x vectors of keys. `pv`: query rows x
+/// vectors of a head.
 macro_rules! entry_points {
     (
         token: $token:ty, isa: $isa:ident $how:literal, features: [$($f:tt)*],
@@ -108,7 +124,9 @@ macro_rules! entry_points {
             |s| crate::rows::rope_interleaved(s, x, cos, sin, rotary_dim));
 
         crate::entry::entry_points!(@attention $token, [$($f)*], $qr, $qk, $pr, $pn,
-            qk_f32 pv_f32 f32, qk_f16 pv_f16 half::f16, qk_bf16 pv_bf16 half::bf16);
+            pack_keys_f32 pv_f32 f32, pack_keys_f16 pv_f16 half::f16, pack_keys_bf16 pv_bf16 half::bf16,
+            pack_keys_i8 pv_i8 i8, pack_keys_e4m3 pv_e4m3 crate::attention::E4m3,
+            pack_keys_e5m2 pv_e5m2 crate::attention::E5m2);
 
         crate::quant::quant_entry_points!($token, [$($f)*], $n1, $how);
 
@@ -175,12 +193,20 @@ macro_rules! entry_points {
                 axpy: entry!("axpy_f32", axpy),
                 rope_half_split: entry!("rope_half_split_f32", rope_half_split),
                 rope_interleaved: entry!("rope_interleaved_f32", rope_interleaved),
-                qk_f32: entry!("qk_f32", qk_f32),
-                qk_f16: entry!("qk_f16", qk_f16),
-                qk_bf16: entry!("qk_bf16", qk_bf16),
+                pack_keys_f32: entry!("pack_keys_f32", pack_keys_f32),
+                pack_keys_f16: entry!("pack_keys_f16", pack_keys_f16),
+                pack_keys_bf16: entry!("pack_keys_bf16", pack_keys_bf16),
+                pack_keys_i8: entry!("pack_keys_i8", pack_keys_i8),
+                pack_keys_e4m3: entry!("pack_keys_e4m3", pack_keys_e4m3),
+                pack_keys_e5m2: entry!("pack_keys_e5m2", pack_keys_e5m2),
+                qk: entry!("qk_f32", qk),
+                soften: entry!("soften_f32", soften),
                 pv_f32: entry!("pv_f32", pv_f32),
                 pv_f16: entry!("pv_f16", pv_f16),
                 pv_bf16: entry!("pv_bf16", pv_bf16),
+                pv_i8: entry!("pv_i8", pv_i8),
+                pv_e4m3: entry!("pv_e4m3", pv_e4m3),
+                pv_e5m2: entry!("pv_e5m2", pv_e5m2),
                 quantize_row_i8: entry!("quantize_row_i8", quantize_row_i8),
                 quant_scales: entry!("quant_scales", quant_scales),
                 quant_kernels: QUANT_KERNELS,
@@ -199,18 +225,21 @@ macro_rules! entry_points {
         $(crate::entry::entry_point!($token, $f, $name(x: &[f32]) -> f32, |s| crate::rows::$name(s, x));)+
     };
     (@attention $token:ty, $f:tt, $qr:literal, $qk:literal, $pr:literal, $pn:literal,
-        $($name_qk:ident $name_pv:ident $t:ty),+) => {
+        $($pack:ident $pv:ident $t:ty),+) => {
+        crate::entry::entry_point!($token, $f,
+            qk(scores: &mut [f32], q: &[f32], rows: usize, k: &[f32], dim: usize),
+            |s| crate::attention::qk::<_, $qr, $qk>(s, scores, q, rows, k, dim));
+        crate::entry::entry_point!($token, $f, soften(row: &mut crate::attention::Soften<'_>) -> (f32, f32),
+            |s| crate::attention::soften(s, row));
         $(
-            crate::entry::entry_point!($token, $f,
-                $name_qk(scores: &mut [f32], ld: usize, q: crate::attention::Rows<'_, f32>,
-                    k: crate::attention::Rows<'_, $t>, dim: usize, scale: f32),
-                |s| crate::attention::qk::<_, $t, $qr, $qk>(s, scores, ld, q, k, dim, scale));
-            crate::entry::entry_point!($token, $f,
-                $name_pv(acc: &mut [f32], acc_stride: usize, alpha: &[f32], p: &[f32], ld: usize,
-                    v: crate::attention::Rows<'_, $t>, dim: usize),
-                |s| crate::attention::pv::<_, $t, $pr, $pn>(s, acc, acc_stride, alpha, p, ld, v, dim));
+            crate::entry::unsafe_entry_point!($token, $f,
+                $pack(out: &mut [f32], keys: &crate::attention::PackKeys<'_, $t>),
+                |s| crate::attention::pack_keys(s, out, keys));
+            crate::entry::unsafe_entry_point!($token, $f,
+                $pv(values: &mut crate::attention::WeighValues<'_, $t>),
+                |s| crate::attention::pv::<_, $t, $pr, $pn>(s, values));
         )+
     };
 }
 
-pub(crate) use {entry_point, entry_points, gemm_entry_point};
+pub(crate) use {entry_point, entry_points, gemm_entry_point, unsafe_entry_point};

@@ -32,7 +32,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
-pub use attention::Rows;
+pub use attention::{Cached, E4m3, E5m2, KEY_BLOCK, KEYS, PackKeys, Soften, WeighValues};
 pub use gemm::GemmBlock;
 pub use isa::{Features, Isa, IsaError, detect};
 pub use layout::{
@@ -44,6 +44,6 @@ pub use quant::{
     QuantScales, pack_quant_panel,
 };
 pub use table::{
-    Axpy, Binary, Convert, Dot, Element, Entry, Gemm, Gemv, GemvDot, Kernels, LayerNorm, PackA, Pv, Qk, QuantizeRow,
-    Reduce, RmsNorm, Rope, Unary, kernels,
+    Axpy, Binary, CacheElement, Convert, Dot, Element, Entry, Gemm, Gemv, GemvDot, Kernels, LayerNorm, Pack, PackA, Pv,
+    Qk, QuantizeRow, Reduce, RmsNorm, Rope, SoftenRow, Unary, kernels,
 };

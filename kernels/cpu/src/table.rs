@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::attention::Rows;
+use crate::attention::{Cached, E4m3, E5m2, PackKeys, Soften, WeighValues};
 use crate::gemm::GemmBlock;
 use crate::isa::{Features, Isa, IsaError, detect};
 use crate::layout::Weight;
@@ -83,13 +83,23 @@ pub type Reduce = fn(x: &[f32]) -> f32;
 /// `rotary_dim / 2` elements, and elements of `x` from `rotary_dim` on stay.
 pub type Rope = fn(x: &mut [f32], cos: &[f32], sin: &[f32], rotary_dim: usize);
 
-/// `scores[r * ld + j] = scale · q[r]·k[j]`: `(scores, ld, q, k, dim, scale)`.
-pub type Qk<T> = fn(scores: &mut [f32], ld: usize, q: Rows<'_, f32>, k: Rows<'_, T>, dim: usize, scale: f32);
+/// Turns a block of keys around: `out[d * KEY_BLOCK + j] = keys[j][d]`, as f32.
+///
+/// # Safety
+/// Each of the keys holds `dim` elements.
+pub type Pack<T> = unsafe fn(out: &mut [f32], keys: &PackKeys<'_, T>);
 
-/// `acc[r] = alpha[r]·acc[r] + Σ_j p[r * ld + j]·v[j]` for `alpha.len()` rows:
-/// `(acc, acc_stride, alpha, p, ld, v, dim)`.
-pub type Pv<T> =
-    fn(acc: &mut [f32], acc_stride: usize, alpha: &[f32], p: &[f32], ld: usize, v: Rows<'_, T>, dim: usize);
+/// `scores[r * KEYS + j] = q[r]·k[j]` for a packed block of keys: `(scores, q, rows, k, dim)`, q `[rows, dim]`.
+pub type Qk = fn(scores: &mut [f32], q: &[f32], rows: usize, k: &[f32], dim: usize);
+
+/// Makes weights of a row of scores; gives the row's largest score so far, and the sum of these weights.
+pub type SoftenRow = fn(row: &mut Soften<'_>) -> (f32, f32);
+
+/// Adds up weighted values.
+///
+/// # Safety
+/// Each of the values `first..end` holds `dim` elements.
+pub type Pv<T> = unsafe fn(values: &mut WeighValues<'_, T>);
 
 /// `(out, x, w, eps, weight_offset)`.
 pub type RmsNorm = fn(out: &mut [f32], x: &[f32], w: &[f32], eps: f32, weight_offset: f32);
@@ -193,18 +203,34 @@ pub struct Kernels {
     /// Rotates the pairs `(x[2i], x[2i + 1])` (GPT-J).
     pub rope_interleaved: Entry<Rope>,
 
-    /// Scores against f32 keys.
-    pub qk_f32: Entry<Qk<f32>>,
-    /// Scores against f16 keys.
-    pub qk_f16: Entry<Qk<f16>>,
-    /// Scores against bf16 keys.
-    pub qk_bf16: Entry<Qk<bf16>>,
+    /// Packs f32 keys.
+    pub pack_keys_f32: Entry<Pack<f32>>,
+    /// Packs f16 keys.
+    pub pack_keys_f16: Entry<Pack<f16>>,
+    /// Packs bf16 keys.
+    pub pack_keys_bf16: Entry<Pack<bf16>>,
+    /// Packs i8 keys.
+    pub pack_keys_i8: Entry<Pack<i8>>,
+    /// Packs fp8 1-4-3 keys.
+    pub pack_keys_e4m3: Entry<Pack<E4m3>>,
+    /// Packs fp8 1-5-2 keys.
+    pub pack_keys_e5m2: Entry<Pack<E5m2>>,
+    /// Scores against packed keys.
+    pub qk: Entry<Qk>,
+    /// A row of scores to weights; the row's largest score so far, and the sum of these weights.
+    pub soften: Entry<SoftenRow>,
     /// Weighted sum of f32 values.
     pub pv_f32: Entry<Pv<f32>>,
     /// Weighted sum of f16 values.
     pub pv_f16: Entry<Pv<f16>>,
     /// Weighted sum of bf16 values.
     pub pv_bf16: Entry<Pv<bf16>>,
+    /// Weighted sum of i8 values.
+    pub pv_i8: Entry<Pv<i8>>,
+    /// Weighted sum of fp8 1-4-3 values.
+    pub pv_e4m3: Entry<Pv<E4m3>>,
+    /// Weighted sum of fp8 1-5-2 values.
+    pub pv_e5m2: Entry<Pv<E5m2>>,
 
     /// Quantises a row and returns its scale, `absmax / 127`; `q = x / scale` to nearest even,
     /// saturating. A zero row gives scale 0 and zeros. NaN in a row makes the scale NaN, else ∞
@@ -270,14 +296,10 @@ pub trait Element: Weight {
     fn gemm(k: &Kernels) -> &Gemm<f32, Self, f32>;
     /// GEMV over weights of this dtype.
     fn gemv(k: &Kernels) -> &Entry<Gemv<Self>>;
-    /// Scores against keys of this dtype.
-    fn qk(k: &Kernels) -> &Entry<Qk<Self>>;
-    /// Weighted sum of values of this dtype.
-    fn pv(k: &Kernels) -> &Entry<Pv<Self>>;
 }
 
 macro_rules! element {
-    ($t:ty, $pack_a:ident, $gemm:ident, $gemv:ident, $qk:ident, $pv:ident) => {
+    ($t:ty, $pack_a:ident, $gemm:ident, $gemv:ident) => {
         impl Element for $t {
             fn pack_a(k: &Kernels) -> &Entry<PackA<Self, f32>> {
                 &k.$pack_a
@@ -288,16 +310,40 @@ macro_rules! element {
             fn gemv(k: &Kernels) -> &Entry<Gemv<Self>> {
                 &k.$gemv
             }
-            fn qk(k: &Kernels) -> &Entry<Qk<Self>> {
-                &k.$qk
+        }
+    };
+}
+
+element!(f32, pack_a_f32, gemm_f32, gemv_f32);
+element!(f16, pack_a_f16, gemm_f16, gemv_f16);
+element!(bf16, pack_a_bf16, gemm_bf16, gemv_bf16);
+
+/// A dtype of cached keys and values: lets a caller be generic over those that there are.
+pub trait CacheElement: Cached {
+    /// Packs keys of this dtype.
+    fn pack_keys(k: &Kernels) -> &Entry<Pack<Self>>;
+    /// Weighted sum of values of this dtype.
+    fn pv(k: &Kernels) -> &Entry<Pv<Self>>;
+}
+
+macro_rules! cache_element {
+    ($($t:ty, $pack:ident, $pv:ident;)+) => {$(
+        impl CacheElement for $t {
+            fn pack_keys(k: &Kernels) -> &Entry<Pack<Self>> {
+                &k.$pack
             }
             fn pv(k: &Kernels) -> &Entry<Pv<Self>> {
                 &k.$pv
             }
         }
-    };
+    )+};
 }
 
-element!(f32, pack_a_f32, gemm_f32, gemv_f32, qk_f32, pv_f32);
-element!(f16, pack_a_f16, gemm_f16, gemv_f16, qk_f16, pv_f16);
-element!(bf16, pack_a_bf16, gemm_bf16, gemv_bf16, qk_bf16, pv_bf16);
+cache_element! {
+    f32, pack_keys_f32, pv_f32;
+    f16, pack_keys_f16, pv_f16;
+    bf16, pack_keys_bf16, pv_bf16;
+    i8, pack_keys_i8, pv_i8;
+    E4m3, pack_keys_e4m3, pv_e4m3;
+    E5m2, pack_keys_e5m2, pv_e5m2;
+}

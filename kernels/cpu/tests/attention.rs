@@ -1,86 +1,148 @@
-//! The two products of attention against f64.
+//! The products and the softmax of attention against f64, and each result alone against the same among others.
 
 mod oracle;
 
 use half::{bf16, f16};
-use oracle::{Number, Random, U, assert_close, output, tables};
-use qiao_kernels_cpu::{Kernels, Rows};
+use oracle::{Random, U, assert_close, output, tables};
+use qiao_kernels_cpu::{CacheElement, E4m3, E5m2, KEY_BLOCK, KEYS, Kernels, PackKeys, Soften, WeighValues};
 
 const DIMS: [usize; 10] = [64, 80, 96, 128, 192, 256, 1, 7, 37, 100];
-const COUNTS: [(usize, usize); 8] = [(1, 1), (4, 4), (7, 16), (8, 5), (3, 33), (1, 17), (14, 2), (5, 0)];
+
+/// A cached dtype, with its values.
+trait Number: CacheElement + PartialEq + std::fmt::Debug {
+    fn random(random: &mut Random) -> Self;
+    fn value(self) -> f64;
+}
+
+macro_rules! number {
+    ($($t:ty, |$x:ident| $from:expr, $value:expr;)+) => {$(
+        impl Number for $t {
+            fn random(random: &mut Random) -> Self {
+                let $x = random.signed();
+                $from
+            }
+            fn value(self) -> f64 {
+                let $x = self;
+                $value
+            }
+        }
+    )+};
+}
+
+/// An fp8 code by its definition.
+fn fp8(code: u8, mantissa: u32, bias: i32) -> f64 {
+    let sign = if code & 0x80 == 0 { 1.0 } else { -1.0 };
+    let (e, m) = ((code & 0x7f) >> mantissa, f64::from(code & ((1 << mantissa) - 1)) / f64::from(1 << mantissa));
+    sign * if e == 0 { m * 2f64.powi(1 - bias) } else { (1.0 + m) * 2f64.powi(i32::from(e) - bias) }
+}
+
+number! {
+    f32, |x| x, f64::from(x);
+    f16, |x| f16::from_f32(x), x.to_f64();
+    bf16, |x| bf16::from_f32(x), x.to_f64();
+    i8, |x| (x * 127.0) as i8, f64::from(x);
+    E4m3, |x| E4m3((x.abs() * 120.0) as u8 | u8::from(x < 0.0) << 7), fp8(x.0, 3, 7);
+    E5m2, |x| E5m2((x.abs() * 100.0) as u8 | u8::from(x < 0.0) << 7), fp8(x.0, 2, 15);
+}
+
+/// Runs the same check on every cached dtype.
+macro_rules! every_dtype {
+    ($check:ident) => {
+        for kernels in tables() {
+            $check::<f32>(&kernels);
+            $check::<f16>(&kernels);
+            $check::<bf16>(&kernels);
+            $check::<i8>(&kernels);
+            $check::<E4m3>(&kernels);
+            $check::<E5m2>(&kernels);
+        }
+    };
+}
+
+/// Tokens of `dim` elements at odd places, no two in order, and their addresses.
+fn scattered<T: Number>(random: &mut Random, count: usize, dim: usize) -> (Vec<T>, Vec<usize>) {
+    let stride = dim + 3;
+    let data = (0..count * stride).map(|_| T::random(random)).collect();
+    (data, (0..count).map(|j| (j * 37 + 5) % count * stride).collect())
+}
 
 fn scores<T: Number>(kernels: &Kernels) {
     let mut random = Random::new(21);
-    let entry = T::qk(kernels);
     for dim in DIMS {
-        for (rows, keys) in COUNTS {
-            let (q_stride, k_stride, ld) = (dim + 3, dim + 5, keys + 2);
-            let q = random.row(rows * q_stride);
-            let k: Vec<T> = random.row_of(keys * k_stride);
-            let mut out = output(rows * ld);
-            let queries = Rows { data: &q, stride: q_stride, count: rows };
-            let cached = Rows { data: &k, stride: k_stride, count: keys };
-            (entry.run)(out.inside(), ld, queries, cached, dim, 0.125);
+        let (data, at) = scattered::<T>(&mut random, KEY_BLOCK, dim);
+        let keys: Vec<*const T> = at.iter().map(|&at| data[at..].as_ptr()).collect();
+        let mut packed = output(dim * KEY_BLOCK);
+        // SAFETY: every key holds dim elements.
+        unsafe {
+            let block = PackKeys { keys: &keys, dim, ahead: &[], ahead_bytes: 0 };
+            (T::pack_keys(kernels).run)(packed.inside(), &block);
+        }
+        let packed = packed.checked();
+        for (i, got) in packed.iter().enumerate() {
+            let (d, j) = (i / KEY_BLOCK, i % KEY_BLOCK);
+            assert_eq!(f64::from(*got), data[at[j] + d].value(), "{}", T::pack_keys(kernels).name);
+        }
+        for rows in [0, 1, 2, 3, 5, 7, 8, 13] {
+            let q = random.row(rows * dim);
+            let mut out = output(rows * KEYS);
+            (kernels.qk.run)(out.inside(), &q, rows, packed, dim);
             for (i, got) in out.checked().iter().enumerate() {
-                let (r, j) = (i / ld, i % ld);
-                if j >= keys {
-                    assert!(got.is_nan(), "{} wrote past its keys", entry.name);
+                let (r, j) = (i / KEYS, i % KEYS);
+                if j >= KEY_BLOCK {
+                    assert!(got.is_nan(), "{} wrote past its keys", kernels.qk.name);
                     continue;
                 }
-                let terms = (0..dim).map(|d| f64::from(q[r * q_stride + d]) * k[j * k_stride + d].to_f64());
+                let terms = (0..dim).map(|d| f64::from(q[r * dim + d]) * data[at[j] + d].value());
                 let (truth, size) = terms.fold((0.0, 0.0), |(s, a), x| (s + x, a + x.abs()));
-                let limit = 0.125 * size * U * (dim as f64 / 4.0 + 6.0);
-                assert_close(&format!("{} dim={dim} {rows}x{keys} at {r},{j}", entry.name), *got, 0.125 * truth, limit);
-                // Alone, the same bits.
-                let mut one = [f32::NAN];
-                let query = Rows { data: &q[r * q_stride..], stride: 0, count: 1 };
-                let key = Rows { data: &k[j * k_stride..], stride: 0, count: 1 };
-                (entry.run)(&mut one, 1, query, key, dim, 0.125);
-                assert_eq!(one[0], *got, "{}", entry.name);
+                let what = format!("{} dim={dim} rows={rows} at {r},{j}", kernels.qk.name);
+                assert_close(&what, *got, truth, size * U * (dim as f64 + 2.0));
+                let mut alone = [f32::NAN; KEY_BLOCK];
+                (kernels.qk.run)(&mut alone, &q[r * dim..], 1, packed, dim);
+                assert_eq!(alone[j].to_bits(), got.to_bits(), "{what} alone");
             }
         }
     }
 }
 
 #[test]
-fn scores_are_scaled_dot_products_whatever_stands_beside_them() {
-    for kernels in tables() {
-        scores::<f32>(&kernels);
-        scores::<f16>(&kernels);
-        scores::<bf16>(&kernels);
-    }
+fn scores_are_dot_products_whatever_stands_beside_them() {
+    every_dtype!(scores);
 }
 
 fn values<T: Number>(kernels: &Kernels) {
     let mut random = Random::new(22);
     let entry = T::pv(kernels);
     for dim in DIMS {
-        for (rows, keys) in COUNTS {
-            let (stride, v_stride, ld) = (dim + 3, dim + 5, keys + 2);
-            let before = random.row(rows * stride);
-            let alpha = random.row(rows);
-            let p = random.row(rows * ld);
-            let v: Vec<T> = random.row_of(keys * v_stride);
-            let mut out = output(rows * stride);
-            out.inside().copy_from_slice(&before);
-            let cached = Rows { data: &v, stride: v_stride, count: keys };
-            (entry.run)(out.inside(), stride, &alpha, &p, ld, cached, dim);
-            for (i, got) in out.checked().iter().enumerate() {
-                let (r, d) = (i / stride, i % stride);
-                if d >= dim {
-                    assert_eq!(*got, before[i], "{} wrote past its row", entry.name);
-                    continue;
+        let (data, at) = scattered::<T>(&mut random, KEYS, dim);
+        let tokens: Vec<*const T> = at.iter().map(|&at| data[at..].as_ptr()).collect();
+        let ahead = [data.as_ptr().cast(); KEYS];
+        for rows in [1, 2, 3, 4, 6, 7, 8, 15] {
+            let (before, alpha, p) = (random.row(rows * dim), random.row(rows), random.row(rows * KEYS));
+            for (first, end) in [(0, KEYS), (0, 1), (5, 5), (17, 90)] {
+                let run = |acc: &mut [f32], alpha: &[f32], p: &[f32], first: usize, end: usize| {
+                    let mut block = WeighValues { acc, alpha, p, values: &tokens, first, end, dim, ahead: &ahead };
+                    // SAFETY: every value holds dim elements.
+                    unsafe { (entry.run)(&mut block) };
+                };
+                let mut out = output(rows * dim);
+                out.inside().copy_from_slice(&before);
+                run(out.inside(), &alpha, &p, first, end);
+                for (i, got) in out.checked().iter().enumerate() {
+                    let (r, d) = (i / dim, i % dim);
+                    let start = f64::from(before[i]) * f64::from(alpha[r]);
+                    let terms = (first..end).map(|j| f64::from(p[r * KEYS + j]) * data[at[j] + d].value());
+                    let (truth, size) = terms.fold((start, start.abs()), |(s, a), x| (s + x, a + x.abs()));
+                    let limit = size * U * ((end - first) as f64 + 4.0);
+                    assert_close(&format!("{} dim={dim} rows={rows} at {r},{d}", entry.name), *got, truth, limit);
                 }
-                let start = f64::from(before[i]) * f64::from(alpha[r]);
-                let terms = (0..keys).map(|j| f64::from(p[r * ld + j]) * v[j * v_stride + d].to_f64());
-                let (truth, size) = terms.fold((start, start.abs()), |(s, a), x| (s + x, a + x.abs()));
-                let limit = size * U * (keys as f64 + 4.0);
-                assert_close(&format!("{} dim={dim} {rows}x{keys} at {r},{d}", entry.name), *got, truth, limit);
-            }
-            for (r, alpha) in alpha.iter().enumerate() {
-                let mut one = before[r * stride..][..dim].to_vec();
-                (entry.run)(&mut one, dim, &[*alpha], &p[r * ld..], ld, cached, dim);
-                assert_eq!(one, out.checked()[r * stride..][..dim], "{} alone", entry.name);
+                // A row alone, and in two steps.
+                for r in 0..rows {
+                    let mut one = before[r * dim..][..dim].to_vec();
+                    let middle = (first + end) / 2;
+                    run(&mut one, &alpha[r..=r], &p[r * KEYS..][..KEYS], first, middle);
+                    run(&mut one, &[1.0], &p[r * KEYS..][..KEYS], middle, end);
+                    assert_eq!(one, out.checked()[r * dim..][..dim], "{} alone", entry.name);
+                }
             }
         }
     }
@@ -88,18 +150,88 @@ fn values<T: Number>(kernels: &Kernels) {
 
 #[test]
 fn values_are_weighted_sums_whatever_stands_beside_them() {
+    every_dtype!(values);
+}
+
+#[test]
+fn a_row_of_scores_becomes_weights_of_the_keys_that_it_sees() {
+    let mut random = Random::new(23);
     for kernels in tables() {
-        values::<f32>(&kernels);
-        values::<f16>(&kernels);
-        values::<bf16>(&kernels);
+        for (first, end) in [(0, KEYS), (0, 1), (127, 128), (3, 70), (64, 96), (15, 17)] {
+            for (softcap, scaled, max) in [(0.0, false, f32::NEG_INFINITY), (2.0, true, 0.25), (0.0, true, 30.0)] {
+                let scores: Vec<f32> = random.row(KEYS).iter().map(|x| 20.0 * x).collect();
+                let scales: [Vec<f32>; 2] = [(); 2].map(|()| random.row(KEYS).iter().map(|x| x.abs()).collect());
+                let [ks, vs] = [0, 1].map(|i| if scaled { &scales[i][..] } else { &[] });
+                let run = |row: &mut [f32]| {
+                    let (scale, key_scales, value_scales) = (0.5, ks, vs);
+                    let mut block = Soften { row, first, end, scale, key_scales, value_scales, softcap, max };
+                    (kernels.soften.run)(&mut block)
+                };
+                let mut row = scores.clone();
+                let (top, sum) = run(&mut row);
+                let factor = |s: &[f32], j: usize| if s.is_empty() { 1.0 } else { f64::from(s[j]) };
+                let score = |j: usize| {
+                    let x = 0.5 * f64::from(scores[j]) * factor(ks, j);
+                    let cap = f64::from(softcap);
+                    if cap == 0.0 { x } else { cap * (x / cap).tanh() }
+                };
+                let most = (first..end).map(score).fold(f64::from(max), f64::max);
+                let name = kernels.soften.name;
+                assert_close(name, top, most, most.abs() * 4.0 * U);
+                let mut truth = 0.0;
+                for (j, weight) in row.iter().enumerate().take(end).skip(first) {
+                    let p = (score(j) - f64::from(top)).exp();
+                    truth += p;
+                    let limit = p * U * (8.0 + 4.0 * score(j).abs() + most.abs()) + 1e-37;
+                    assert_close(&format!("{name} {first}..{end} at {j}"), *weight, p * factor(vs, j), limit);
+                }
+                assert_close(name, sum, truth, truth * U * 200.0 + 1e-37);
+                // What a row does not see may be anything.
+                let mut other = scores.clone();
+                other[..first].fill(f32::NAN);
+                other[end..].fill(f32::INFINITY);
+                assert_eq!(run(&mut other), (top, sum), "{name}");
+                assert_eq!(other[first..end], row[first..end], "{name}");
+            }
+        }
     }
 }
 
 #[test]
-#[should_panic(expected = "do not fit")]
-fn keys_beyond_the_slice_are_refused() {
+fn scores_that_are_not_finite_keep_to_the_formula() {
+    const INF: f32 = f32::INFINITY;
+    for kernels in tables() {
+        let run = |score: f32, max: f32| {
+            let mut row = [0.5; KEYS];
+            row[40] = score;
+            let mut block = Soften {
+                row: &mut row,
+                first: 40,
+                end: if score == -INF { 41 } else { 43 },
+                scale: 1.0,
+                key_scales: &[],
+                value_scales: &[],
+                softcap: 0.0,
+                max,
+            };
+            let (top, sum) = (kernels.soften.run)(&mut block);
+            (top, sum, row[40])
+        };
+        let (top, sum, p) = run(f32::NAN, 1.0);
+        assert!(top.is_nan() && sum.is_nan() && p.is_nan());
+        let (top, sum, p) = run(0.0, f32::NAN);
+        assert!(top.is_nan() && sum.is_nan() && p.is_nan());
+        let (top, sum, _) = run(INF, 1.0);
+        assert!(top == INF && sum.is_nan());
+        assert_eq!(run(-INF, -INF), (-INF, 0.0, 0.0));
+        assert_eq!(run(-INF, 1.0), (1.0, 0.0, 0.0));
+        assert_eq!(run(-1e30, 0.0).2, 0.0);
+    }
+}
+
+#[test]
+#[should_panic(expected = "rows of scores")]
+fn scores_beyond_the_slice_are_refused() {
     let kernels = tables().pop().unwrap();
-    let q = Rows { data: &[0.0; 8][..], stride: 8, count: 1 };
-    let k = Rows { data: &[0.0; 15][..], stride: 8, count: 2 };
-    (kernels.qk_f32.run)(&mut [0.0; 2], 2, q, k, 8, 1.0);
+    (kernels.qk.run)(&mut [0.0; KEYS], &[0.0; 16], 2, &[0.0; 8 * KEY_BLOCK], 8);
 }

@@ -1,5 +1,6 @@
 //! The AVX2 tier, with FMA and F16C: eight f32 to a vector.
 
+mod attention;
 mod codes;
 mod int8;
 
@@ -15,7 +16,7 @@ pub(crate) use int8::{int8, quantize_row_i8};
 
 crate::entry::entry_points! {
     token: Avx2, isa: Avx2 "avx2", features: [#[target_feature(enable = "avx2,fma,f16c")]],
-    tile: 6 x 16 (2, 2), gemv: 64 (8), qk: 2 x 4, pv: 2 x 4
+    tile: 6 x 16 (2, 2), gemv: 64 (8), qk: 6 x 2, pv: 6 x 2
 }
 
 /// No dot products of bf16 here: widening them is as good.

@@ -1,5 +1,6 @@
 //! The AVX-512 tier (F, BW, DQ, VL): sixteen f32 to a vector.
 
+mod attention;
 mod codes;
 mod dot;
 mod int8;
@@ -17,7 +18,7 @@ use int8::int8;
 crate::entry::entry_points! {
     token: Avx512, isa: Avx512 "avx512",
     features: [#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]],
-    tile: 12 x 32 (2, 1), gemv: 64 (4), qk: 4 x 4, pv: 4 x 4
+    tile: 12 x 32 (2, 1), gemv: 64 (4), qk: 8 x 2, pv: 7 x 4
 }
 
 /// The token of the AVX-512 tier.

@@ -1,5 +1,6 @@
 //! The portable tier: vectors are arrays of four, which the compiler may or may not put in registers.
 
+mod attention;
 mod codes;
 mod dot;
 mod int8;

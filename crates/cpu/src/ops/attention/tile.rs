@@ -1,0 +1,399 @@
+//! One tile of queries against keys: running numbers of a part, parts joined in their order, results.
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+use qiao_core::DType;
+use qiao_kernels_cpu::{CacheElement, E4m3, E5m2, KEY_BLOCK, KEYS, Kernels, PackKeys, Soften, WeighValues};
+
+use super::queries::Queries;
+use super::walk::Chunk;
+use super::{Attention, Exec, PART};
+
+/// The running numbers of a few query rows.
+pub(super) struct State<'a> {
+    /// Weighted values, `[rows, Dv]`.
+    acc: &'a mut [f32],
+    max: &'a mut [f32],
+    sum: &'a mut [f32],
+}
+
+impl<'a> State<'a> {
+    pub(super) fn new(buf: &'a mut [f32], rows: usize, dv: usize) -> Self {
+        let (acc, buf) = buf.split_at_mut(rows * dv);
+        let (max, buf) = buf.split_at_mut(rows);
+        State { acc, max, sum: &mut buf[..rows] }
+    }
+
+    fn clear(&mut self) {
+        self.acc.fill(0.0);
+        self.max.fill(f32::NEG_INFINITY);
+        self.sum.fill(0.0);
+    }
+
+    /// What becomes of rows whose keys cannot be found.
+    fn spoil(&mut self) {
+        self.acc.fill(f32::NAN);
+        self.max.fill(f32::NAN);
+        self.sum.fill(f32::NAN);
+    }
+
+    /// Takes in what a later part found for a row.
+    fn join(&mut self, part: &State<'_>, row: usize) {
+        let (old, new) = (self.max[row], part.max[row]);
+        let top = if old.is_nan() || new <= old { old } else { new };
+        let share = |max: f32| if max == f32::NEG_INFINITY { 0.0 } else { (max - top).exp() };
+        let (a, b) = (share(old), share(new));
+        self.max[row] = top;
+        self.sum[row] = self.sum[row] * a + part.sum[row] * b;
+        let dv = self.acc.len() / self.max.len();
+        for (x, y) in self.acc[row * dv..][..dv].iter_mut().zip(&part.acc[row * dv..][..dv]) {
+            *x = *x * a + *y * b;
+        }
+    }
+}
+
+/// A thread's scratch for one tile.
+pub(super) struct Scratch<'a> {
+    /// Queries, `[rows, D]`.
+    q: &'a mut [f32],
+    /// A block of keys, turned around.
+    packed: &'a mut [f32],
+    /// Scores, then weights, `[rows, KEYS]`.
+    scores: &'a mut [f32],
+    alpha: &'a mut [f32],
+}
+
+impl<'a> Scratch<'a> {
+    /// What a thread needs for the largest tile: this, and two states.
+    pub(super) fn floats(step: &Attention) -> usize {
+        let (rows, dk) = (step.tile * step.group(), step.k.pages.head_dim);
+        rows * (dk + KEYS + 1) + dk * KEY_BLOCK + 2 * step.state_floats()
+    }
+
+    /// The scratch of a tile, and two states.
+    fn new(buf: &'a mut [f32], step: &Attention, rows: usize) -> (Self, State<'a>, State<'a>) {
+        let (dk, dv) = (step.k.pages.head_dim, step.v.pages.head_dim);
+        let (packed, buf) = buf.split_at_mut(dk * KEY_BLOCK);
+        let (scores, buf) = buf.split_at_mut(rows * KEYS);
+        let (q, buf) = buf.split_at_mut(rows * dk);
+        let (alpha, buf) = buf.split_at_mut(rows);
+        let (first, second) = buf.split_at_mut(step.state_floats());
+        (Scratch { q, packed, scores, alpha }, State::new(first, rows, dv), State::new(second, rows, dv))
+    }
+}
+
+/// Calls a function with the dtype of a cache as its last parameter.
+macro_rules! with_dtype {
+    ($dtype:expr, $function:ident($($arg:expr),*)) => {
+        match $dtype {
+            DType::F32 => $function::<f32>($($arg),*),
+            DType::F16 => $function::<f16>($($arg),*),
+            DType::BF16 => $function::<bf16>($($arg),*),
+            DType::I8 => $function::<i8>($($arg),*),
+            DType::F8E5M2 => $function::<E5m2>($($arg),*),
+            _ => $function::<E4m3>($($arg),*),
+        }
+    };
+}
+
+/// Addresses of a dtype's elements.
+fn typed<T>(addresses: &[*const u8]) -> &[*const T] {
+    // SAFETY: pointers to sized types are alike.
+    unsafe { std::slice::from_raw_parts(addresses.as_ptr().cast(), addresses.len()) }
+}
+
+/// # Safety
+/// The addresses are those of keys of this dtype and size, whose memory is live and not written meanwhile.
+unsafe fn pack<T: CacheElement>(
+    k: &Kernels,
+    out: &mut [f32],
+    keys: &[*const u8],
+    dim: usize,
+    ahead: (&[*const u8], usize),
+) {
+    let block = PackKeys { keys: typed::<T>(keys), dim, ahead: ahead.0, ahead_bytes: ahead.1 };
+    // SAFETY: as the caller vouches.
+    unsafe { (T::pack_keys(k).run)(out, &block) }
+}
+
+/// What [`weigh`] adds up: rows of a tile, and tokens of a chunk.
+struct Weights<'a> {
+    acc: &'a mut [f32],
+    alpha: &'a [f32],
+    p: &'a [f32],
+    tokens: Range<usize>,
+    dim: usize,
+}
+
+/// # Safety
+/// As for [`pack`], for values.
+unsafe fn weigh<T: CacheElement>(k: &Kernels, w: Weights<'_>, values: &[*const u8], ahead: &[*const u8]) {
+    let Weights { acc, alpha, p, tokens, dim } = w;
+    let (first, end) = (tokens.start, tokens.end);
+    let mut block = WeighValues { acc, alpha, p, values: typed::<T>(values), first, end, dim, ahead };
+    // SAFETY: as the caller vouches.
+    unsafe { (T::pv(k).run)(&mut block) }
+}
+
+impl Attention {
+    /// A tile against all the keys it sees.
+    ///
+    /// # Safety
+    /// The pool gave `thread` to the running task, and no other task has this tile and head.
+    pub(super) unsafe fn whole(&self, exec: &Exec<'_>, (q, head): (&Queries, usize), thread: usize) {
+        // SAFETY: as the caller vouches.
+        let (mut s, mut total, mut state) = Scratch::new(unsafe { exec.scratch(thread) }, self, q.count * self.group());
+        self.read(exec, q, head, &mut s);
+        total.clear();
+        for part in self.parts(q) {
+            self.part(exec, q, head, part, &mut s, &mut state);
+            self.take(q, part, &mut total, &state);
+        }
+        // SAFETY: as the caller vouches.
+        unsafe { self.finish(exec, q, head, &mut total) };
+    }
+
+    /// A tile against the keys of one part.
+    ///
+    /// # Safety
+    /// As [`Attention::whole`].
+    pub(super) unsafe fn alone(
+        &self,
+        exec: &Exec<'_>,
+        q: &Queries,
+        head: usize,
+        part: usize,
+        thread: usize,
+        state: &mut State<'_>,
+    ) {
+        // SAFETY: as the caller vouches.
+        let (mut s, ..) = Scratch::new(unsafe { exec.scratch(thread) }, self, q.count * self.group());
+        self.read(exec, q, head, &mut s);
+        self.part(exec, q, head, part, &mut s, state);
+    }
+
+    /// Joins the parts of a tile, each computed [`alone`](Attention::alone).
+    ///
+    /// # Safety
+    /// As [`Attention::whole`].
+    pub(super) unsafe fn join<'a>(
+        &self,
+        exec: &Exec<'_>,
+        q: &Queries,
+        head: usize,
+        thread: usize,
+        state: impl Fn(usize) -> State<'a>,
+    ) {
+        // SAFETY: as the caller vouches.
+        let (_, mut total, _) = Scratch::new(unsafe { exec.scratch(thread) }, self, q.count * self.group());
+        total.clear();
+        for (nth, part) in self.parts(q).enumerate() {
+            self.take(q, part, &mut total, &state(nth));
+        }
+        // SAFETY: as the caller vouches.
+        unsafe { self.finish(exec, q, head, &mut total) };
+    }
+
+    /// Reads the queries of a tile.
+    fn read(&self, exec: &Exec<'_>, q: &Queries, head: usize, s: &mut Scratch<'_>) {
+        let (group, dk) = (self.group(), self.k.pages.head_dim);
+        for i in 0..q.count * group {
+            let r = (q.first + i / group) * self.heads + head * group + i % group;
+            let out = &mut s.q[i * dk..][..dk];
+            // SAFETY: the row is in the operand, which nothing writes.
+            unsafe { self.q.read_part(exec.kernels(), exec.address(self.q.tensor), r, 0, out) };
+        }
+    }
+
+    /// Takes a part into the rows that see keys of it.
+    fn take(&self, q: &Queries, part: usize, total: &mut State<'_>, state: &State<'_>) {
+        for token in 0..q.count {
+            let (lo, hi) = self.seen(q, token);
+            if lo.max(part * PART) < hi.min((part + 1) * PART) {
+                (token * self.group()..(token + 1) * self.group()).for_each(|row| total.join(state, row));
+            }
+        }
+    }
+
+    /// A tile against the keys of one part: the part's own running numbers.
+    fn part(&self, exec: &Exec<'_>, q: &Queries, head: usize, part: usize, s: &mut Scratch<'_>, state: &mut State<'_>) {
+        let (lo, hi) = self.visible(q);
+        let (mut at, end) = (lo.max(part * PART), hi.min((part + 1) * PART));
+        let stop = |at: usize| hi.min((at / KEYS + 1) * KEYS);
+        let mut chunks = [Chunk::new(), Chunk::new()];
+        state.clear();
+        if !self.walk(exec, q, head, (at, stop(at)), &mut chunks[0]) {
+            return state.spoil();
+        }
+        while at < end {
+            let [here, next] = &mut chunks;
+            let after = stop(at);
+            // The next chunk is fetched while this one is worked on.
+            let found = after < hi && self.walk(exec, q, head, (after, stop(after)), next);
+            // SAFETY: the chunk's addresses were found in the caches.
+            unsafe { self.chunk(exec.kernels(), q, s, state, (at, after), here, if found { next } else { here }) };
+            if after < end && !found {
+                return state.spoil();
+            }
+            chunks.swap(0, 1);
+            at = after;
+        }
+    }
+
+    /// One chunk of keys for all query rows; `ahead` is the chunk after it.
+    ///
+    /// # Safety
+    /// The addresses in the chunk are those of tokens in the caches, which nothing writes meanwhile.
+    #[allow(clippy::too_many_arguments, reason = "a chunk, what it is of, and where its numbers go")]
+    unsafe fn chunk(
+        &self,
+        k: &Kernels,
+        q: &Queries,
+        s: &mut Scratch<'_>,
+        state: &mut State<'_>,
+        (at, end): (usize, usize),
+        chunk: &Chunk,
+        ahead: &Chunk,
+    ) {
+        let (dk, rows) = (self.k.pages.head_dim, state.max.len());
+        let base = at / KEYS * KEYS;
+        let wanted = self.v.pages.head_dim * self.v.dtype.block_bytes();
+        for block in (at - base) / KEY_BLOCK..(end - base).div_ceil(KEY_BLOCK) {
+            let tokens = block * KEY_BLOCK..(block + 1) * KEY_BLOCK;
+            let (keys, values) = (&chunk.keys[tokens.clone()], &chunk.values[tokens.clone()]);
+            // SAFETY: as the caller vouches; the dtype is that of the keys.
+            unsafe { with_dtype!(self.k.dtype, pack(k, s.packed, keys, dk, (values, wanted))) };
+            (k.qk.run)(&mut s.scores[tokens.start..], s.q, rows, s.packed, dk);
+        }
+        let tokens = (at - base, end - base);
+        let seen = |token: usize| {
+            let (lo, hi) = self.seen(q, token);
+            let inside = |i: usize| i.saturating_sub(base).clamp(tokens.0, tokens.1);
+            inside(lo)..inside(hi)
+        };
+        for token in 0..q.count {
+            self.soften(k, s, state, token, seen(token), chunk);
+        }
+        // SAFETY: as the caller vouches.
+        unsafe { self.weigh(k, q.count, s, state, &seen, chunk, ahead) };
+    }
+
+    /// Turns the scores of a token's rows into weights and moves their maxima and sums along.
+    fn soften(
+        &self,
+        k: &Kernels,
+        s: &mut Scratch<'_>,
+        state: &mut State<'_>,
+        token: usize,
+        seen: Range<usize>,
+        chunk: &Chunk,
+    ) {
+        let key_scales = if self.k.scale.is_some() { &chunk.key_scales[..] } else { &[] };
+        let value_scales = if self.v.scale.is_some() { &chunk.value_scales[..] } else { &[] };
+        for i in token * self.group()..(token + 1) * self.group() {
+            if seen.is_empty() {
+                s.alpha[i] = 1.0;
+                continue;
+            }
+            let (top, sum) = (k.soften.run)(&mut Soften {
+                row: &mut s.scores[i * KEYS..][..KEYS],
+                first: seen.start,
+                end: seen.end,
+                scale: self.scale,
+                key_scales,
+                value_scales,
+                softcap: self.attrs.softcap,
+                max: state.max[i],
+            });
+            s.alpha[i] = if state.max[i] == f32::NEG_INFINITY { 0.0 } else { (state.max[i] - top).exp() };
+            state.sum[i] = state.sum[i] * s.alpha[i] + sum;
+            state.max[i] = top;
+        }
+    }
+
+    /// Adds the weighted values of a chunk: those that all tokens see for all rows at once, others token by token, each
+    /// row in the order of its keys.
+    ///
+    /// # Safety
+    /// As [`Attention::chunk`].
+    #[allow(clippy::too_many_arguments, reason = "as for a chunk")]
+    unsafe fn weigh(
+        &self,
+        k: &Kernels,
+        count: usize,
+        s: &mut Scratch<'_>,
+        state: &mut State<'_>,
+        seen: &dyn Fn(usize) -> Range<usize>,
+        chunk: &Chunk,
+        ahead: &Chunk,
+    ) {
+        let (group, dim) = (self.group(), self.v.pages.head_dim);
+        let mut add = |alpha: &[f32], of: Range<usize>, tokens: Range<usize>| {
+            let rows = of.start * group..of.end * group;
+            let w = Weights {
+                acc: &mut state.acc[rows.start * dim..rows.end * dim],
+                alpha: &alpha[rows.clone()],
+                p: &s.scores[rows.start * KEYS..rows.end * KEYS],
+                tokens,
+                dim,
+            };
+            // SAFETY: as the caller vouches; the dtype is that of the values.
+            unsafe { with_dtype!(self.v.dtype, weigh(k, w, &chunk.values, &ahead.keys)) };
+        };
+        let (mut first, mut end, mut least) = (0, KEYS, KEYS);
+        for range in (0..count).map(seen) {
+            (first, end, least) = (first.max(range.start), end.min(range.end), least.min(range.start));
+        }
+        if first >= end {
+            for token in (0..count).filter(|&token| !seen(token).is_empty()) {
+                add(s.alpha, token..token + 1, seen(token));
+            }
+            return;
+        }
+        if least < first {
+            for token in 0..count {
+                add(s.alpha, token..token + 1, seen(token).start..first);
+            }
+            s.alpha.fill(1.0);
+        }
+        add(s.alpha, 0..count, first..end);
+        s.alpha.fill(1.0);
+        for token in (0..count).filter(|&token| seen(token).end > end) {
+            add(s.alpha, token..token + 1, end..seen(token).end);
+        }
+    }
+
+    /// Writes the results of a tile.
+    ///
+    /// # Safety
+    /// As [`Attention::whole`].
+    unsafe fn finish(&self, exec: &Exec<'_>, q: &Queries, head: usize, total: &mut State<'_>) {
+        let (k, group, dv) = (exec.kernels(), self.group(), self.v.pages.head_dim);
+        for i in 0..q.count * group {
+            let h = head * group + i % group;
+            let r = (q.first + i / group) * self.heads + h;
+            let row = &mut total.acc[i * dv..][..dv];
+            let (lo, hi) = self.seen(q, i / group);
+            if lo < hi {
+                (k.scale.run)(row, self.normaliser(exec, h, total.max[i], total.sum[i]));
+            }
+            // SAFETY: as the caller vouches.
+            unsafe { self.y.write(k, exec.address(self.y.tensor), r, 0, row) };
+        }
+    }
+
+    /// What the weighted values are multiplied by in the end, a learned sink included.
+    fn normaliser(&self, exec: &Exec<'_>, head: usize, max: f32, sum: f32) -> f32 {
+        let Some(sinks) = &self.sinks else { return if sum == 0.0 { 0.0 } else { 1.0 / sum } };
+        let mut sink = [0.0];
+        // SAFETY: there is one sink per head.
+        unsafe { sinks.read_part(exec.kernels(), exec.address(sinks.tensor), 0, head, &mut sink) };
+        let top = max.max(sink[0]);
+        if top == f32::NEG_INFINITY {
+            return 0.0;
+        }
+        let shrink = if max == f32::NEG_INFINITY { 0.0 } else { (max - top).exp() };
+        shrink / (sum * shrink + (sink[0] - top).exp())
+    }
+}

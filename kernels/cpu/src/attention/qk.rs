@@ -1,0 +1,103 @@
+//! Keys turned around, and their scores.
+
+use super::cached::Stored;
+use super::{KEY_BLOCK, KEYS, Lanes, PackKeys};
+use crate::simd::{MAX_LANES, prefetch};
+
+/// `out[d * KEY_BLOCK + j] = keys[j][d]`, widened.
+///
+/// # Safety
+/// Each of the keys holds `dim` elements.
+#[inline(always)]
+pub(crate) unsafe fn pack_keys<S: Lanes, T: Stored>(s: S, out: &mut [f32], block: &PackKeys<'_, T>) {
+    let keys: &[*const T] = &block.keys[..KEY_BLOCK];
+    let (dim, out) = (block.dim, &mut out[..block.dim * KEY_BLOCK]);
+    let whole = dim - dim % S::LANES;
+    for first in (0..KEY_BLOCK).step_by(S::LANES) {
+        for p in block.ahead.iter().skip(first).take(S::LANES) {
+            prefetch(*p, block.ahead_bytes);
+        }
+        for d in (0..whole).step_by(S::LANES) {
+            let mut square = [s.splat(0.0); MAX_LANES];
+            for (v, key) in square[..S::LANES].iter_mut().zip(&keys[first..]) {
+                // SAFETY: the caller vouches for the key; d + LANES <= dim.
+                *v = unsafe { T::load(s, key.add(d)) };
+            }
+            s.transpose(&mut square);
+            for (i, v) in square[..S::LANES].iter().enumerate() {
+                s.store(&mut out[(d + i) * KEY_BLOCK + first..], *v);
+            }
+        }
+        if whole < dim {
+            let mut square = [s.splat(0.0); MAX_LANES];
+            for (v, key) in square[..S::LANES].iter_mut().zip(&keys[first..]) {
+                // SAFETY: the caller vouches for the key, of which dim - whole elements are left.
+                *v = unsafe { T::load_few(s, key.add(whole), dim - whole) };
+            }
+            s.transpose(&mut square);
+            for (i, v) in square[..dim - whole].iter().enumerate() {
+                s.store(&mut out[(whole + i) * KEY_BLOCK + first..], *v);
+            }
+        }
+    }
+}
+
+/// `scores[r * KEYS + j] = Σ_d q[r * dim + d] · k[d * KEY_BLOCK + j]` for the keys of a block, in tiles of up to `RQ` rows
+/// by `NV` vectors of keys.
+#[inline(always)]
+pub(crate) fn qk<S: Lanes, const RQ: usize, const NV: usize>(
+    s: S,
+    scores: &mut [f32],
+    q: &[f32],
+    rows: usize,
+    k: &[f32],
+    dim: usize,
+) {
+    assert!(q.len() >= rows * dim && k.len() >= dim * KEY_BLOCK, "{rows} rows and a block of keys of {dim} elements");
+    assert!(rows == 0 || scores.len() >= (rows - 1) * KEYS + KEY_BLOCK, "{rows} rows of scores");
+    let tiles = rows.div_ceil(RQ);
+    let mut r = 0;
+    for tile in 0..tiles {
+        // Tiles as equal as can be.
+        let next = rows * (tile + 1) / tiles;
+        let (scores, q) = (&mut scores[r * KEYS..], &q[r * dim..]);
+        match next - r {
+            1 => qk_tile::<S, 1, NV>(s, scores, q, k, dim),
+            2 if RQ >= 2 => qk_tile::<S, 2, NV>(s, scores, q, k, dim),
+            3 if RQ >= 3 => qk_tile::<S, 3, NV>(s, scores, q, k, dim),
+            4 if RQ >= 4 => qk_tile::<S, 4, NV>(s, scores, q, k, dim),
+            5 if RQ >= 5 => qk_tile::<S, 5, NV>(s, scores, q, k, dim),
+            6 if RQ >= 6 => qk_tile::<S, 6, NV>(s, scores, q, k, dim),
+            7 if RQ >= 7 => qk_tile::<S, 7, NV>(s, scores, q, k, dim),
+            _ => qk_tile::<S, 8, NV>(s, scores, q, k, dim),
+        }
+        r = next;
+    }
+}
+
+/// `R` rows by all keys of the block.
+#[inline(always)]
+fn qk_tile<S: Lanes, const R: usize, const NV: usize>(s: S, scores: &mut [f32], q: &[f32], k: &[f32], dim: usize) {
+    assert!(q.len() >= R * dim && k.len() >= dim * KEY_BLOCK);
+    for first in (0..KEY_BLOCK).step_by(NV * S::LANES) {
+        let mut acc = [[s.splat(0.0); NV]; R];
+        for d in 0..dim {
+            // SAFETY: d < dim; the lengths were just checked, and NV vectors from first on lie in the block.
+            unsafe {
+                let key: [S::V; NV] =
+                    std::array::from_fn(|n| s.load_ptr(k.as_ptr().add(d * KEY_BLOCK + first + n * S::LANES)));
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let x = s.splat(*q.get_unchecked(i * dim + d));
+                    for (acc, key) in acc.iter_mut().zip(&key) {
+                        *acc = s.madd(x, *key, *acc);
+                    }
+                }
+            }
+        }
+        for (i, acc) in acc.iter().enumerate() {
+            for (n, acc) in acc.iter().enumerate() {
+                s.store(&mut scores[i * KEYS + first + n * S::LANES..], *acc);
+            }
+        }
+    }
+}

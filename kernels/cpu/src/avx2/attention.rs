@@ -1,0 +1,42 @@
+//! What attention asks of the AVX2 tier.
+
+use std::arch::x86_64::*;
+
+use super::Avx2;
+use crate::attention::Lanes;
+use crate::simd::MAX_LANES;
+
+impl Lanes for Avx2 {
+    #[inline(always)]
+    fn transpose(self, m: &mut [__m256; MAX_LANES]) {
+        // SAFETY: the token proves AVX2.
+        unsafe {
+            // Four rows at a time: vector c holds columns c and 4 + c of them, one in each half.
+            let four = |m: &[__m256]| {
+                let (a, b) = (_mm256_unpacklo_ps(m[0], m[1]), _mm256_unpackhi_ps(m[0], m[1]));
+                let (c, d) = (_mm256_unpacklo_ps(m[2], m[3]), _mm256_unpackhi_ps(m[2], m[3]));
+                [
+                    _mm256_shuffle_ps(a, c, 0x44),
+                    _mm256_shuffle_ps(a, c, 0xee),
+                    _mm256_shuffle_ps(b, d, 0x44),
+                    _mm256_shuffle_ps(b, d, 0xee),
+                ]
+            };
+            let (top, low) = (four(&m[..4]), four(&m[4..8]));
+            for c in 0..4 {
+                m[c] = _mm256_permute2f128_ps(top[c], low[c], 0x20);
+                m[4 + c] = _mm256_permute2f128_ps(top[c], low[c], 0x31);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn scale_by_power(self, v: __m256, n: __m256) -> __m256 {
+        // SAFETY: the token proves AVX2. Below the normal numbers the exponent's bits are 0, and so is the result.
+        unsafe {
+            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            let exponent = _mm256_slli_epi32(_mm256_max_epi32(biased, _mm256_setzero_si256()), 23);
+            _mm256_mul_ps(v, _mm256_castsi256_ps(exponent))
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What attention asks of the AVX-512 tier.
+
+use std::arch::x86_64::*;
+
+use half::bf16;
+
+use super::Avx512;
+use crate::attention::Lanes;
+use crate::simd::MAX_LANES;
+
+impl Lanes for Avx512 {
+    #[inline(always)]
+    fn transpose(self, m: &mut [__m512; MAX_LANES]) {
+        // SAFETY: the token proves AVX-512.
+        unsafe {
+            // Four rows at a time: vector c holds columns c, 4 + c, 8 + c and 12 + c of them, one in each quarter.
+            let four = |m: &[__m512]| {
+                let (a, b) = (_mm512_unpacklo_ps(m[0], m[1]), _mm512_unpackhi_ps(m[0], m[1]));
+                let (c, d) = (_mm512_unpacklo_ps(m[2], m[3]), _mm512_unpackhi_ps(m[2], m[3]));
+                [
+                    _mm512_shuffle_ps(a, c, 0x44),
+                    _mm512_shuffle_ps(a, c, 0xee),
+                    _mm512_shuffle_ps(b, d, 0x44),
+                    _mm512_shuffle_ps(b, d, 0xee),
+                ]
+            };
+            let rows = [four(&m[..4]), four(&m[4..8]), four(&m[8..12]), four(&m[12..16])];
+            for c in 0..4 {
+                let even = |i: usize| _mm512_shuffle_f32x4(rows[i][c], rows[i + 1][c], 0x88);
+                let odd = |i: usize| _mm512_shuffle_f32x4(rows[i][c], rows[i + 1][c], 0xdd);
+                let (e, f, g, h) = (even(0), even(2), odd(0), odd(2));
+                m[c] = _mm512_shuffle_f32x4(e, f, 0x88);
+                m[4 + c] = _mm512_shuffle_f32x4(g, h, 0x88);
+                m[8 + c] = _mm512_shuffle_f32x4(e, f, 0xdd);
+                m[12 + c] = _mm512_shuffle_f32x4(g, h, 0xdd);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn scale_by_power(self, v: __m512, n: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_scalef_ps(v, n) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_two_bf16(self, p: *const bf16) -> [__m512; 2] {
+        // The first of each pair, then the second.
+        // SAFETY: the caller vouches for 32 elements.
+        unsafe {
+            let pairs = _mm512_loadu_si512(p.cast());
+            let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            [_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)), _mm512_castsi512_ps(_mm512_and_si512(pairs, upper))]
+        }
+    }
+
+    #[inline(always)]
+    fn out_of_order(self, [a, b]: [__m512; 2]) -> [__m512; 2] {
+        // SAFETY: the token proves AVX-512.
+        unsafe {
+            let first = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let second = _mm512_add_epi32(first, _mm512_set1_epi32(1));
+            [_mm512_permutex2var_ps(a, first, b), _mm512_permutex2var_ps(a, second, b)]
+        }
+    }
+
+    #[inline(always)]
+    fn in_order(self, [first, second]: [__m512; 2]) -> [__m512; 2] {
+        // SAFETY: the token proves AVX-512.
+        unsafe {
+            let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+            [_mm512_permutex2var_ps(first, low, second), _mm512_permutex2var_ps(first, high, second)]
+        }
+    }
+}

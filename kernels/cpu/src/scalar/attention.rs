@@ -1,0 +1,19 @@
+//! What attention asks of the portable tier.
+
+use super::{N, Scalar};
+use crate::attention::Lanes;
+use crate::simd::MAX_LANES;
+
+impl Lanes for Scalar {
+    #[inline(always)]
+    fn transpose(self, m: &mut [[f32; N]; MAX_LANES]) {
+        let turned: [[f32; N]; N] = std::array::from_fn(|i| std::array::from_fn(|j| m[j][i]));
+        m[..N].copy_from_slice(&turned);
+    }
+
+    #[inline(always)]
+    fn scale_by_power(self, v: [f32; N], n: [f32; N]) -> [f32; N] {
+        // Below the normal numbers the exponent's bits are 0, and so is the result.
+        std::array::from_fn(|i| v[i] * f32::from_bits(((n[i] as i32 + 127).max(0) as u32) << 23))
+    }
+}
