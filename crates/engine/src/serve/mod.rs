@@ -7,11 +7,24 @@ mod policy;
 mod propose;
 mod request;
 
+mod queue;
+mod sequence;
+
+mod admit;
+mod audit;
+mod batch;
+mod faults;
+mod outcome;
+mod preempt;
+mod scheduler;
+mod state;
+
 pub use crate::entry::Entry;
 pub use executor::{Executor, HostBlocks, Limits};
 pub use pages::{BLOCK_SIZE, CacheOptions, PagedExecutor};
 pub use policy::{Load, Policy, Preempt, Stepped};
 pub use propose::{Proposer, Want};
 pub use request::{End, Event, Request, RequestId, Usage};
+pub use scheduler::Scheduler;
 
 pub use crate::voice::{FinishReason, Piece, Speech};

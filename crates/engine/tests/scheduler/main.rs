@@ -1,0 +1,10 @@
+//! The scheduler over an executor whose every slot tells whether it was read or written out of turn.
+#![allow(unreachable_pub, reason = "modules of a test, not of a crate")]
+
+mod crowd;
+mod slots;
+
+mod batches;
+mod faults;
+mod guesses;
+mod pressure;
