@@ -4,10 +4,11 @@ mod fixture;
 
 use std::sync::Arc;
 
-use fixture::{config, load, load_as, reference};
+use fixture::{config, cpu, load, load_as, reference};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use qiao_core::{DType, Device};
+use qiao_cpu::Isa;
 use qiao_engine::runner::{LoadOptions, LoadedModel};
 use qiao_engine::serve::{CacheOptions, Entry, Executor, HostBlocks, PagedExecutor};
 use qiao_engine::session::Session;
@@ -111,8 +112,19 @@ fn on_the_reference_a_crowd_says_what_each_says_alone() {
 }
 
 #[test]
+fn on_the_cpu_a_crowd_says_what_each_says_alone() {
+    for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512] {
+        let Some(device) = cpu(isa) else { continue };
+        for (dir, dtype) in [("llama3-gqa", DType::F32), ("mistral-window", DType::F32), ("qwen3-qknorm", DType::BF16)]
+        {
+            a_crowd_says_what_each_says_alone(&load(&device, dir, "config.json", Some(dtype)), 6);
+        }
+    }
+}
+
+#[test]
 fn quantised_pages_say_in_a_crowd_what_they_say_alone() {
-    for device in [reference()] {
+    for device in [reference(), cpu(Isa::Scalar).unwrap(), cpu(Isa::Avx512).unwrap_or_else(reference)] {
         for kv in [DType::I8, DType::F8E4M3, DType::F8E5M2, DType::F16] {
             let options = LoadOptions { kv_dtype: Some(kv), ..LoadOptions::default() };
             let config = config("llama3-gqa", "config.json");
