@@ -17,6 +17,7 @@ mod faults;
 mod outcome;
 mod preempt;
 mod scheduler;
+mod speculate;
 mod state;
 
 pub use crate::entry::Entry;
@@ -26,5 +27,6 @@ pub use policy::{Load, Policy, Preempt, Stepped};
 pub use propose::{Proposer, Want};
 pub use request::{End, Event, Request, RequestId, Usage};
 pub use scheduler::Scheduler;
+pub use speculate::{DraftModel, PromptLookup};
 
 pub use crate::voice::{FinishReason, Piece, Speech};

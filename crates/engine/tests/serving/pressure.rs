@@ -1,0 +1,1 @@
+//! Two hundred requests on a cache far too small.
