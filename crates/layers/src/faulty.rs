@@ -220,7 +220,7 @@ impl Device for Faulty {
         let read = |id| graph.nodes().iter().any(|node| node.inputs.contains(&Some(id)));
         let results = (0..graph.bound().len()).filter(|&at| graph.writes_bound(at) && !read(graph.bound()[at]));
         let results = results.collect();
-        Ok(Arc::new(FaultyPlan { inner: self.inner.plan(graph)?, results, switch: self.switch.clone() }))
+        Ok(Arc::new(FaultyPlan { inner: self.inner.plan(graph)?, results }))
     }
 
     fn prepack_bytes(&self, tensor: &TensorDesc, layout: u64) -> Result<usize> {
@@ -329,7 +329,6 @@ struct FaultyPlan {
     inner: Arc<dyn Plan>,
     /// Bound tensors that it writes and does not read.
     results: Vec<usize>,
-    switch: Faults,
 }
 
 impl Plan for FaultyPlan {
