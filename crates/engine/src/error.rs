@@ -202,6 +202,13 @@ pub enum EngineError {
         limit: usize,
     },
 
+    /// The server's thread has ended, or takes no more requests.
+    #[error("the server has ended: {why}: start another one")]
+    ServerEnded {
+        /// What ended it.
+        why: String,
+    },
+
     /// A golden file and a model that do not belong together.
     #[error("{}: {found}: make the golden file for this checkpoint, see tools/golden.py", path.display())]
     Golden {

@@ -1,0 +1,184 @@
+//! What comes back of a request, and what its reader tells the server's thread.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::mpsc::Sender as Inbox;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use async_channel::{Receiver, Sender};
+use futures_core::Stream;
+
+use super::{End, Load, Request};
+use crate::error::{EngineError, Result};
+use crate::generate::Piece;
+
+/// A part of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chunk {
+    /// Which of the request's parallel samples it belongs to, from 0.
+    pub sample: usize,
+    /// What came; empty where only the end came.
+    pub piece: Piece,
+    /// Why this sample ended, in its last chunk.
+    pub end: Option<End>,
+}
+
+/// What the server's thread is told. It is never waited for.
+pub(super) enum Command {
+    /// A request that holds a place in the queue.
+    Submit(Box<Submission>),
+    /// End a request; `gone` where nobody reads its reply any more.
+    Cancel { key: u64, gone: bool },
+    /// A reader that lagged has made room.
+    Room(u64),
+    /// Finish what was accepted, until this moment at the latest, and say whether all of it could be finished.
+    Drain { until: Option<Instant>, done: Sender<bool> },
+    /// End everything now.
+    Stop,
+}
+
+/// A request on its way to the thread.
+pub(super) struct Submission {
+    pub(super) key: u64,
+    pub(super) request: Request,
+    pub(super) sent: Instant,
+    pub(super) chunks: Sender<Result<Chunk>>,
+    pub(super) lagging: Arc<AtomicBool>,
+}
+
+/// What the thread and everybody else may look at.
+pub(super) struct Shared {
+    pub(super) load: Mutex<Load>,
+    /// Sequences over all batches.
+    pub(super) sequences: AtomicU64,
+    /// Why the thread has ended; set before any reply is let go.
+    pub(super) fate: OnceLock<String>,
+}
+
+impl Shared {
+    pub(super) fn load(&self) -> Load {
+        *self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The error of whoever needs a thread that is gone.
+    pub(super) fn ended(&self) -> EngineError {
+        let why = self.fate.get().map_or("it takes no more requests", String::as_str);
+        EngineError::ServerEnded { why: why.into() }
+    }
+}
+
+/// The answer to one request, as it comes: a [`Stream`] for any executor, or an iterator for a thread of its own
+/// ([`Reply::blocking`]).
+///
+/// It ends when every sample has ended; an error is the last item. A reader that takes nothing for a while pauses its own request
+/// and no other; dropping the reply cancels the request.
+pub struct Reply {
+    key: u64,
+    chunks: Pin<Box<Receiver<Result<Chunk>>>>,
+    inbox: Inbox<Command>,
+    lagging: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+    /// Samples that have not ended.
+    open: usize,
+}
+
+impl Reply {
+    /// A reply to this request, which buffers so many chunks, and the submission that belongs to it.
+    pub(super) fn new(
+        key: u64,
+        request: Request,
+        chunks: usize,
+        inbox: Inbox<Command>,
+        shared: Arc<Shared>,
+    ) -> (Reply, Box<Submission>) {
+        let (sender, receiver) = async_channel::bounded(chunks.max(1));
+        let lagging = Arc::new(AtomicBool::new(false));
+        let open = request.samples;
+        let submission = Submission { key, request, sent: Instant::now(), chunks: sender, lagging: lagging.clone() };
+        (Reply { key, chunks: Box::pin(receiver), inbox, lagging, shared, open }, Box::new(submission))
+    }
+
+    /// Ends the request; what came before, and the end of every sample with
+    /// [`FinishReason::Cancelled`](crate::generate::FinishReason::Cancelled), can still be read.
+    pub fn cancel(&self) {
+        // A thread that is gone has ended everything.
+        let _ = self.inbox.send(Command::Cancel { key: self.key, gone: false });
+    }
+
+    /// The same chunks for a thread that waits for them.
+    pub fn blocking(&mut self) -> Blocking<'_> {
+        Blocking { reply: self }
+    }
+
+    /// Waits for the next chunk; `None` after the end.
+    fn next_blocking(&mut self) -> Option<Result<Chunk>> {
+        if self.open == 0 {
+            return None;
+        }
+        let item = self.chunks.recv_blocking().ok();
+        Some(self.took(item))
+    }
+
+    /// Notes what an item means.
+    fn took(&mut self, item: Option<Result<Chunk>>) -> Result<Chunk> {
+        let Some(item) = item else {
+            self.open = 0;
+            return Err(self.shared.ended());
+        };
+        self.tell_room();
+        match &item {
+            Ok(Chunk { end: Some(_), .. }) => self.open -= 1,
+            Ok(_) => {}
+            Err(_) => self.open = 0,
+        }
+        item
+    }
+
+    /// Tells the thread that there is room again, once half of the buffer is read.
+    fn tell_room(&self) {
+        // Pairs with the fence of the thread, between raising the flag and looking for room once more: one of both sees the other.
+        fence(Ordering::SeqCst);
+        let capacity = self.chunks.capacity().unwrap_or(1);
+        if self.lagging.load(Ordering::SeqCst)
+            && self.chunks.len() <= capacity / 2
+            && self.lagging.swap(false, Ordering::SeqCst)
+        {
+            let _ = self.inbox.send(Command::Room(self.key));
+        }
+    }
+}
+
+impl Stream for Reply {
+    type Item = Result<Chunk>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Chunk>>> {
+        if self.open == 0 {
+            return Poll::Ready(None);
+        }
+        let item = ready!(self.chunks.as_mut().poll_next(context));
+        Poll::Ready(Some(self.took(item)))
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if self.open > 0 {
+            let _ = self.inbox.send(Command::Cancel { key: self.key, gone: true });
+        }
+    }
+}
+
+/// Chunks of a [`Reply`], waited for on this thread.
+pub struct Blocking<'a> {
+    reply: &'a mut Reply,
+}
+
+impl Iterator for Blocking<'_> {
+    type Item = Result<Chunk>;
+
+    fn next(&mut self) -> Option<Result<Chunk>> {
+        self.reply.next_blocking()
+    }
+}
