@@ -3,14 +3,15 @@
 use qiao_kvcache::SequenceId;
 
 use crate::error::Result;
-use crate::serve::scheduler::Scheduler;
+use crate::serve::queue::PROMPT_COST;
 use crate::serve::sequence::{Admission, Place, Saved};
 use crate::serve::state::State;
+use crate::serve::works::Works;
 
 /// One block in so many is kept free when somebody comes in.
 const WATERMARK: usize = 100;
 
-impl Scheduler {
+impl Works {
     /// Lets in whom there is room for.
     ///
     /// # Errors
@@ -92,14 +93,14 @@ impl State {
         })
     }
 
-    /// Tokens that a sample wants room for when it comes in and has so many: what was saved, else the next chunk.
+    /// Tokens that a sample wants room for when it comes in and has so many: the next chunk, but all it has where it lost its place,
+    /// lest it lose it again at once.
     fn first_total(&self, number: u64, found: usize) -> usize {
         let Some(seat) = self.seats.get(&number) else { return 0 };
-        let total = match &seat.place {
-            Place::Away(Some(saved)) => saved.tokens.max(found) + 1,
-            _ => found.saturating_add(self.policy.chunk),
-        };
-        total.min(seat.tokens.len())
+        match seat.place {
+            Place::Away(_) => seat.tokens.len(),
+            _ => found.saturating_add(self.policy.chunk).min(seat.tokens.len()),
+        }
     }
 
     /// Whether a sample might fit if so many more blocks and places were there. Who would be alone always fits.
@@ -113,7 +114,7 @@ impl State {
         }
         let found = self.known(number);
         let needed = self.blocks(self.first_total(number, found)).saturating_sub(found / self.limits.block_size);
-        needed + self.kept_free() <= self.cache.available() + blocks
+        needed.min(self.widest()) + self.kept_free() <= self.cache.available() + blocks
     }
 
     /// Tokens of a sample that the cache knows.
@@ -124,10 +125,9 @@ impl State {
 
     /// Blocks that are not for newcomers: those that the running will need for the tokens they have, and a few.
     fn kept_free(&self) -> usize {
-        let window = self.limits.window.map_or(usize::MAX, |window| self.blocks(window) + 1);
         let rest = |number: &u64| {
             let seat = self.seats.get(number)?;
-            Some(self.cache.needed(seat.sequence()?, seat.tokens.len()).min(window))
+            Some(self.cache.needed(seat.sequence()?, seat.tokens.len()).min(self.widest()))
         };
         let awake = self.running.iter().filter(|number| !self.rests(**number));
         awake.filter_map(rest).sum::<usize>() + (self.limits.blocks - 1) / WATERMARK + 1
@@ -139,7 +139,8 @@ impl State {
         let tenant = self.jobs.get(&seat.request)?.tenant.as_bytes();
         let sequence = self.cache.open(tenant, &seat.tokens);
         let total = self.first_total(number, self.cache.len(sequence));
-        let fits = self.cache.needed(sequence, total) + self.kept_free() <= self.cache.available();
+        let needed = self.cache.needed(sequence, total).min(self.widest());
+        let fits = needed + self.kept_free() <= self.cache.available();
         if fits || self.running.is_empty() {
             return Some(sequence);
         }
@@ -158,6 +159,7 @@ impl State {
             self.next_admission += 1;
             self.waiting -= 1;
             self.queue.remove(job.priority, &job.tenant, seat.request);
+            self.queue.charge(&job.tenant, (job.prompt - found) as u64 * PROMPT_COST);
         }
         let before = std::mem::replace(&mut seat.place, Place::Running(sequence));
         self.away.retain(|other| *other != number);

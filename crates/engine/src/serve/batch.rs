@@ -8,8 +8,8 @@ use crate::entry::Entry;
 use crate::error::Result;
 use crate::serve::propose::Want;
 use crate::serve::request::RequestId;
-use crate::serve::scheduler::Scheduler;
 use crate::serve::state::State;
+use crate::serve::works::Works;
 
 /// One sample's part of a batch.
 #[derive(Clone, Debug)]
@@ -117,7 +117,7 @@ fn share(pending: &[Pending], most: usize, sequences: usize, chunk: usize) -> Ve
     shares
 }
 
-impl Scheduler {
+impl Works {
     /// Puts a batch together and makes room for it; whoever goes later loses its place where there is no other way.
     ///
     /// # Errors
@@ -140,7 +140,7 @@ impl Scheduler {
 
     /// Adds guesses where batch and cache have room for them.
     pub(super) fn draft(&mut self, batch: &mut Batch) {
-        let Scheduler { proposer: Some(proposer), state, .. } = self else { return };
+        let Works { proposer: Some(proposer), state, .. } = self else { return };
         let mut left = state.squeeze.most().saturating_sub(batch.tokens());
         let mut wants = Vec::new();
         let mut places = Vec::new();

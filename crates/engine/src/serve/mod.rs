@@ -6,19 +6,27 @@ mod pages;
 mod policy;
 mod propose;
 mod request;
+mod speculate;
 
 mod queue;
 mod sequence;
+mod trouble;
+
+mod state;
+
+mod audit;
+mod works;
+
+mod preempt;
 
 mod admit;
-mod audit;
 mod batch;
-mod faults;
+
 mod outcome;
-mod preempt;
+
+mod faults;
+
 mod scheduler;
-mod speculate;
-mod state;
 
 mod reply;
 mod worker;

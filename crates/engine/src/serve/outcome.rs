@@ -4,7 +4,7 @@ use qiao_core::Error;
 use qiao_kvcache::SequenceId;
 
 use crate::serve::batch::{Batch, Part};
-use crate::serve::queue::{OUTPUT_COST, PROMPT_COST};
+use crate::serve::queue::OUTPUT_COST;
 use crate::serve::request::Event;
 use crate::serve::sequence::Place;
 use crate::serve::state::State;
@@ -28,13 +28,8 @@ impl State {
     /// Notes that a part's known tokens are written; false where its sample is over.
     fn hold(&mut self, part: &Part) -> bool {
         let Some(seat) = self.seats.get_mut(&part.seat) else { return false };
-        let Some(job) = self.jobs.get(&seat.request) else { return false };
         seat.ran = self.batches;
         let known = &part.ids[..part.ids.len() - part.drafts];
-        let end = part.start + known.len();
-        let charged = seat.charged.max(part.start)..end.min(job.prompt);
-        self.queue.charge(&job.tenant, charged.len() as u64 * PROMPT_COST);
-        seat.charged = seat.charged.max(end);
         match self.cache.commit(part.sequence, known) {
             Ok(()) => true,
             Err(error) => {

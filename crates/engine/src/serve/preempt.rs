@@ -5,11 +5,11 @@ use qiao_kvcache::{BlockCopy, SequenceId};
 
 use crate::error::Result;
 use crate::serve::policy::Preempt;
-use crate::serve::scheduler::Scheduler;
 use crate::serve::sequence::{Place, Rank, Saved};
 use crate::serve::state::State;
+use crate::serve::works::Works;
 
-impl Scheduler {
+impl Works {
     /// Makes room for a sample's next tokens, `want` at most and one at least: none where those who go before it hold the room, or
     /// where it lost its own place.
     ///

@@ -1,7 +1,7 @@
 //! Who waits, and whose turn it is: priorities first, then tenants by the service that they have received, then first come, first
 //! served.
 //!
-//! The service of a tenant is counted in tokens, those of answers double, as in the virtual token counter of Sheng et al., "Fairness
+//! The service of a tenant is counted in tokens, those of prompts on admission, those of answers double and as they come, as in the virtual token counter of Sheng et al., "Fairness
 //! in Serving Large Language Models", 2024. A tenant that comes back from a time without requests starts where the least served of
 //! the others stands, so that nobody saves up turns.
 

@@ -11,12 +11,13 @@ use qiao_kvcache::{Cache, Config};
 use crate::error::{EngineError, Result};
 use crate::sampler::Sampler;
 use crate::serve::executor::{Executor, Limits};
-use crate::serve::faults::repeat;
 use crate::serve::policy::{Load, Policy, Stepped};
 use crate::serve::propose::Proposer;
 use crate::serve::request::{Event, Request, RequestId};
 use crate::serve::sequence::{Job, Place, Seat};
 use crate::serve::state::State;
+use crate::serve::trouble::repeat;
+use crate::serve::works::Works;
 use crate::sides::Deadline;
 use crate::voice::{FinishReason, Speech, Voice};
 
@@ -26,9 +27,7 @@ use crate::voice::{FinishReason, Speech, Voice};
 /// tokens alone: not on other requests, the policy, the size of the cache, preemption, faults that were mended, or guesses. The
 /// clock decides about deadlines and nothing else.
 pub struct Scheduler {
-    pub(super) executor: Box<dyn Executor>,
-    pub(super) proposer: Option<Box<dyn Proposer>>,
-    pub(super) state: State,
+    works: Works,
 }
 
 impl Scheduler {
@@ -50,12 +49,13 @@ impl Scheduler {
         let cache = Cache::new(config).map_err(|error| {
             Error::invalid("a scheduler's cache", error.to_string(), "give the executor a larger pool of blocks")
         })?;
-        Ok(Scheduler { executor, proposer: None, state: State::new(limits, cache, speech, policy) })
+        Ok(Scheduler { works: Works { executor, proposer: None, state: State::new(limits, cache, speech, policy) } })
     }
 
     /// Guesses come from here, for requests that ask for them.
-    pub fn with_proposer(self, proposer: Box<dyn Proposer>) -> Scheduler {
-        Scheduler { proposer: Some(proposer), ..self }
+    pub fn with_proposer(mut self, proposer: Box<dyn Proposer>) -> Scheduler {
+        self.works.proposer = Some(proposer);
+        self
     }
 
     /// Takes a request; its time-out runs from now on. Nothing runs before the next step.
@@ -67,13 +67,13 @@ impl Scheduler {
     pub fn submit(&mut self, request: Request) -> Result<RequestId> {
         let deadline = Deadline::after(request.params.timeout);
         let submitted = Instant::now();
-        if let Some(lost) = &self.state.lost {
+        if let Some(lost) = &self.works.state.lost {
             return Err(repeat(lost));
         }
-        self.state.check(&request)?;
-        let voices = self.state.voices(&request)?;
-        if self.state.waiting >= self.state.policy.queue {
-            return Err(EngineError::QueueFull { most: self.state.policy.queue });
+        self.works.state.check(&request)?;
+        let voices = self.works.state.voices(&request)?;
+        if self.works.state.waiting >= self.works.state.policy.queue {
+            return Err(EngineError::QueueFull { most: self.works.state.policy.queue });
         }
         let job = Job {
             priority: request.priority,
@@ -87,21 +87,21 @@ impl Scheduler {
             split: false,
             tenant: request.tenant,
         };
-        Ok(self.state.enrol(job, request.prompt, voices))
+        Ok(self.works.state.enrol(job, request.prompt, voices))
     }
 
     /// Ends a request; what it has said and not given out comes with the next step. Does nothing where it is over.
     pub fn cancel(&mut self, id: RequestId) {
-        let seats = self.state.jobs.get(&id).map_or(Vec::new(), |job| job.seats.clone());
+        let seats = self.works.state.jobs.get(&id).map_or(Vec::new(), |job| job.seats.clone());
         for number in seats {
-            self.state.end_sample(number, Ok(FinishReason::Cancelled));
+            self.works.state.end_sample(number, Ok(FinishReason::Cancelled));
         }
     }
 
     /// Says that the reader of a sample is slow, or no longer so. A paused sample has no part in batches, and is the first to lose its
     /// place; its time-out goes on. Does nothing where the sample is over.
     pub fn pause(&mut self, id: RequestId, sample: usize, paused: bool) {
-        self.state.pause(id, sample, paused);
+        self.works.state.pause(id, sample, paused);
     }
 
     /// Goes on by one batch at most, and appends what is new to `events`.
@@ -109,27 +109,27 @@ impl Scheduler {
     /// # Errors
     /// The device is lost; all requests have ended with that error, and no more are taken.
     pub fn step(&mut self, events: &mut Vec<Event>) -> Result<Stepped> {
-        self.state.expire(Instant::now());
-        let stepped = match &self.state.lost {
+        self.works.state.expire(Instant::now());
+        let stepped = match &self.works.state.lost {
             Some(lost) => Err(repeat(lost)),
             None => self.advance(),
         };
-        events.append(&mut self.state.outbox);
-        let gone = std::mem::take(&mut self.state.gone);
-        if let Some(proposer) = &mut self.proposer {
+        events.append(&mut self.works.state.outbox);
+        let gone = std::mem::take(&mut self.works.state.gone);
+        if let Some(proposer) = &mut self.works.proposer {
             gone.into_iter().for_each(|sequence| proposer.forget(sequence));
         }
         stepped
     }
 
     fn advance(&mut self) -> Result<Stepped> {
-        self.admit()?;
-        let mut batch = self.compose()?;
+        self.works.admit()?;
+        let mut batch = self.works.compose()?;
         if !batch.parts.is_empty() {
-            self.draft(&mut batch);
-            return self.run(batch);
+            self.works.draft(&mut batch);
+            return self.works.run(batch);
         }
-        Ok(match self.state.can_go_on() {
+        Ok(match self.works.state.can_go_on() {
             true => Stepped::Ran { tokens: 0, sequences: 0 },
             false => Stepped::Waiting,
         })
@@ -137,12 +137,12 @@ impl Scheduler {
 
     /// Whether every request is over and told of.
     pub fn is_idle(&self) -> bool {
-        self.state.jobs.is_empty() && self.state.outbox.is_empty()
+        self.works.state.jobs.is_empty() && self.works.state.outbox.is_empty()
     }
 
     /// When the next deadline is over: a step after that has news, even where all requests are paused.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.state.due.first().map(|(due, _)| *due)
+        self.works.state.due.first().map(|(due, _)| *due)
     }
 
     /// Goes over the books: the cache's own, and that every block belongs to a sample that runs. Takes time with the size of the cache;
@@ -151,22 +151,22 @@ impl Scheduler {
     /// # Errors
     /// The first thing that is not as it must be, in words.
     pub fn audit(&self) -> Result<(), String> {
-        self.state.audit()
+        self.works.state.audit()
     }
 
     /// The sizes of the executor.
     pub fn limits(&self) -> Limits {
-        self.state.limits
+        self.works.state.limits
     }
 
     /// How it goes about it.
     pub fn policy(&self) -> &Policy {
-        &self.state.policy
+        &self.works.state.policy
     }
 
     /// How busy it is.
     pub fn load(&self) -> Load {
-        let state = &self.state;
+        let state = &self.works.state;
         Load {
             queued: state.waiting,
             running: state.running.len(),
@@ -217,7 +217,7 @@ impl State {
         }
         // The last token is given out and never runs.
         let most = tokens.saturating_add(request.params.max_tokens.saturating_sub(1)).min(limits.context);
-        let (needed, blocks) = (self.span(most), limits.blocks - 1);
+        let (needed, blocks) = (self.blocks(most).min(self.widest()), limits.blocks - 1);
         if needed > blocks {
             return Err(EngineError::CacheTooSmall { tokens: most, needed, blocks });
         }
@@ -252,7 +252,6 @@ impl State {
                 sampler,
                 voice,
                 paused: false,
-                charged: 0,
                 ran: 0,
                 preemptions: 0,
                 drafted: 0,

@@ -51,8 +51,6 @@ pub(super) struct Seat {
     pub(super) voice: Voice,
     /// Its reader is slow.
     pub(super) paused: bool,
-    /// Tokens for which the tenant was charged.
-    pub(super) charged: usize,
     /// The batch that it last had a part in.
     pub(super) ran: u64,
     pub(super) preemptions: usize,

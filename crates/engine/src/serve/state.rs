@@ -8,11 +8,11 @@ use qiao_kvcache::{Cache, SequenceId};
 
 use crate::error::{EngineError, Result};
 use crate::serve::executor::Limits;
-use crate::serve::faults::{Squeeze, repeat};
 use crate::serve::policy::Policy;
 use crate::serve::queue::Queue;
 use crate::serve::request::{End, Event, RequestId, Usage};
 use crate::serve::sequence::{Job, Place, Rank, Saved, Seat};
+use crate::serve::trouble::{Squeeze, repeat};
 use crate::voice::{FinishReason, Piece, Speech};
 
 /// All that a scheduler knows, without the device.
@@ -90,10 +90,9 @@ impl State {
         tokens.div_ceil(self.limits.block_size)
     }
 
-    /// Blocks that a sequence of so many tokens has at most, when it runs token by token.
-    pub(super) fn span(&self, tokens: usize) -> usize {
-        let window = self.limits.window.map_or(usize::MAX, |window| self.blocks(window) + 1);
-        self.blocks(tokens).min(window)
+    /// The most blocks that a sequence has at once when it runs token by token: those of a window, wherever it begins.
+    pub(super) fn widest(&self) -> usize {
+        self.limits.window.map_or(usize::MAX, |window| self.blocks(window) + 1)
     }
 
     pub(super) fn rank(&self, number: u64) -> Rank {
