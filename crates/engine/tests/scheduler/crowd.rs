@@ -91,7 +91,7 @@ impl Crowd {
 
     /// Goes on until every request is over, and sees that nothing is left behind.
     pub fn finish(&mut self, most: usize) {
-        for _ in 0..most {
+        for _ in 0..=most {
             if self.scheduler.is_idle() {
                 return self.is_clean();
             }

@@ -7,4 +7,7 @@ mod slots;
 mod batches;
 mod faults;
 mod guesses;
+mod places;
+mod prefixes;
 mod pressure;
+mod turns;

@@ -233,12 +233,12 @@ fn crowds(seeds: std::ops::Range<u64>, percent: usize) {
 
 #[test]
 fn every_text_is_that_of_the_request_alone() {
-    crowds(0..300, 0);
+    crowds(0..600, 0);
 }
 
 #[test]
 fn every_text_is_that_of_the_request_alone_though_the_device_fails() {
-    crowds(1000..1300, 6);
+    crowds(1000..1600, 6);
 }
 
 #[test]
