@@ -46,11 +46,10 @@ impl Works {
     /// Puts a sample onto an open sequence, with what was saved of it.
     fn place(&mut self, number: u64, sequence: SequenceId) -> Result<()> {
         let Some(saved) = self.state.seat(number, sequence) else { return Ok(()) };
-        let bytes = saved.bytes();
+        self.state.host_bytes -= saved.bytes();
         if !self.restore(number, sequence, &saved)? {
             self.state.give_up(number);
         }
-        self.state.host_bytes -= bytes;
         Ok(())
     }
 

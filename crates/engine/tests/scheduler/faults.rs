@@ -133,3 +133,16 @@ fn what_can_not_be_saved_or_brought_back_is_computed_again() {
         assert_eq!((log.restored, log.saved == 0), (0, name == "save"));
     }
 }
+
+#[test]
+fn a_device_that_is_lost_while_blocks_move_leaves_nothing_behind() {
+    let lost = Error::DeviceLost { device: "slots".into(), why: "it was pulled out".into() };
+    for name in ["save", "restore"] {
+        let swap = Policy { preempt: Preempt::Swap { host_bytes: 1 << 20 }, chunk: 4, ..policy() };
+        let mut crowd = Crowd::failing(limits(2, 12, 16, 8), swap, failing(name, 1..=1, lost.clone()));
+        let asked = three(&mut crowd);
+        let error = (0..200).find_map(|_| crowd.try_step().err()).unwrap().to_string();
+        assert!(error.contains("pulled out") && asked.iter().all(|(id, _)| crowd.said(*id, 0).end.is_some()), "{name}");
+        crowd.is_clean();
+    }
+}
