@@ -106,10 +106,13 @@ pub(crate) struct Where {
     /// The device, as 'qiao devices' names it.
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     pub(crate) device: String,
-    /// The compute dtype: that of activations and cache. Without it, the dtype of the weights, or f32 or f16 where the device does
-    /// not compute in that. Weights stay as they are stored where the device stores their dtype.
+    /// The compute dtype: that of activations. Without it, the dtype of the weights, or f32 or f16 where the device does not compute
+    /// in that. Weights stay as they are stored where the device stores their dtype.
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<Dtype>,
+    /// The dtype of keys and values; without it, that of activations. i8 and fp8 codes have a scale for each token and head.
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    pub(crate) kv_dtype: Option<KvDtype>,
     /// The most tokens that prompt and answer may have together; without it, 4096 or what the model was
     /// made for, whichever is less.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -154,6 +157,17 @@ pub(crate) enum Dtype {
     F32,
     Bf16,
     F16,
+}
+
+/// What keys and values are kept as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KvDtype {
+    F32,
+    Bf16,
+    F16,
+    I8,
+    F8e4m3,
+    F8e5m2,
 }
 
 #[derive(Args)]

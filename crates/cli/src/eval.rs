@@ -16,12 +16,13 @@ use crate::terminal::tell_line;
 
 pub(crate) fn eval(args: &crate::args::Eval, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let eval = source(&args.source)?.context(args.context as usize).chunks(args.chunks.map(|n| n as usize));
-    let load = |path: Option<&Path>| -> anyhow::Result<Loaded> {
+    let load = |path: Option<&Path>, kv_dtype| -> anyhow::Result<Loaded> {
         let fallback = Fallback { ..args.fallback };
-        load(path, &Where { device: args.device.clone(), dtype: args.dtype, context: Some(args.context), fallback })
+        let (device, context) = (args.device.clone(), Some(args.context));
+        load(path, &Where { device, dtype: args.dtype, kv_dtype, context, fallback })
     };
-    let model = load(args.model.as_deref())?;
-    let base = args.against.as_deref().map(|path| load(Some(path))).transpose()?;
+    let model = load(args.model.as_deref(), args.kv_dtype)?;
+    let base = args.against.as_deref().map(|path| load(Some(path), None)).transpose()?;
     let canceller = Canceller::default();
     let _guard = Guard::new(canceller.clone());
     let bar = bar();

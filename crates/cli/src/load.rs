@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use qiao::core::{DType, Error};
 use qiao::{Model, ModelOptions};
 
-use crate::args::{Dtype, Where};
+use crate::args::{Dtype, KvDtype, Where};
 use crate::exit::NotPresent;
 
 /// What the demo model continues when nothing else is asked for.
@@ -29,13 +29,27 @@ impl From<Dtype> for DType {
     }
 }
 
+impl From<KvDtype> for DType {
+    fn from(dtype: KvDtype) -> DType {
+        match dtype {
+            KvDtype::F32 => DType::F32,
+            KvDtype::Bf16 => DType::BF16,
+            KvDtype::F16 => DType::F16,
+            KvDtype::I8 => DType::I8,
+            KvDtype::F8e4m3 => DType::F8E4M3,
+            KvDtype::F8e5m2 => DType::F8E5M2,
+        }
+    }
+}
+
 /// Loads a checkpoint, or the demo model without one.
 pub(crate) fn load(path: Option<&Path>, on: &Where) -> anyhow::Result<Loaded> {
     present(&on.device)?;
     let start = Instant::now();
     let bar = bar();
     let shown = bar.clone();
-    let mut options = ModelOptions::new().device(&on.device).dtype(on.dtype.map(DType::from));
+    let options = ModelOptions::new().device(&on.device).dtype(on.dtype.map(DType::from));
+    let mut options = options.kv_dtype(on.kv_dtype.map(DType::from));
     if on.fallback.to_host() {
         options = options.host_fallback();
     }

@@ -18,6 +18,11 @@ pub(crate) fn lockstep(args: &Compare, against: &str, out: &mut dyn Write) -> an
         _ if args.model.is_none() => Prompt::Text(DEMO_PROMPT.into()),
         _ => return Err(Usage("nothing to read: give --prompt TEXT or --token-ids 1,2,3".into()).into()),
     };
+    if args.on.kv_dtype.is_some() {
+        let why =
+            "two devices in lock step keep keys and values in the compute dtype: leave out --kv-dtype, or give --dtype";
+        return Err(Usage(why.into()).into());
+    }
     present(&args.on.device)?;
     present(against)?;
     let devices = qiao::registry();

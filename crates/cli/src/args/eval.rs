@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Dtype, Fallback};
+use super::{Dtype, Fallback, KvDtype};
 
 /// What `qiao eval --help` adds.
 pub(crate) const EVAL_HELP: &str = "\
@@ -40,9 +40,13 @@ pub(crate) struct Eval {
     /// The device, as 'qiao devices' names it.
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     pub(crate) device: String,
-    /// The compute dtype: that of activations and cache. Without it, for each model that of its weights.
+    /// The compute dtype: that of activations. Without it, for each model that of its weights.
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<Dtype>,
+    /// The dtype of the model's keys and values, but not the base's; without it, that of activations. The same model --against itself
+    /// tells what they cost.
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    pub(crate) kv_dtype: Option<KvDtype>,
     #[command(flatten)]
     pub(crate) fallback: Fallback,
     /// Write one JSON object to standard output instead of the table. A figure that is not finite is null there.
