@@ -209,6 +209,21 @@ pub enum EngineError {
         why: String,
     },
 
+    /// A session's file and a model that do not belong together.
+    #[error(
+        "{} was saved by a model with {saved} {what}, this one has {here}: restore it with the checkpoint and the dtypes that it was saved with", path.display()
+    )]
+    OtherSession {
+        /// The session's file.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// What the file has.
+        saved: String,
+        /// What the model has.
+        here: String,
+    },
+
     /// A golden file and a model that do not belong together.
     #[error("{}: {found}: make the golden file for this checkpoint, see tools/golden.py", path.display())]
     Golden {

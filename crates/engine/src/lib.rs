@@ -1,7 +1,7 @@
 //! From a checkpoint to tokens, over any device.
 //!
 //! Modules, from ground to roof: `error`, `json`, `form`, `quantisation`, `weights`, `rope`, `config`, `tokenizer`, `detokenize`, `stop`, `chat`,
-//! `generation`, `sampler`, `model`, `gguf`, `checkpoint`, `dtypes`, `sides`, `homes`, `cache`, `entry`, `placing`, `prepared`, `rotary`, `runner`, `forecast`, `session`, `compare`,
+//! `generation`, `sampler`, `model`, `gguf`, `checkpoint`, `dtypes`, `sides`, `homes`, `cache`, `entry`, `placing`, `prepared`, `rotary`, `fingerprint`, `runner`, `forecast`, `session`, `saved`, `compare`,
 //! `divergence`, `eval`, `calibrate`, `text`, `voice`, `generate`, `serve`.
 #![deny(unsafe_code)]
 
@@ -44,10 +44,14 @@ pub mod placing;
 mod prepared;
 mod rotary;
 
+pub mod fingerprint;
+
 pub mod runner;
 
 pub mod forecast;
 pub mod session;
+
+mod saved;
 
 pub mod compare;
 

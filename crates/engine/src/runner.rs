@@ -12,6 +12,7 @@ use qiao_layers::{Account, Home, Lowered, Policy, lower_with};
 use crate::config::ModelConfig;
 use crate::dtypes::{cache_dtype, compute_dtype, placed_form};
 use crate::error::{EngineError, Result};
+use crate::fingerprint::Fingerprint;
 use crate::form::WeightForm;
 use crate::homes::{SequenceHomes, fixed};
 use crate::model::{CacheShape, DecoderSpec, Family, ModelGraph, Precision, Step};
@@ -68,6 +69,7 @@ pub struct LoadedModel {
     homes: SequenceHomes,
     plans: Mutex<Plans>,
     rotary: Mutex<HashMap<usize, Arc<Rotary>>>,
+    fingerprint: Fingerprint,
     load_time: Duration,
 }
 
@@ -150,6 +152,7 @@ impl LoadedModel {
             homes: SequenceHomes::on_device(spec.layers),
             plans: Mutex::default(),
             rotary: Mutex::default(),
+            fingerprint: Fingerprint::of(weights, &config, &spec, compute),
             load_time: Duration::ZERO,
             sides: Sides::new(device, options.policy, options.patience),
             config,
@@ -205,6 +208,11 @@ impl LoadedModel {
     /// The dtype of keys and values.
     pub fn kv_dtype(&self) -> DType {
         self.kv
+    }
+
+    /// What tells it from other models.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
     }
 
     /// The longest sequence, in tokens.

@@ -63,6 +63,8 @@ pub struct Session {
     deadline: Deadline,
     stream: Box<dyn Stream>,
     cache: Box<dyn KvCache>,
+    /// The tokens that the cache holds.
+    tokens: Vec<u32>,
     rotary: RotaryOf,
     scratch: Scratch,
     /// The decode step, bound when first taken.
@@ -108,8 +110,8 @@ impl Session {
         };
         let empty = alloc_padded(&**sides.device(), 0)?;
         let scratch = Scratch { input: empty.clone(), logits: empty.clone(), workspace: empty, hidden: Vec::new() };
-        let (staging, logits) = Default::default();
-        Ok(Session { model, deadline, stream, cache, rotary, scratch, decode: None, staging, logits })
+        let (tokens, staging, logits) = Default::default();
+        Ok(Session { model, deadline, stream, cache, tokens, rotary, scratch, decode: None, staging, logits })
     }
 
     /// The model.
@@ -117,7 +119,12 @@ impl Session {
         &self.model
     }
 
-    /// Tokens held.
+    /// The tokens held.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// How many tokens are held.
     pub fn len(&self) -> usize {
         self.cache.len()
     }
@@ -135,6 +142,32 @@ impl Session {
     /// Forgets the tokens from this length on.
     pub fn truncate(&mut self, len: usize) {
         self.cache.truncate(len);
+        self.tokens.truncate(len);
+    }
+
+    /// Where keys and values are.
+    pub(crate) fn cache(&self) -> &dyn KvCache {
+        &*self.cache
+    }
+
+    /// Waits until everything that was asked of the device is done.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        let patience = self.deadline.left(self.model.sides().patience())?;
+        Ok(self.stream.sync(patience)?)
+    }
+
+    /// Holds these tokens from now on, whose keys and values are in the first slots of the cache.
+    ///
+    /// # Errors
+    /// More tokens than the cache can hold.
+    pub(crate) fn adopt(&mut self, tokens: Vec<u32>) -> Result<()> {
+        self.truncate(0);
+        self.cache.append(tokens.len())?;
+        self.tokens = tokens;
+        Ok(())
     }
 
     /// Runs a prompt, in chunks of [`PREFILL_CHUNK`] tokens; gives the logits of its last token, `[vocab]`. `None` when
@@ -223,8 +256,9 @@ impl Session {
         let before = self.cache.len();
         self.cache.append(ids.len())?;
         let result = self.run_appended(ids, step, total);
-        if result.is_err() {
-            self.cache.truncate(before);
+        match result {
+            Ok(()) => self.tokens.extend_from_slice(ids),
+            Err(_) => self.cache.truncate(before),
         }
         result
     }

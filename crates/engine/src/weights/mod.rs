@@ -447,6 +447,11 @@ impl Weights {
         self.files.iter().map(|file| file.path())
     }
 
+    /// The files as they are mapped, in the same order.
+    pub(crate) fn mapped(&self) -> &[Arc<MappedFile>] {
+        &self.files
+    }
+
     /// Gives the resident pages of a tensor back once its bytes have been copied elsewhere. Unknown names are ignored.
     pub fn release(&self, name: &str) {
         if let Some(info) = self.tensors.get(name) {
