@@ -23,11 +23,11 @@ pub(crate) struct Answer {
 
 /// Runs a generation to its end; its text goes to `out` piece by piece. A model without a tokenizer has no text: its token ids do,
 /// with commas, as `--token-ids` takes them.
-pub(crate) fn collect(mut generation: Generation, loaded: &Loaded, out: &mut dyn Write) -> anyhow::Result<Answer> {
+pub(crate) fn collect(generation: &mut Generation, loaded: &Loaded, out: &mut dyn Write) -> anyhow::Result<Answer> {
     let _guard = Guard::new(generation.canceller());
     let before = loaded.model.host_work();
     let (mut text, mut token_ids) = (String::new(), Vec::new());
-    for piece in &mut generation {
+    for piece in generation.by_ref() {
         let piece = piece?;
         match loaded.model.has_tokenizer() {
             true => out.write_all(piece.text.as_bytes())?,
@@ -82,8 +82,12 @@ impl Answer {
 
     fn summary(&self, loaded: &Loaded) -> String {
         let s = &self.stats;
+        let restored = match s.restored_tokens {
+            0 => String::new(),
+            tokens => format!(" ({tokens} restored)"),
+        };
         format!(
-            "prompt {} tokens, {:.1} tokens/s; decode {} tokens, {:.1} tokens/s; loaded in {:.2} s; ended by {}",
+            "prompt {} tokens{restored}, {:.1} tokens/s; decode {} tokens, {:.1} tokens/s; loaded in {:.2} s; ended by {}",
             s.prompt_tokens,
             s.prefill_tokens_per_s(),
             s.decode_tokens,
@@ -102,6 +106,7 @@ pub(crate) fn to_json(answer: &Answer, loaded: &Loaded, device: &str) -> anyhow:
         "text": answer.text,
         "token_ids": answer.token_ids,
         "prompt_tokens": s.prompt_tokens,
+        "restored_tokens": s.restored_tokens,
         "decode_tokens": s.decode_tokens,
         "prefill_tokens_per_s": s.prefill_tokens_per_s(),
         "decode_tokens_per_s": s.decode_tokens_per_s(),
@@ -173,8 +178,8 @@ mod tests {
     fn answered(options: ModelOptions) -> (Answer, Loaded) {
         let loaded = Loaded { model: options.demo().unwrap(), time: Duration::from_secs(1) };
         let params = Params::new().temperature(0.0).max_tokens(6).ignore_eos(true);
-        let generation = loaded.model.generate("床前明月光", &params).unwrap();
-        (collect(generation, &loaded, &mut std::io::sink()).unwrap(), loaded)
+        let mut generation = loaded.model.generate("床前明月光", &params).unwrap();
+        (collect(&mut generation, &loaded, &mut std::io::sink()).unwrap(), loaded)
     }
 
     #[test]

@@ -180,6 +180,12 @@ pub(crate) struct Run {
     pub(crate) sampling: Sampling,
     #[command(flatten)]
     pub(crate) on: Where,
+    /// Go on from a file of --save-session: its tokens come first and do not run again.
+    #[arg(long, value_name = "FILE", conflicts_with = "chat")]
+    pub(crate) session: Option<PathBuf>,
+    /// Keep the prompt and the text in this file, with keys and values, when it ends. An older file is replaced.
+    #[arg(long, value_name = "FILE", conflicts_with = "chat")]
+    pub(crate) save_session: Option<PathBuf>,
     /// End a request that takes longer with an error, however it hangs.
     #[arg(long, value_name = "SECONDS", value_parser = positive)]
     pub(crate) timeout: Option<f64>,

@@ -36,8 +36,8 @@ pub(crate) fn chat(loaded: &Loaded, params: &Params, out: &mut dyn Write) -> any
             continue;
         }
         messages.push(Message::new("user", line.trim()));
-        let generation = loaded.model.generate(Prompt::Chat(messages.clone()), params)?;
-        let answer = collect(generation, loaded, out)?;
+        let mut generation = loaded.model.generate(Prompt::Chat(messages.clone()), params)?;
+        let answer = collect(&mut generation, loaded, out)?;
         writeln!(out)?;
         out.flush()?;
         answer.tell(loaded)?;

@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::time::Duration;
 
-use qiao::{Params, Prompt};
+use anyhow::Context;
+use qiao::{Generation, Params, Prompt};
 
 use crate::answer::{collect, to_json};
 use crate::args::{Input, Run, Sampling};
@@ -19,20 +20,34 @@ pub(crate) fn run(args: &Run, out: &mut dyn Write) -> anyhow::Result<Exit> {
         params = params.timeout(Duration::from_secs_f64(seconds));
     }
     let Some(prompt) = prompt else { return chat::chat(&loaded, &params, out) };
-    let generation = loaded.model.generate(prompt, &params)?;
+    let mut generation = match &args.session {
+        Some(session) => loaded.model.resume(session, prompt, &params)?,
+        None => loaded.model.generate(prompt, &params)?,
+    };
     if args.json {
-        let answer = collect(generation, &loaded, &mut std::io::sink())?;
+        let answer = collect(&mut generation, &loaded, &mut std::io::sink())?;
+        save(&mut generation, args)?;
         writeln!(out, "{}", to_json(&answer, &loaded, &args.on.device)?)?;
         return Ok(answer.exit());
     }
-    if args.model.is_none() && args.input.prompt.is_none() && args.input.token_ids.is_none() {
+    let given = args.input.prompt.is_some() || args.input.token_ids.is_some() || args.session.is_some();
+    if args.model.is_none() && !given {
         write!(out, "{DEMO_PROMPT}")?;
     }
-    let answer = collect(generation, &loaded, out)?;
+    let answer = collect(&mut generation, &loaded, out)?;
     writeln!(out)?;
     out.flush()?;
     answer.tell(&loaded)?;
+    save(&mut generation, args)?;
     Ok(answer.exit())
+}
+
+/// Keeps the session where that was asked for.
+fn save(generation: &mut Generation, args: &Run) -> anyhow::Result<()> {
+    if let Some(path) = &args.save_session {
+        generation.save(path).with_context(|| format!("cannot keep the session in {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// What is continued; `None` for a conversation.
@@ -41,8 +56,9 @@ fn prompt(args: &Run) -> Result<Option<Prompt>, Usage> {
         Input { prompt: Some(text), .. } => Prompt::Text(text.clone()),
         Input { token_ids: Some(ids), .. } => Prompt::Tokens(ids.clone()),
         Input { chat: true, .. } => return Ok(None),
+        _ if args.session.is_some() => Prompt::Tokens(Vec::new()),
         _ if args.model.is_none() => Prompt::Text(DEMO_PROMPT.into()),
-        _ => return Err(Usage("nothing to continue: give --prompt TEXT, --chat or --token-ids 1,2,3".into())),
+        _ => return Err(Usage("nothing to continue: give --prompt TEXT, --chat, --token-ids 1,2,3 or --session FILE".into())),
     }))
 }
 

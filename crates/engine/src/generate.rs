@@ -1,5 +1,6 @@
 //! Tokens to a stream of text: prefill, choose, detokenise, look for the end.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ pub use crate::voice::{FinishReason, Piece};
 pub struct Stats {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Those of them that did not run, as a saved session held them.
+    pub restored_tokens: usize,
     /// Tokens generated.
     pub decode_tokens: usize,
     /// Time until the prompt's last logits were there.
@@ -30,9 +33,9 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Prompt tokens per second; 0 before the prompt has run.
+    /// Prompt tokens that ran per second; 0 before the prompt has run.
     pub fn prefill_tokens_per_s(&self) -> f64 {
-        per_second(self.prompt_tokens, self.prefill_time)
+        per_second(self.prompt_tokens.saturating_sub(self.restored_tokens), self.prefill_time)
     }
 
     /// Generated tokens after the first, per second; 0 before the second.
@@ -82,6 +85,8 @@ pub struct Generation {
     voice: Voice,
     canceller: Canceller,
     state: State,
+    /// The last token of the text, which has not run.
+    unrun: Option<u32>,
     finish: Option<FinishReason>,
     stats: Stats,
 }
@@ -97,24 +102,80 @@ impl Generation {
         let model = text.model().clone();
         let wanted = prompt.len().saturating_add(params.max_tokens);
         let session = Session::until(model.clone(), wanted.min(model.context()), Deadline::after(params.timeout))?;
-        session.check(&prompt)?;
+        Generation::within(text, session, prompt, params)
+    }
+
+    /// Starts a generation that goes on from a session's file ([`Generation::save`]). Text and token ids come after the tokens of
+    /// the file, text without the special tokens that the tokenizer puts around one; none at all go on where the file ends. Of a
+    /// conversation, which is given whole, that runs which the file does not begin with.
+    ///
+    /// # Errors
+    /// As [`Generation::new`] and [`Session::restore`].
+    pub fn resume(text: Arc<TextModel>, path: &Path, prompt: &Prompt, params: SamplingParams) -> Result<Generation> {
+        let (is_whole, given) = match prompt {
+            Prompt::Text(more) if more.is_empty() => (false, Vec::new()),
+            Prompt::Text(more) => (false, text.tokenizer()?.encode(more, false)?),
+            Prompt::Tokens(ids) => (false, ids.clone()),
+            Prompt::Chat(_) => (true, text.encode(prompt)?),
+        };
+        let model = text.model().clone();
+        let room = |saved: usize| {
+            let before = if is_whole { 0 } else { saved };
+            before.saturating_add(given.len()).saturating_add(params.max_tokens).min(model.context())
+        };
+        let deadline = Deadline::after(params.timeout);
+        let mut session = Session::restore_with(model.clone(), path, deadline, &room)?;
+        let prompt = if is_whole { given } else { [session.tokens(), &given[..]].concat() };
+        let same = session.tokens().iter().zip(&prompt).take_while(|(a, b)| a == b).count();
+        // The last token runs again where it is all there: its logits were not saved.
+        session.truncate(same.min(prompt.len().saturating_sub(1)));
+        Generation::within(text, session, prompt, params)
+    }
+
+    /// A generation in a session that holds the beginning of the prompt.
+    fn within(
+        text: Arc<TextModel>,
+        session: Session,
+        mut prompt: Vec<u32>,
+        params: SamplingParams,
+    ) -> Result<Generation> {
+        let held = session.len();
+        session.check(&prompt[held..])?;
         let mut sampler = Sampler::new(params, &prompt)?;
         sampler.mask(text.undecodable().to_vec());
         if !sampler.params().stop.is_empty() {
             text.tokenizer()?;
         }
         let voice = Voice::new(&Speech::try_from(&*text)?, sampler.params())?;
-        let stats = Stats { prompt_tokens: prompt.len(), load_time: model.load_time(), ..Default::default() };
+        let load_time = text.model().load_time();
+        let stats = Stats { prompt_tokens: prompt.len(), restored_tokens: held, load_time, ..Default::default() };
         Ok(Generation {
             text,
             session,
             sampler,
             voice,
             canceller: Canceller::default(),
-            state: State::Prompt(prompt),
+            state: State::Prompt(prompt.split_off(held)),
+            unrun: None,
             finish: None,
             stats,
         })
+    }
+
+    /// Writes what ran of the prompt and the text so far to a session's file, with their keys and values; [`Generation::resume`]
+    /// goes on from there. The text's last token runs once more often for it; it is left out where the context is full. The file is
+    /// there whole, or what was there before.
+    ///
+    /// # Errors
+    /// The file can't be written; the device's own; the time of the request is over.
+    pub fn save(&mut self, path: &Path) -> Result<()> {
+        let len = self.session.len();
+        if let Some(id) = self.unrun.filter(|_| len < self.session.capacity()) {
+            self.session.step(id)?;
+        }
+        let saved = self.session.save(path);
+        self.session.truncate(len);
+        saved
     }
 
     /// What ends this generation from elsewhere.
@@ -149,8 +210,10 @@ impl Generation {
             return Ok(self.end(FinishReason::Cancelled));
         };
         let full = self.session.len() >= self.session.capacity();
+        let spoken = self.voice.spoken();
         let ended = self.voice.hear(id, full);
         self.stats.decode_tokens = self.voice.spoken();
+        self.unrun = Some(id).filter(|_| self.voice.spoken() > spoken);
         if let Some(reason) = ended {
             return Ok(self.end(reason));
         }

@@ -19,7 +19,8 @@
 //! - [`Model`] is a checkpoint on a device: clone it, share it between threads, run several generations from it at once.
 //!   [`ModelOptions`] says which device, which compute dtype, how long a context.
 //! - [`Generation`] is an iterator over [`Piece`]s of text that are never a part of a character. [`Generation::canceller`] ends
-//!   it from another thread; dropping it ends it as well.
+//!   it from another thread; dropping it ends it as well. [`Generation::save`] keeps it in a file, [`Model::resume`] goes on from
+//!   there.
 //! - [`Params`] are sampling parameters; what is not set is as the checkpoint's `generation_config.json` has it.
 //! - [`registry`] lists the backends of this build; a device of another backend is given with [`ModelOptions::on`].
 //! - [`compare()`] judges a model on a device against golden logits.

@@ -157,6 +157,20 @@ impl Model {
         Ok(Generation { inner: generate::Generation::new(self.text.clone(), &prompt.into(), params)?, seed })
     }
 
+    /// Starts a generation that goes on from a file of [`Generation::save`], whose tokens need not run again. Text and token ids
+    /// come after those of the file, an empty text goes on where it ends; a conversation is given whole, and what the file begins
+    /// with does not run. The model, its compute dtype and its cache's must be those that the file was written with; the device may
+    /// be another.
+    ///
+    /// # Errors
+    /// As [`Model::generate`]; a file that is no session's, was changed, or is of another model.
+    pub fn resume(&self, session: impl AsRef<Path>, prompt: impl Into<Prompt>, params: &Params) -> Result<Generation> {
+        let params = params.resolve(self.text.defaults());
+        let seed = params.seed;
+        let inner = generate::Generation::resume(self.text.clone(), session.as_ref(), &prompt.into(), params)?;
+        Ok(Generation { inner, seed })
+    }
+
     /// The token ids of a prompt.
     ///
     /// # Errors
@@ -287,6 +301,15 @@ impl Generation {
     /// The seed in force, which gives the same text again.
     pub fn seed(&self) -> u64 {
         self.seed
+    }
+
+    /// Writes what ran of the prompt and the text so far to a file, with keys and values, for [`Model::resume`]. The file is there
+    /// whole, or what was there before.
+    ///
+    /// # Errors
+    /// The file can't be written; the device's own.
+    pub fn save(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        Ok(self.inner.save(path.as_ref())?)
     }
 
     /// Runs to the end and gives all text and tokens as one piece.

@@ -61,19 +61,26 @@ impl Session {
     ///
     /// # Errors
     /// A file that is no session's, was cut off or changed; [`EngineError::OtherSession`] for one of another model, with what
-    /// differs; one that is longer than the context. All of these before anything is allocated for it, but for a changed content.
+    /// differs; one that is longer than the context, or more room than that. All of these before anything is allocated for it, but for
+    /// a changed content.
     pub fn restore(model: Arc<LoadedModel>, path: impl AsRef<Path>, tokens: usize) -> Result<Session> {
-        Session::restore_until(model, path.as_ref(), tokens, Deadline::default())
+        Session::restore_with(model, path.as_ref(), Deadline::default(), &|_| tokens)
     }
 
-    /// As [`Session::restore`], with steps that end in an error when the deadline is over.
+    /// As [`Session::restore`], with room for as many tokens as `room` says when it is told those of the file, and with steps that
+    /// end in an error when the deadline is over.
     ///
     /// # Errors
     /// As [`Session::restore`]; the deadline is over.
-    pub fn restore_until(model: Arc<LoadedModel>, path: &Path, tokens: usize, deadline: Deadline) -> Result<Session> {
+    pub(crate) fn restore_with(
+        model: Arc<LoadedModel>,
+        path: &Path,
+        deadline: Deadline,
+        room: &dyn Fn(usize) -> usize,
+    ) -> Result<Session> {
         let (mut file, count) = Saved::open(&model, path)?;
         let ids = file.ids(count, model.spec().vocab)?;
-        let mut session = Session::until(model.clone(), tokens.max(count), deadline)?;
+        let mut session = Session::until(model.clone(), room(count).max(count), deadline)?;
         let mut streams = Streams::new(&model);
         let mut rows = Vec::new();
         for (layer, buffers) in session.cache().layers().iter().enumerate() {
