@@ -58,7 +58,11 @@ fn prompt(args: &Run) -> Result<Option<Prompt>, Usage> {
         Input { chat: true, .. } => return Ok(None),
         _ if args.session.is_some() => Prompt::Tokens(Vec::new()),
         _ if args.model.is_none() => Prompt::Text(DEMO_PROMPT.into()),
-        _ => return Err(Usage("nothing to continue: give --prompt TEXT, --chat, --token-ids 1,2,3 or --session FILE".into())),
+        _ => {
+            return Err(Usage(
+                "nothing to continue: give --prompt TEXT, --chat, --token-ids 1,2,3 or --session FILE".into(),
+            ));
+        }
     }))
 }
 

@@ -155,6 +155,35 @@ fn token_ids_are_continued_as_they_are() {
 }
 
 #[test]
+fn a_kept_session_goes_on_where_it_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, next) = (folder.path().join("s"), folder.path().join("next"));
+    let (path, next) = (path.to_str().unwrap(), next.to_str().unwrap());
+    let run = |tokens: &str, more: &[&str]| {
+        let args = ["run", "--temperature", "0", "--ignore-eos", "--json", "--max-tokens", tokens];
+        let found = json(&qiao(&[&args[..], more].concat()));
+        (found["text"].as_str().unwrap().to_string(), found["restored_tokens"].as_u64().unwrap())
+    };
+    let (whole, restored) = run("16", &["--prompt", "床前明月光"]);
+    assert_eq!(restored, 0);
+    let (first, _) = run("6", &["--prompt", "床前明月光", "--save-session", path]);
+    let (second, restored) = run("6", &["--session", path, "--save-session", next]);
+    assert!(restored > 0);
+    let (third, _) = run("4", &["--session", next]);
+    assert_eq!([first, second, third].concat(), whole);
+    let (more, _) = run("4", &["--session", path, "--prompt", "。春眠不觉晓"]);
+    assert!(more.starts_with("，处处闻"), "{more}");
+    let model = fixture("llama3-gqa");
+    fails(&["run", model.to_str().unwrap(), "--session", path], 1, &["was saved by a model with", "this one has"]);
+    fails(&["run", "--session", folder.path().join("absent").to_str().unwrap()], 1, &["cannot open", "absent"]);
+    fails(&["run", "--chat", "--session", path], 2, &["--chat", "--session"]);
+    let unwritable = folder.path().join("absent/s");
+    let output = qiao(&["run", "--max-tokens", "1", "--save-session", unwritable.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("cannot keep the session in"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn every_turn_of_a_conversation_is_answered() {
     let args = ["run", "--chat", "--max-tokens", "8", "--temperature", "0"];
     let output = talk(&args, "床前明月光\n\n白日依山盡\n");

@@ -140,6 +140,23 @@ fn keys_and_values_live_on_the_host_when_a_prompt_must_run_there() {
     assert!(account.hosted().down < cache as u64, "no cache was moved");
 }
 
+#[test]
+fn a_session_whose_keys_and_values_live_on_the_host_is_saved_and_restored() {
+    let (device, _) = open(Chip::new(&[OpKind::AttentionPrefill], true));
+    let model = on(&device, "llama2-mha", fallback(&reference()));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let mut session = Session::new(model.clone(), 40).unwrap();
+    session.prefill(&[3, 9, 4, 7, 1], &|| false).unwrap();
+    session.save(&path).unwrap();
+    let mut restored = Session::restore(model, &path, 40).unwrap();
+    for id in [5, 80, 2] {
+        let want: Vec<u32> = session.step(id).unwrap().iter().map(|x| x.to_bits()).collect();
+        let found: Vec<u32> = restored.step(id).unwrap().iter().map(|x| x.to_bits()).collect();
+        assert_eq!(found, want);
+    }
+}
+
 /// Bytes of the logits of one token.
 fn logits(model: &LoadedModel) -> u64 {
     model.spec().vocab as u64 * 4
