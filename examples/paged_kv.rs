@@ -52,7 +52,7 @@ fn main() -> Fallible<()> {
     let undisturbed = again == seen_by_a;
     println!("  A reads the same bits after B wrote: {undisturbed}");
 
-    println!("\nC asks for the prompt of A and goes on otherwise: two blocks are found, two tokens run.");
+    println!("\nC asks for the prompt of A and goes on otherwise: two blocks are found, three tokens run.");
     let c = show.cache.open(b"alice", &[&prompt[..], &[70]].concat());
     let found = show.cache.len(c);
     show.append(c, &[&prompt[found..], &[70]].concat())?;
