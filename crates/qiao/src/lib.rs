@@ -23,6 +23,7 @@
 //!   there.
 //! - [`Params`] are sampling parameters; what is not set is as the checkpoint's `generation_config.json` has it.
 //! - [`registry`] lists the backends of this build; a device of another backend is given with [`ModelOptions::on`].
+//! - [`Model::serve`] answers many requests at once, by a shared cache and batches that change from token to token: [`Server`].
 //! - [`compare()`] judges a model on a device against golden logits.
 //! - [`LockStep`] runs a model on two devices and names the first operator at which they part.
 //! - [`Eval`] measures how good a model is on a text, and how far from the one that it was made from.
@@ -31,7 +32,8 @@
 //! - [`plugin`] opens chips that come as a shared library.
 //! - [`mod@bench`] measures a model on a device: latency, throughput, memory, energy, and whether they last.
 //!
-//! Everything blocks the thread that calls it, and may be called from any.
+//! Everything blocks the thread that calls it, and may be called from any; a [`Server`] has a thread of its own, and asynchronous calls
+//! beside those that block.
 #![forbid(unsafe_code)]
 
 mod error;
@@ -47,6 +49,8 @@ mod params;
 
 mod model;
 
+mod serve;
+
 mod eval;
 
 pub mod quantize;
@@ -61,6 +65,7 @@ pub use lockstep::LockStep;
 pub use model::{Generation, Model, ModelOptions, compare, compare_writing};
 pub use params::Params;
 pub use quantize::Quantize;
+pub use serve::{Reply, Request, ServeOptions, Server};
 
 /// The contract that devices and graphs are written in.
 pub use qiao_core as core;
@@ -74,6 +79,7 @@ pub use qiao_engine::eval::Evaluation;
 pub use qiao_engine::forecast::{Forecast, ForecastOptions, read_peaks};
 pub use qiao_engine::generate::{Canceller, FinishReason, Piece, Stats};
 pub use qiao_engine::placing::Progress;
+pub use qiao_engine::serve::{Chunk, End, Load, Usage};
 pub use qiao_engine::sides::{HostWork, PATIENCE};
 pub use qiao_engine::text::Prompt;
 pub use qiao_layers::{Account, Fallback, Home, Hosted, Line, Peaks, Policy, Provenance, Way};

@@ -243,6 +243,11 @@ impl Model {
         self.text.has_chat_template()
     }
 
+    /// The model with its tokenizer.
+    pub(crate) fn text(&self) -> &Arc<TextModel> {
+        &self.text
+    }
+
     /// The model on its device, without tokenizer.
     pub(crate) fn loaded(&self) -> &Arc<LoadedModel> {
         self.text.model()

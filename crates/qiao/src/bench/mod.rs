@@ -17,10 +17,11 @@
 //!   random token ids by a seed, so no tokenizer is needed, and the same in every round, so that tokens can be compared.
 //! - [`ModelReport`] is the result. It is `serde::Serialize`, by the schema [`SCHEMA`]; every figure is defined at its field,
 //!   with its source. Its `Display` is a table for people.
+//! - [`serve`] measures many requests at once.
 //! - A soak ([`Settings::soak`]) runs one point's requests back to back and looks for drift and growing memory.
 //!
 //! Modules, from ground to roof: `figures`, `timing`, `slo`, `trend`, `verify`, `energy`, `memory`, `platform`, `meter`,
-//! `work`, `settings`, `subject`, `rounds`, `report`, `text`, `measure`.
+//! `work`, `settings`, `subject`, `rounds`, `report`, `text`, `measure`, `serve`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,6 +56,8 @@ mod report;
 mod text;
 
 mod measure;
+
+pub mod serve;
 
 pub use energy::Energy;
 pub use memory::ProcessPeak;

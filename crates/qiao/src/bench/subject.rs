@@ -43,26 +43,39 @@ impl Subject {
         points: &[Point],
         tell: impl FnMut(Progress) + Send + 'static,
     ) -> Result<Subject> {
-        let metered = Metered::new(devices::open(&options.device, threads)?);
         let longest = points.iter().max_by_key(|point| point.context());
+        let opened = Subject::open(options, threads, longest.map(Point::context), tell);
+        opened.map_err(|error| match (error, longest) {
+            (Error::Model(EngineError::ContextTooLong { limit, .. }), Some(point)) => {
+                point.fits(limit).err().unwrap_or(EngineError::ContextTooLong { asked: 0, limit }.into())
+            }
+            (error, _) => error,
+        })
+    }
+
+    /// Opens the device and loads the model, for sequences of this length.
+    ///
+    /// # Errors
+    /// As [`ModelOptions::load`]; threads that the device can't have.
+    pub(crate) fn open(
+        options: &Options,
+        threads: Option<usize>,
+        context: Option<usize>,
+        tell: impl FnMut(Progress) + Send + 'static,
+    ) -> Result<Subject> {
+        let metered = Metered::new(devices::open(&options.device, threads)?);
         let start = Instant::now();
         let mut loading = ModelOptions::new().on(metered.clone()).dtype(options.dtype).on_progress(tell);
         if options.host_fallback {
             loading = loading.host_fallback();
         }
-        if let Some(longest) = longest {
-            loading = loading.context(longest.context());
+        if let Some(context) = context {
+            loading = loading.context(context);
         }
-        let loaded = match &options.model {
+        let model = match &options.model {
             Some(path) => loading.load(path),
             None => loading.demo(),
-        };
-        let model = loaded.map_err(|error| match (error, longest) {
-            (Error::Model(EngineError::ContextTooLong { limit, .. }), Some(point)) => {
-                point.fits(limit).err().unwrap_or(EngineError::ContextTooLong { asked: 0, limit }.into())
-            }
-            (error, _) => error,
-        })?;
+        }?;
         let name = match &options.model {
             Some(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
             None => "demo".into(),

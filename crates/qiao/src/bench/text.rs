@@ -62,7 +62,7 @@ fn head(report: &ModelReport, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 /// A table of right-aligned columns, each as wide as its widest cell.
-fn table(rows: &[Vec<String>]) -> String {
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |i: usize| rows.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -236,7 +236,7 @@ pub(crate) fn digits(value: f64) -> String {
 }
 
 /// Seconds as milliseconds, with three digits that mean something.
-fn millis(seconds: f64) -> String {
+pub(crate) fn millis(seconds: f64) -> String {
     let ms = seconds * 1e3;
     match ms {
         ms if ms >= 100.0 => format!("{ms:.0}"),
@@ -246,7 +246,7 @@ fn millis(seconds: f64) -> String {
     }
 }
 
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let of = |unit: u32| bytes as f64 / (1u64 << unit) as f64;
     match bytes {
         0..0x10_0000 => format!("{:.0} KiB", of(10)),

@@ -1,0 +1,116 @@
+//! The throughput against the latency, as one page that needs no network.
+
+use std::fmt::Write;
+
+use qiao_layers::Summary;
+
+use super::super::text::{digits, millis};
+use super::report::{PointReport, ServeReport};
+
+/// Width, height and margin of the drawing.
+const SIZE: (f64, f64, f64) = (720.0, 360.0, 56.0);
+
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}\
+table{border-collapse:collapse}td,th{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ddd}\
+svg{background:#fafafa;border:1px solid #ddd;max-width:100%}text{font:12px sans-serif;fill:#333}pre{overflow:auto}\
+@media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}svg{background:#222}text{fill:#ccc}}";
+
+/// A curve's name, colour, and what of a point it shows.
+type Curve = (&'static str, &'static str, fn(&PointReport) -> Option<Summary>);
+
+const CURVES: [Curve; 2] =
+    [("TTFT", "#c2410c", |point| point.served.ttft_s), ("TPOT", "#1d4ed8", |point| point.served.tpot_s)];
+
+impl ServeReport {
+    /// The report as a page of its own: output tokens per second against the p50 and p99 of TTFT and of TPOT, and the tables.
+    pub fn to_html(&self) -> String {
+        let title = escaped(&format!("{} on {}", self.model.name, self.device.name));
+        let mut page = format!(
+            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>"
+        );
+        for (name, colour, of) in CURVES {
+            page.push_str(&drawing(&self.points, name, colour, of));
+        }
+        writeln!(page, "<pre>{}</pre></html>", escaped(&self.to_string())).ok();
+        page
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// One curve for p50 and a dashed one for p99; empty where no point has the figure.
+fn drawing(points: &[PointReport], name: &str, colour: &str, of: fn(&PointReport) -> Option<Summary>) -> String {
+    let (width, height, margin) = SIZE;
+    let known: Vec<(&PointReport, f64, Summary)> =
+        points.iter().filter_map(|point| Some((point, point.served.output_tokens_per_s, of(point)?))).collect();
+    let most = |values: &mut dyn Iterator<Item = f64>| values.fold(f64::MIN_POSITIVE, f64::max);
+    let right = most(&mut known.iter().map(|k| k.1));
+    let top = most(&mut known.iter().map(|k| k.2.p99));
+    if known.is_empty() {
+        return String::new();
+    }
+    let x = |rate: f64| margin + rate / right * (width - 2.0 * margin);
+    let y = |seconds: f64| height - margin - seconds / top * (height - 2.0 * margin);
+    let mut svg = format!(
+        "<h2>{name}</h2><svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{name} against output tokens per second\">"
+    );
+    for part in 0..=4 {
+        let share = f64::from(part) / 4.0;
+        let (at, up) = (x(share * right), y(share * top));
+        let (left, low, end) = (margin, height - margin, width - margin);
+        write!(svg, "<path d=\"M{left} {up:.1}H{end}\" stroke=\"#8884\"/>").ok();
+        write!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{} ms</text>",
+            left - 6.0,
+            up + 4.0,
+            millis(share * top)
+        )
+        .ok();
+        write!(
+            svg,
+            "<text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+            low + 18.0,
+            digits(share * right)
+        )
+        .ok();
+    }
+    write!(
+        svg,
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">output tokens per second</text>",
+        width / 2.0,
+        height - 12.0
+    )
+    .ok();
+    for (dash, label, time) in [("", "p50", (|s| s.p50) as fn(&Summary) -> f64), ("5 4", "p99", |s| s.p99)] {
+        let at: Vec<(f64, f64)> = known.iter().map(|k| (x(k.1), y(time(&k.2)))).collect();
+        let line: Vec<String> = at.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        write!(svg, "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" stroke-dasharray=\"{dash}\"/>", line.join(" ")).ok();
+        for ((x, y), (point, rate, summary)) in at.iter().zip(&known) {
+            let words =
+                escaped(&format!("{}: {} tok/s, {label} {} ms", point.arriving, digits(*rate), millis(time(summary))));
+            write!(
+                svg,
+                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"><title>{words}</title></circle>"
+            )
+            .ok();
+        }
+        if let Some((x, y)) = at.last() {
+            write!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">{label}</text>", x + 7.0, y - 5.0).ok();
+        }
+    }
+    svg.push_str("</svg>");
+    svg
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_can_not_break_the_page() {
+        assert_eq!(escaped("<a href=\"x\">&"), "&lt;a href=&quot;x&quot;&gt;&amp;");
+    }
+}
