@@ -11,6 +11,7 @@ mod bench_ops;
 
 mod adapt;
 mod bench;
+mod bench_serve;
 mod eval;
 mod plugins;
 mod quantize;
@@ -19,6 +20,7 @@ mod report;
 pub(crate) use adapt::Adapt;
 pub(crate) use bench::{Bench, BenchModel};
 pub(crate) use bench_ops::BenchOps;
+pub(crate) use bench_serve::{BenchServe, ServerArgs};
 pub(crate) use eval::{EVAL_HELP, Eval, EvalSource};
 pub(crate) use plugins::{Lang, NewBackend, Plugins, device_given};
 pub(crate) use quantize::{QUANTIZE_HELP, Quantize};
@@ -35,6 +37,7 @@ Examples:
   qiao quantize ./model ./model.gguf --format q4_k_m   a smaller checkpoint
   qiao bench ops --quick                         how fast its operators are, beside its limits
   qiao bench model ./Qwen2.5-0.5B --prompt 128,512   how fast it is, and whether that lasts
+  qiao bench serve ./Qwen2.5-0.5B --concurrency 1,4,16   throughput against latency, of many requests at once
   qiao report before.json after.json             what became worse, with an exit code
   qiao plan ./config.json --device cpu           what a device would make of a model, without its weights
   qiao run --plugin ./libacme.so --fallback host     a model on a vendor's chip, what it lacks on the host

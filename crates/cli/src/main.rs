@@ -17,6 +17,7 @@ mod answer;
 
 mod bench_model;
 mod bench_ops;
+mod bench_serve;
 mod chat;
 mod check;
 mod lockstep;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
             Command::Compare(args) => compare::compare(args, out),
             Command::Eval(args) => eval::eval(args, out),
             Command::Bench(Bench::Model(args)) => bench_model::model(args, out),
+            Command::Bench(Bench::Serve(args)) => bench_serve::serve(args, out),
             Command::Bench(Bench::Ops(args)) => bench_ops::ops(args, out),
             Command::Adapt(args) => adapt::adapt(args, out),
             Command::Check(args) => check::check(args, out),

@@ -14,6 +14,9 @@ pub(crate) enum Bench {
     /// Measure a model: latency, throughput, utilisation, memory and energy, at every point of a sweep or over a long soak.
     #[command(after_help = model_help())]
     Model(BenchModel),
+    /// Measure a model under many requests at once: throughput against latency, goodput, and what the shared cache gives.
+    #[command(after_help = super::bench_serve::serve_help())]
+    Serve(Box<super::BenchServe>),
     /// Measure operators at shapes of real models, beside the device's limits.
     #[command(after_help = super::bench_ops::OPS_HELP)]
     Ops(super::BenchOps),
@@ -91,7 +94,7 @@ pub(crate) struct BenchModel {
     pub(crate) json: bool,
 }
 
-fn count() -> clap::builder::RangedI64ValueParser<u32> {
+pub(super) fn count() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..)
 }
 
@@ -100,7 +103,7 @@ fn slo(text: &str) -> Result<Slo, String> {
 }
 
 /// A time with its unit: ms, s, m or h.
-fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     let units = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
     let parse = |&(unit, seconds): &(&str, f64)| Some(text.strip_suffix(unit)?.trim().parse::<f64>().ok()? * seconds);
     let seconds = units.iter().find_map(parse).filter(|seconds| *seconds > 0.0);

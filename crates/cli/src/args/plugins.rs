@@ -55,6 +55,7 @@ impl Command {
             Command::Run(args) => &mut args.on.device,
             Command::Compare(args) => &mut args.on.device,
             Command::Bench(Bench::Model(args)) => &mut args.device,
+            Command::Bench(Bench::Serve(args)) => &mut args.device,
             Command::Bench(Bench::Ops(args)) => &mut args.device,
             Command::Adapt(args) => &mut args.device,
             Command::Check(args) => &mut args.device,
