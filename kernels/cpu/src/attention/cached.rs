@@ -25,6 +25,9 @@ pub trait Lanes: Lookup {
     /// `v · 2^n` for a whole number `n` in -160 ..= 0; below 2^-126 the result may be 0.
     fn scale_by_power(self, v: Self::V, n: Self::V) -> Self::V;
 
+    /// Vectors whose words are two bf16 each, the first of each widened, and the second.
+    fn bf16_pairs(self, words: Self::V) -> [Self::V; 2];
+
     /// Widens `2 * LANES` bf16, in an order that [`in_order`](Self::in_order) undoes.
     ///
     /// # Safety
@@ -54,7 +57,7 @@ pub trait Cached: Copy + Default + Send + Sync + Stored + 'static {}
 /// What the kernels need to know of a cached dtype.
 #[doc(hidden)]
 pub trait Stored: Copy + Default {
-    /// Whether [`load_two`](Self::load_two) gives its vectors in the order of bf16.
+    /// Whether this is bf16, whose pairs are taken apart in registers.
     const PAIRS: bool = false;
 
     /// Loads and widens one vector.

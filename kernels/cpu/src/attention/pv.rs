@@ -1,8 +1,7 @@
 //! Weighted sums of values.
 
 use super::cached::Stored;
-use super::{KEYS, Lanes, WeighValues};
-use crate::simd::prefetch;
+use super::{KEYS, Lanes, WeighValues, fetch_ahead};
 
 /// Weighted values of a few rows, in tiles of up to `RQ` rows by `NV` vectors (an even number) of a head's elements.
 ///
@@ -65,8 +64,8 @@ unsafe fn pv_tile<S: Lanes, T: Stored, const R: usize, const N: usize>(
         for (i, acc) in acc.iter_mut().enumerate() {
             let alpha = s.splat(b.alpha[r + i]);
             for n in (0..N).step_by(2) {
-                let at = |n| s.mul(alpha, s.load_ptr(out.add(i * b.dim + n * S::LANES)));
-                let two = [at(n), at(n + 1)];
+                let at = out.add(i * b.dim + n * S::LANES);
+                let two = [s.mul(alpha, s.load_ptr(at)), s.mul(alpha, s.load_ptr(at.add(S::LANES)))];
                 let two = if T::PAIRS { s.out_of_order(two) } else { two };
                 [acc[n], acc[n + 1]] = two;
             }
@@ -74,7 +73,10 @@ unsafe fn pv_tile<S: Lanes, T: Stored, const R: usize, const N: usize>(
         let p = b.p.as_ptr().add(r * KEYS);
         for j in b.first..b.end {
             let row = b.values.get_unchecked(j).add(d);
-            prefetch((*b.ahead.get_unchecked(j)).wrapping_add(d * size_of::<T>()), N * S::LANES * size_of::<T>());
+            if r == 0 {
+                let wanted = *b.ahead.get_unchecked(j);
+                fetch_ahead(wanted.wrapping_add(d * size_of::<T>()), N * S::LANES * size_of::<T>());
+            }
             let mut value = [s.splat(0.0); N];
             for n in (0..N).step_by(2) {
                 [value[n], value[n + 1]] = T::load_two(s, row.add(n * S::LANES));
@@ -106,8 +108,10 @@ unsafe fn pv_narrow<S: Lanes, T: Stored, const R: usize>(s: S, b: &mut WeighValu
     // SAFETY: as the caller vouches.
     unsafe {
         let out = b.acc.as_mut_ptr().add(r * b.dim + d);
-        let mut acc: [S::V; R] =
-            std::array::from_fn(|i| s.mul(s.splat(b.alpha[r + i]), s.load_ptr(out.add(i * b.dim))));
+        let mut acc = [s.splat(0.0); R];
+        for (i, acc) in acc.iter_mut().enumerate() {
+            *acc = s.mul(s.splat(b.alpha[r + i]), s.load_ptr(out.add(i * b.dim)));
+        }
         let p = b.p.as_ptr().add(r * KEYS);
         for j in b.first..b.end {
             let value = T::load(s, b.values.get_unchecked(j).add(d));

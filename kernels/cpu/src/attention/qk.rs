@@ -1,8 +1,8 @@
 //! Keys turned around, and their scores.
 
 use super::cached::Stored;
-use super::{KEY_BLOCK, KEYS, Lanes, PackKeys};
-use crate::simd::{MAX_LANES, prefetch};
+use super::{KEY_BLOCK, KEYS, Lanes, PackKeys, fetch_ahead};
+use crate::simd::MAX_LANES;
 
 /// `out[d * KEY_BLOCK + j] = keys[j][d]`, widened.
 ///
@@ -15,9 +15,24 @@ pub(crate) unsafe fn pack_keys<S: Lanes, T: Stored>(s: S, out: &mut [f32], block
     let whole = dim - dim % S::LANES;
     for first in (0..KEY_BLOCK).step_by(S::LANES) {
         for p in block.ahead.iter().skip(first).take(S::LANES) {
-            prefetch(*p, block.ahead_bytes);
+            fetch_ahead(*p, block.ahead_bytes);
         }
-        for d in (0..whole).step_by(S::LANES) {
+        let pairs = if T::PAIRS { dim - dim % (2 * S::LANES) } else { 0 };
+        for d in (0..pairs).step_by(2 * S::LANES) {
+            // Words of two elements are turned around, then taken apart.
+            let mut square = [s.splat(0.0); MAX_LANES];
+            for (v, key) in square[..S::LANES].iter_mut().zip(&keys[first..]) {
+                // SAFETY: the caller vouches for the key; d + 2 * LANES <= dim, and LANES words are as long.
+                *v = unsafe { s.load_ptr(key.add(d).cast()) };
+            }
+            s.transpose(&mut square);
+            for (i, v) in square[..S::LANES].iter().enumerate() {
+                let [even, odd] = s.bf16_pairs(*v);
+                s.store(&mut out[(d + 2 * i) * KEY_BLOCK + first..], even);
+                s.store(&mut out[(d + 2 * i + 1) * KEY_BLOCK + first..], odd);
+            }
+        }
+        for d in (pairs..whole).step_by(S::LANES) {
             let mut square = [s.splat(0.0); MAX_LANES];
             for (v, key) in square[..S::LANES].iter_mut().zip(&keys[first..]) {
                 // SAFETY: the caller vouches for the key; d + LANES <= dim.
@@ -84,8 +99,10 @@ fn qk_tile<S: Lanes, const R: usize, const NV: usize>(s: S, scores: &mut [f32], 
         for d in 0..dim {
             // SAFETY: d < dim; the lengths were just checked, and NV vectors from first on lie in the block.
             unsafe {
-                let key: [S::V; NV] =
-                    std::array::from_fn(|n| s.load_ptr(k.as_ptr().add(d * KEY_BLOCK + first + n * S::LANES)));
+                let mut key = [s.splat(0.0); NV];
+                for (n, key) in key.iter_mut().enumerate() {
+                    *key = s.load_ptr(k.as_ptr().add(d * KEY_BLOCK + first + n * S::LANES));
+                }
                 for (i, acc) in acc.iter_mut().enumerate() {
                     let x = s.splat(*q.get_unchecked(i * dim + d));
                     for (acc, key) in acc.iter_mut().zip(&key) {

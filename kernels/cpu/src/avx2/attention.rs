@@ -12,20 +12,18 @@ impl Lanes for Avx2 {
         // SAFETY: the token proves AVX2.
         unsafe {
             // Four rows at a time: vector c holds columns c and 4 + c of them, one in each half.
-            let four = |m: &[__m256]| {
-                let (a, b) = (_mm256_unpacklo_ps(m[0], m[1]), _mm256_unpackhi_ps(m[0], m[1]));
-                let (c, d) = (_mm256_unpacklo_ps(m[2], m[3]), _mm256_unpackhi_ps(m[2], m[3]));
-                [
-                    _mm256_shuffle_ps(a, c, 0x44),
-                    _mm256_shuffle_ps(a, c, 0xee),
-                    _mm256_shuffle_ps(b, d, 0x44),
-                    _mm256_shuffle_ps(b, d, 0xee),
-                ]
-            };
-            let (top, low) = (four(&m[..4]), four(&m[4..8]));
+            for i in [0, 4] {
+                let (a, b) = (_mm256_unpacklo_ps(m[i], m[i + 1]), _mm256_unpackhi_ps(m[i], m[i + 1]));
+                let (c, d) = (_mm256_unpacklo_ps(m[i + 2], m[i + 3]), _mm256_unpackhi_ps(m[i + 2], m[i + 3]));
+                m[i] = _mm256_shuffle_ps(a, c, 0x44);
+                m[i + 1] = _mm256_shuffle_ps(a, c, 0xee);
+                m[i + 2] = _mm256_shuffle_ps(b, d, 0x44);
+                m[i + 3] = _mm256_shuffle_ps(b, d, 0xee);
+            }
             for c in 0..4 {
-                m[c] = _mm256_permute2f128_ps(top[c], low[c], 0x20);
-                m[4 + c] = _mm256_permute2f128_ps(top[c], low[c], 0x31);
+                let (top, low) = (m[c], m[4 + c]);
+                m[c] = _mm256_permute2f128_ps(top, low, 0x20);
+                m[4 + c] = _mm256_permute2f128_ps(top, low, 0x31);
             }
         }
     }
@@ -37,6 +35,16 @@ impl Lanes for Avx2 {
             let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
             let exponent = _mm256_slli_epi32(_mm256_max_epi32(biased, _mm256_setzero_si256()), 23);
             _mm256_mul_ps(v, _mm256_castsi256_ps(exponent))
+        }
+    }
+
+    #[inline(always)]
+    fn bf16_pairs(self, words: __m256) -> [__m256; 2] {
+        // SAFETY: the token proves AVX2.
+        unsafe {
+            let words = _mm256_castps_si256(words);
+            let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            [_mm256_castsi256_ps(_mm256_slli_epi32(words, 16)), _mm256_castsi256_ps(_mm256_and_si256(words, upper))]
         }
     }
 }

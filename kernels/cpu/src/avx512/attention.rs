@@ -14,21 +14,18 @@ impl Lanes for Avx512 {
         // SAFETY: the token proves AVX-512.
         unsafe {
             // Four rows at a time: vector c holds columns c, 4 + c, 8 + c and 12 + c of them, one in each quarter.
-            let four = |m: &[__m512]| {
-                let (a, b) = (_mm512_unpacklo_ps(m[0], m[1]), _mm512_unpackhi_ps(m[0], m[1]));
-                let (c, d) = (_mm512_unpacklo_ps(m[2], m[3]), _mm512_unpackhi_ps(m[2], m[3]));
-                [
-                    _mm512_shuffle_ps(a, c, 0x44),
-                    _mm512_shuffle_ps(a, c, 0xee),
-                    _mm512_shuffle_ps(b, d, 0x44),
-                    _mm512_shuffle_ps(b, d, 0xee),
-                ]
-            };
-            let rows = [four(&m[..4]), four(&m[4..8]), four(&m[8..12]), four(&m[12..16])];
+            for i in [0, 4, 8, 12] {
+                let (a, b) = (_mm512_unpacklo_ps(m[i], m[i + 1]), _mm512_unpackhi_ps(m[i], m[i + 1]));
+                let (c, d) = (_mm512_unpacklo_ps(m[i + 2], m[i + 3]), _mm512_unpackhi_ps(m[i + 2], m[i + 3]));
+                m[i] = _mm512_shuffle_ps(a, c, 0x44);
+                m[i + 1] = _mm512_shuffle_ps(a, c, 0xee);
+                m[i + 2] = _mm512_shuffle_ps(b, d, 0x44);
+                m[i + 3] = _mm512_shuffle_ps(b, d, 0xee);
+            }
             for c in 0..4 {
-                let even = |i: usize| _mm512_shuffle_f32x4(rows[i][c], rows[i + 1][c], 0x88);
-                let odd = |i: usize| _mm512_shuffle_f32x4(rows[i][c], rows[i + 1][c], 0xdd);
-                let (e, f, g, h) = (even(0), even(2), odd(0), odd(2));
+                let (e, g) = (_mm512_shuffle_f32x4(m[c], m[4 + c], 0x88), _mm512_shuffle_f32x4(m[c], m[4 + c], 0xdd));
+                let (f, h) =
+                    (_mm512_shuffle_f32x4(m[8 + c], m[12 + c], 0x88), _mm512_shuffle_f32x4(m[8 + c], m[12 + c], 0xdd));
                 m[c] = _mm512_shuffle_f32x4(e, f, 0x88);
                 m[4 + c] = _mm512_shuffle_f32x4(g, h, 0x88);
                 m[8 + c] = _mm512_shuffle_f32x4(e, f, 0xdd);
@@ -44,14 +41,20 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn bf16_pairs(self, words: __m512) -> [__m512; 2] {
+        // SAFETY: the token proves AVX-512.
+        unsafe {
+            let words = _mm512_castps_si512(words);
+            let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            [_mm512_castsi512_ps(_mm512_slli_epi32(words, 16)), _mm512_castsi512_ps(_mm512_and_si512(words, upper))]
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_two_bf16(self, p: *const bf16) -> [__m512; 2] {
         // The first of each pair, then the second.
-        // SAFETY: the caller vouches for 32 elements.
-        unsafe {
-            let pairs = _mm512_loadu_si512(p.cast());
-            let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-            [_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)), _mm512_castsi512_ps(_mm512_and_si512(pairs, upper))]
-        }
+        // SAFETY: the caller vouches for 32 elements, as long as 16 words.
+        self.bf16_pairs(unsafe { _mm512_loadu_ps(p.cast()) })
     }
 
     #[inline(always)]

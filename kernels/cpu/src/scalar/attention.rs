@@ -1,7 +1,10 @@
 //! What attention asks of the portable tier.
 
+use half::bf16;
+
 use super::{N, Scalar};
 use crate::attention::Lanes;
+use crate::layout;
 use crate::simd::MAX_LANES;
 
 impl Lanes for Scalar {
@@ -15,5 +18,15 @@ impl Lanes for Scalar {
     fn scale_by_power(self, v: [f32; N], n: [f32; N]) -> [f32; N] {
         // Below the normal numbers the exponent's bits are 0, and so is the result.
         std::array::from_fn(|i| v[i] * f32::from_bits(((n[i] as i32 + 127).max(0) as u32) << 23))
+    }
+
+    #[inline(always)]
+    fn bf16_pairs(self, words: [f32; N]) -> [[f32; N]; 2] {
+        // The bytes of the first lie before those of the second.
+        let half = |i: usize, at: usize| {
+            let bytes = words[i].to_ne_bytes();
+            layout::bf16_to_f32(bf16::from_ne_bytes([bytes[at], bytes[at + 1]]))
+        };
+        [std::array::from_fn(|i| half(i, 0)), std::array::from_fn(|i| half(i, 2))]
     }
 }

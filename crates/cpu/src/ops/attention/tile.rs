@@ -232,7 +232,7 @@ impl Attention {
             // The next chunk is fetched while this one is worked on.
             let found = after < hi && self.walk(exec, q, head, (after, stop(after)), next);
             // SAFETY: the chunk's addresses were found in the caches.
-            unsafe { self.chunk(exec.kernels(), q, s, state, (at, after), here, if found { next } else { here }) };
+            unsafe { self.chunk(exec.kernels(), q, s, state, (at, after), here, found.then_some(&*next)) };
             if after < end && !found {
                 return state.spoil();
             }
@@ -253,15 +253,26 @@ impl Attention {
         s: &mut Scratch<'_>,
         state: &mut State<'_>,
         (at, end): (usize, usize),
-        chunk: &Chunk,
-        ahead: &Chunk,
+        chunk: &mut Chunk,
+        ahead: Option<&Chunk>,
     ) {
         let (dk, rows) = (self.k.pages.head_dim, state.max.len());
         let base = at / KEYS * KEYS;
+        // SAFETY: as the caller vouches.
+        unsafe {
+            if self.k.scale.is_some() {
+                chunk.keys.read_scales(at - base, end - base);
+            }
+            if self.v.scale.is_some() {
+                chunk.values.read_scales(at - base, end - base);
+            }
+        }
+        let chunk = &*chunk;
+        let ahead = ahead.unwrap_or(chunk);
         let wanted = self.v.pages.head_dim * self.v.dtype.block_bytes();
         for block in (at - base) / KEY_BLOCK..(end - base).div_ceil(KEY_BLOCK) {
             let tokens = block * KEY_BLOCK..(block + 1) * KEY_BLOCK;
-            let (keys, values) = (&chunk.keys[tokens.clone()], &chunk.values[tokens.clone()]);
+            let (keys, values) = (&chunk.keys.at[tokens.clone()], &chunk.values.at[tokens.clone()]);
             // SAFETY: as the caller vouches; the dtype is that of the keys.
             unsafe { with_dtype!(self.k.dtype, pack(k, s.packed, keys, dk, (values, wanted))) };
             (k.qk.run)(&mut s.scores[tokens.start..], s.q, rows, s.packed, dk);
@@ -289,8 +300,6 @@ impl Attention {
         seen: Range<usize>,
         chunk: &Chunk,
     ) {
-        let key_scales = if self.k.scale.is_some() { &chunk.key_scales[..] } else { &[] };
-        let value_scales = if self.v.scale.is_some() { &chunk.value_scales[..] } else { &[] };
         for i in token * self.group()..(token + 1) * self.group() {
             if seen.is_empty() {
                 s.alpha[i] = 1.0;
@@ -301,8 +310,8 @@ impl Attention {
                 first: seen.start,
                 end: seen.end,
                 scale: self.scale,
-                key_scales,
-                value_scales,
+                key_scales: chunk.keys.scales(&self.k),
+                value_scales: chunk.values.scales(&self.v),
                 softcap: self.attrs.softcap,
                 max: state.max[i],
             });
@@ -339,7 +348,7 @@ impl Attention {
                 dim,
             };
             // SAFETY: as the caller vouches; the dtype is that of the values.
-            unsafe { with_dtype!(self.v.dtype, weigh(k, w, &chunk.values, &ahead.keys)) };
+            unsafe { with_dtype!(self.v.dtype, weigh(k, w, &chunk.values.at, &ahead.keys.at)) };
         };
         let (mut first, mut end, mut least) = (0, KEYS, KEYS);
         for range in (0..count).map(seen) {

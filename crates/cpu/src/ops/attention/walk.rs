@@ -1,23 +1,49 @@
 //! From positions to addresses, through the block table.
 
-use qiao_kernels_cpu::KEYS;
+use qiao_kernels_cpu::{KEYS, fetch_ahead};
 
 use super::super::cache::Cache;
 use super::queries::Queries;
 use super::{Attention, Exec};
 
-/// Where the keys and values of one chunk lie, and their scales.
+/// Where the tokens of one chunk lie.
 pub(super) struct Chunk {
-    pub(super) keys: [*const u8; KEYS],
-    pub(super) values: [*const u8; KEYS],
-    pub(super) key_scales: [f32; KEYS],
-    pub(super) value_scales: [f32; KEYS],
+    pub(super) keys: Places,
+    pub(super) values: Places,
 }
 
 impl Chunk {
     pub(super) fn new() -> Self {
-        let nowhere = [std::ptr::null(); KEYS];
-        Chunk { keys: nowhere, values: nowhere, key_scales: [0.0; KEYS], value_scales: [0.0; KEYS] }
+        Chunk { keys: Places::new(), values: Places::new() }
+    }
+}
+
+/// Where the keys, or the values, of one chunk lie, and their scales.
+pub(super) struct Places {
+    pub(super) at: [*const u8; KEYS],
+    scales_at: [*const f32; KEYS],
+    scales: [f32; KEYS],
+}
+
+impl Places {
+    fn new() -> Self {
+        Places { at: [std::ptr::null(); KEYS], scales_at: [std::ptr::null(); KEYS], scales: [0.0; KEYS] }
+    }
+
+    /// Reads the scales of the tokens `first..end`.
+    ///
+    /// # Safety
+    /// The chunk was [found](Attention::walk) with these tokens, and nothing writes their scales meanwhile.
+    pub(super) unsafe fn read_scales(&mut self, first: usize, end: usize) {
+        for (scale, at) in self.scales[first..end].iter_mut().zip(&self.scales_at[first..end]) {
+            // SAFETY: as the caller vouches.
+            *scale = unsafe { **at };
+        }
+    }
+
+    /// The scales of the chunk, or none where the cache has none.
+    pub(super) fn scales(&self, cache: &Cache) -> &[f32] {
+        if cache.scale.is_some() { &self.scales } else { &[] }
     }
 }
 
@@ -30,30 +56,21 @@ struct Span {
 }
 
 impl Cache {
-    /// The addresses and scales of a span.
-    ///
-    /// # Safety
-    /// The span lies in the cache.
-    unsafe fn addresses(
-        &self,
-        exec: &Exec<'_>,
-        head: usize,
-        span: Span,
-        addresses: &mut [*const u8],
-        scales: &mut [f32],
-    ) {
+    /// The addresses of the tokens of a span, and of their scales, which are asked for.
+    fn places(&self, exec: &Exec<'_>, head: usize, span: Span, first: usize, places: &mut Places) {
         let size = self.dtype.block_bytes();
         let start = exec.address(self.tensor).cast_const().wrapping_add(self.at(span.block, head, span.token) * size);
         let step = self.strides[2] * size;
-        for (i, address) in addresses.iter_mut().enumerate() {
-            *address = start.wrapping_add(i * step);
+        for (i, at) in places.at[first..first + span.count].iter_mut().enumerate() {
+            *at = start.wrapping_add(i * step);
         }
         if let Some((tensor, at)) = self.scale_at(span.block, head, span.token) {
+            let start = exec.address(tensor).cast_const().cast::<f32>().wrapping_add(at);
             let step = self.scale.map_or(0, |(_, strides)| strides[2]);
-            for (i, scale) in scales.iter_mut().enumerate() {
-                // SAFETY: the caller vouches for the span; the scales have the dims of the cache but the last.
-                *scale = unsafe { *exec.address(tensor).cast::<f32>().add(at + i * step) };
+            for (i, at) in places.scales_at[first..first + span.count].iter_mut().enumerate() {
+                *at = start.wrapping_add(i * step);
             }
+            fetch_ahead(start.cast(), 4 * ((span.count - 1) * step + 1));
         }
     }
 }
@@ -73,18 +90,14 @@ impl Attention {
         let mut i = first;
         while i < last {
             let Some(span) = self.span(exec, q, at + (i - first), last - i) else { return false };
-            let next = i + span.count;
-            // SAFETY: the span lies in the caches.
-            unsafe {
-                self.k.addresses(exec, head, span, &mut chunk.keys[i..next], &mut chunk.key_scales[i..next]);
-                self.v.addresses(exec, head, span, &mut chunk.values[i..next], &mut chunk.value_scales[i..next]);
-            }
-            i = next;
+            self.k.places(exec, head, span, i, &mut chunk.keys);
+            self.v.places(exec, head, span, i, &mut chunk.values);
+            i += span.count;
         }
-        let (key, value) = (chunk.keys[first], chunk.values[first]);
-        for range in [0..first, last..KEYS] {
-            chunk.keys[range.clone()].fill(key);
-            chunk.values[range].fill(value);
+        for places in [&mut chunk.keys, &mut chunk.values] {
+            let some = places.at[first];
+            places.at[..first].fill(some);
+            places.at[last..].fill(some);
         }
         true
     }
