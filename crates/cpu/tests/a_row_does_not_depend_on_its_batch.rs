@@ -13,6 +13,7 @@ use qiao_reference::{Trial, Value};
 use trials::{Data, Maker};
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+const CODES: [DType; 7] = [DType::I4, DType::U4, DType::I8, DType::U8, DType::F8E4M3, DType::F8E5M2, DType::F4E2M1];
 /// Rows of a batch.
 const BATCHES: [usize; 10] = [2, 3, 4, 5, 8, 9, 16, 17, 33, 130];
 
@@ -229,6 +230,33 @@ fn products_with_operands_that_are_not_constant() {
     check(2, &cases, &BATCHES);
 }
 
+fn blocks() -> impl Iterator<Item = DType> {
+    DType::ALL.iter().copied().filter(|d| d.is_block())
+}
+
+#[test]
+fn products_with_blocks_of_every_format() {
+    let mut m = Maker::new(3);
+    let mut cases = Vec::new();
+    for (i, format) in blocks().enumerate() {
+        for (n, count) in [(150, 5), (17, if format.block_elems() == 32 { 37 } else { 7 })] {
+            let k = count * format.block_elems();
+            let (act, epilogue) = (FLOATS[(i + n) % 3], EPILOGUES[(i + n) % 4]);
+            let w = TensorDesc::new(format, &[n, k]).unwrap().as_constant();
+            let bytes = block_bytes(&mut m.rng, format, n * count);
+            let case = Case::new(format!("{act} by {format} {n}x{k} {epilogue}"), quant(0, 0, epilogue));
+            let case = case.rows(act, &[k]).fixed((w.clone(), bytes.clone())).out(FLOATS[i % 3]);
+            cases.push(follow(case, &mut m, epilogue, 3, n, act));
+            let case = Case::new(format!("f32 by {format} wild"), quant(0, 0, Epilogue::None));
+            cases.push(case.rows(DType::F32, &[k]).fixed((w.clone(), bytes.clone())).wild());
+            let variable = TensorDesc { constant: false, ..w };
+            let case = Case::new(format!("{act} by variable {format}"), quant(0, 0, Epilogue::None));
+            cases.push(case.rows(act, &[k]).fixed((variable, bytes)));
+        }
+    }
+    check(3, &cases, &BATCHES);
+}
+
 fn codes(m: &mut Maker, dtype: DType, shape: &[usize]) -> Data {
     if matches!(dtype, DType::F8E4M3 | DType::F8E5M2) {
         return constant(m.of(dtype, shape));
@@ -242,6 +270,33 @@ fn table(m: &mut Maker, dtype: DType, shape: &[usize], number: impl Fn(&mut Rng)
     let desc = TensorDesc::new(dtype, shape).unwrap().as_constant();
     let data: Vec<f64> = (0..desc.elements()).map(|_| number(&mut m.rng)).collect();
     (desc, to_bytes(dtype, &data))
+}
+
+#[test]
+fn products_with_codes_in_groups() {
+    let mut m = Maker::new(4);
+    let mut cases = Vec::new();
+    for (i, code) in CODES.into_iter().enumerate() {
+        for (j, (group, k)) in [(32, 448), (128, 1280), (0, 100), (48, 192)].into_iter().enumerate() {
+            let groups = usize::checked_div(k, group).unwrap_or(1);
+            for zeros in [None, Some(DType::U8), Some(DType::F16)] {
+                let (n, act) = ([34, 150][(i + j) % 2], FLOATS[(i + j) % 3]);
+                let name = format!("{act} by {code} {n}x{k} in groups of {group}, zeros {zeros:?}");
+                let mut case = Case::new(name, quant(group as u32, 0, Epilogue::None));
+                case = case.rows(act, &[k]).fixed(codes(&mut m, code, &[n, k]));
+                case = case.fixed(table(&mut m, DType::F16, &[n, groups], |r| 0.01 + 0.02 * r.uniform()));
+                if let Some(dtype) = zeros {
+                    case = case.fixed(table(&mut m, dtype, &[n, groups], |r| r.below(15) as f64));
+                }
+                cases.push(if j == 1 && act != DType::F16 { case.wild() } else { case });
+            }
+        }
+        let case =
+            Case::new(format!("f32 by {code} in tiles"), quant(128, 128, Epilogue::None)).rows(DType::F32, &[256]);
+        let case = case.fixed(codes(&mut m, code, &[200, 256]));
+        cases.push(case.fixed(table(&mut m, DType::F32, &[2, 2], |r| 0.01 + r.uniform())));
+    }
+    check(4, &cases, &BATCHES);
 }
 
 #[test]

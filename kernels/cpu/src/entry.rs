@@ -128,7 +128,7 @@ macro_rules! entry_points {
             pack_keys_i8 pv_i8 i8, pack_keys_e4m3 pv_e4m3 crate::attention::E4m3,
             pack_keys_e5m2 pv_e5m2 crate::attention::E5m2);
 
-        crate::quant::quant_entry_points!($token, [$($f)*], $n1, $how);
+        crate::quant::quant_entry_points!($token, [$($f)*], $n1, $mr, $how);
 
         /// The table of this tier.
         pub(crate) fn table(features: &crate::isa::Features) -> crate::table::Kernels {
@@ -209,6 +209,7 @@ macro_rules! entry_points {
                 pv_e5m2: entry!("pv_e5m2", pv_e5m2),
                 quantize_row_i8: entry!("quantize_row_i8", quantize_row_i8),
                 quant_scales: entry!("quant_scales", quant_scales),
+                quant_rows: $mr,
                 quant_kernels: QUANT_KERNELS,
             }
         }

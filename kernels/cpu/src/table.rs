@@ -6,7 +6,7 @@ use crate::attention::{Cached, E4m3, E5m2, PackKeys, Soften, WeighValues};
 use crate::gemm::GemmBlock;
 use crate::isa::{Features, Isa, IsaError, detect};
 use crate::layout::Weight;
-use crate::quant::{QuantCodes, QuantFormat, QuantKernel, QuantOffset, QuantScales};
+use crate::quant::{QUANT_HEIGHTS, QuantCodes, QuantFormat, QuantKernel, QuantOffset, QuantScales};
 
 /// A kernel and the name it is printed under, `what.how`.
 #[derive(Clone, Copy, Debug)]
@@ -239,11 +239,18 @@ pub struct Kernels {
 
     /// f32 of the scales in a panel of quantised weights.
     pub quant_scales: Entry<QuantScales>,
+    /// The most rows that products with quantised weights take together.
+    pub quant_rows: usize,
     /// Products and decoders of quantised weights; [`Kernels::quant`] picks one.
     pub quant_kernels: &'static [QuantKernel],
 }
 
 impl Kernels {
+    /// The smallest of the [`QUANT_HEIGHTS`] that holds `rows` rows, or the largest of this tier.
+    pub fn quant_height(&self, rows: usize) -> usize {
+        QUANT_HEIGHTS.into_iter().find(|&height| height >= rows).unwrap_or(self.quant_rows).min(self.quant_rows)
+    }
+
     /// The kernel for a format, `zeros` where zeros lie beside its scales; `None` where there is none.
     pub fn quant(&self, format: QuantFormat, zeros: bool) -> Option<&QuantKernel> {
         let name = match (format.codes(), format.offset(zeros)) {

@@ -4,7 +4,9 @@ mod oracle;
 
 use oracle::{Guarded, Random, U, assert_close, tables};
 use qiao_core::DType;
-use qiao_kernels_cpu::{CHUNK, Kernels, NR, QuantBlock, QuantFormat, QuantOffset, QuantRows, pack_quant_panel};
+use qiao_kernels_cpu::{
+    CHUNK, Kernels, NR, QUANT_HEIGHTS, QuantBlock, QuantFormat, QuantKernel, QuantOffset, QuantRows, pack_quant_panel,
+};
 use qiao_quant::minifloat::{F4E2M1, F8E4M3, F8E5M2};
 use qiao_quant::{decode_row, nibble, scale_offsets};
 
@@ -188,35 +190,60 @@ fn products_are_those_of_the_decoded_weights() {
             let w = Weights::new(&mut random, format, n, k, zeros);
             let kernel = kernels.quant(format, zeros).unwrap();
             let tables = format.tables();
-            for rows in 1..=9 {
-                let (stride, sums_stride) = (k + 5, chunks * per + 1);
-                let x = random.row(rows * stride);
-                let each = CHUNK / per;
-                let mut sums = vec![f32::NAN; rows * sums_stride];
-                for r in 0..rows {
-                    for (i, x) in x[r * stride..][..k].chunks_exact(each).enumerate() {
-                        sums[r * sums_stride + i] = x.iter().sum();
-                    }
-                }
+            for rows in QUANT_HEIGHTS.into_iter().filter(|&rows| rows <= kernels.quant_rows) {
+                assert_eq!(kernels.quant_height(rows), rows);
+                let x = random.row(k * rows);
+                let sums = sums(&x, rows, CHUNK / per);
                 for row in (0..n).step_by(NR) {
                     let panel = w.panel(row);
                     let [scales, offsets] = w.scales(&kernels, &panel, row, 0, chunks);
                     let codes = &panel[..format.codes_len(k)];
                     let block = QuantBlock { codes, chunks, tables: &tables, scales: &scales, offsets: &offsets };
-                    let mut y = Guarded::new(rows * NR, 0.25, -3.0);
-                    let given = QuantRows { rows, x: &x, stride, sums: &sums, sums_stride };
-                    (kernel.dot)(y.inside(), &given, &block);
-                    for (i, &got) in y.checked().iter().enumerate().filter(|(i, _)| row + i % NR < n) {
-                        let (r, lane) = (i / NR, row + i % NR);
-                        let terms = || (0..k).map(|c| f64::from(x[r * stride + c]) * w.truth[lane * k + c]);
-                        let (truth, size) = (0.25 + terms().sum::<f64>(), terms().map(f64::abs).sum::<f64>() + 0.25);
-                        let limit = 6.0 * (k as f64).sqrt() * U * size;
-                        assert_close(&format!("{} {format:?} row {r} of {rows}", kernel.name), got, truth, limit);
+                    let stride = NR + 3;
+                    let mut y = Guarded::new((rows - 1) * stride + NR, 0.25, -3.0);
+                    (kernel.dot)(y.inside(), stride, &QuantRows { rows, x: &x, sums: &sums }, &block);
+                    for (r, got) in y.checked().chunks(stride).enumerate() {
+                        assert!(got[NR..].iter().all(|&gap| gap == 0.25), "{} writes into the gaps", kernel.name);
+                        let alone = alone(kernel, &x, rows, r, CHUNK / per, &block);
+                        assert_eq!(got[..NR], alone, "{} {format:?} row {r} of {rows}", kernel.name);
+                        for (lane, &got) in got[..NR].iter().enumerate().filter(|(i, _)| row + i < n) {
+                            let weight = |c: usize| w.truth[(row + lane) * k + c];
+                            let terms = || (0..k).map(|c| f64::from(x[c * rows + r]) * weight(c));
+                            let (truth, size) =
+                                (0.25 + terms().sum::<f64>(), terms().map(f64::abs).sum::<f64>() + 0.25);
+                            let limit = 6.0 * (k as f64).sqrt() * U * size;
+                            assert_close(&format!("{} {format:?} row {r} of {rows}", kernel.name), got, truth, limit);
+                        }
                     }
                 }
             }
         }
     }
+}
+
+/// The sums of every `each` inputs of rows packed as `[inputs][rows]`.
+fn sums(x: &[f32], rows: usize, each: usize) -> Vec<f32> {
+    let of = |group: &[f32], r: usize| group.iter().skip(r).step_by(rows).sum::<f32>();
+    x.chunks_exact(each * rows).flat_map(|group| (0..rows).map(move |r| of(group, r))).collect()
+}
+
+/// Row `r` of some alone, its chunks in two blocks.
+fn alone(kernel: &QuantKernel, x: &[f32], rows: usize, r: usize, each: usize, block: &QuantBlock<'_>) -> [f32; NR] {
+    let x: Vec<f32> = x.iter().skip(r).step_by(rows).copied().collect();
+    let (sums, per, bytes) = (sums(&x, 1, each), CHUNK / each, block.codes.len() / block.chunks);
+    let mut y = [0.25; NR];
+    for part in [0..block.chunks / 2, block.chunks / 2..block.chunks] {
+        let block = QuantBlock {
+            codes: &block.codes[part.start * bytes..part.end * bytes],
+            chunks: part.len(),
+            scales: &block.scales[part.start * per * NR..],
+            offsets: &block.offsets[part.start * per * NR..],
+            ..*block
+        };
+        let given = QuantRows { rows: 1, x: &x[part.start * CHUNK..], sums: &sums[part.start * per..] };
+        (kernel.dot)(&mut y, NR, &given, &block);
+    }
+    y
 }
 
 #[test]

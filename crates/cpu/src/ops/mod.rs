@@ -30,7 +30,10 @@ mod groups;
 
 mod dequantise;
 
+mod quant_weights;
+
 mod matmul_quant;
+mod quant_tiles;
 mod rope;
 mod rows;
 

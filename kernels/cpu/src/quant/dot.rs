@@ -30,20 +30,23 @@ pub struct QuantBlock<'a> {
 /// Rows of activations for the inputs of a [`QuantBlock`].
 #[derive(Clone, Copy, Debug)]
 pub struct QuantRows<'a> {
-    /// How many rows.
+    /// How many rows: one of [`QUANT_HEIGHTS`], at most [`Kernels::quant_rows`](crate::Kernels::quant_rows).
     pub rows: usize,
-    /// The first input of the first row; each row has 32 for every chunk.
+    /// `[chunks · 32][rows]`.
     pub x: &'a [f32],
-    /// Elements from row to row.
-    pub stride: usize,
-    /// The sum of the inputs of every scale, used where the kernel adds minima.
+    /// The sum of the inputs of every scale, `[chunks · scales_per_chunk][rows]`; used where the kernel adds minima.
     pub sums: &'a [f32],
-    /// Sums from row to row.
-    pub sums_stride: usize,
 }
 
-/// `y[row][j] += Σ x[row][k]·w[j][k]` for the 16 outputs of a panel: `(y, rows, block)`.
-pub type QuantDot = fn(y: &mut [f32], rows: &QuantRows<'_>, block: &QuantBlock<'_>);
+/// The numbers of rows that are multiplied together, as far as a tier has registers for them.
+pub const QUANT_HEIGHTS: [usize; 6] = [1, 2, 4, 6, 8, 12];
+
+/// `y[row · stride + j] += Σ x[row][k]·w[j][k]` for the 16 outputs of a panel: `(y, stride, rows, block)`.
+///
+/// For each scale the products of codes are one chain of multiply-adds in an order of its inputs that never changes; the
+/// scaled sums, each with its minimum behind it, are added one after the other. So a row depends neither on the rows
+/// beside it nor on how the chunks are cut into blocks.
+pub type QuantDot = fn(y: &mut [f32], stride: usize, rows: &QuantRows<'_>, block: &QuantBlock<'_>);
 
 /// The weights of a block as f32, `[chunks · 32][16]`: `(out, block)`.
 pub type QuantDecode = fn(out: &mut [f32], block: &QuantBlock<'_>);
@@ -73,32 +76,33 @@ fn check<C: Code>(block: &QuantBlock<'_>, halves: bool, mode: u8) {
     assert!(mode == NONE || block.offsets.len() >= scales, "offsets are too short");
 }
 
-/// See [`QuantDot`].
+/// See [`QuantDot`]; `MR` is the most rows of the tier.
 #[inline(always)]
-pub(crate) fn dot<S: Lookup, C: Code, const NV: usize, const HALVES: bool, const MODE: u8>(
+pub(crate) fn dot<S: Lookup, C: Code, const NV: usize, const MR: usize, const HALVES: bool, const MODE: u8>(
     s: S,
     y: &mut [f32],
+    stride: usize,
     rows: &QuantRows<'_>,
     block: &QuantBlock<'_>,
 ) {
     check::<C>(block, HALVES, MODE);
-    if rows.rows == 0 {
-        return;
-    }
-    let last = rows.rows - 1;
-    assert!(y.len() >= rows.rows * NR, "results are too short");
-    assert!(rows.x.len() >= last * rows.stride + block.chunks * CHUNK, "activations are too short");
-    let sums = last * rows.sums_stride + block.chunks * per_chunk(HALVES);
-    assert!(MODE != MIN || rows.sums.len() >= sums, "sums are too short");
-    let mut row = 0;
-    while row < rows.rows {
-        // SAFETY: the slices were held to the counts, and each call stays within the rows.
-        unsafe {
-            row += match rows.rows - row {
-                1 => some::<S, C, NV, 1, 4, HALVES, MODE>(s, y, rows, block, row),
-                2 | 3 => some::<S, C, NV, 2, 2, HALVES, MODE>(s, y, rows, block, row),
-                _ => some::<S, C, NV, 4, 1, HALVES, MODE>(s, y, rows, block, row),
-            };
+    let count = rows.rows;
+    assert!(count <= MR && QUANT_HEIGHTS.contains(&count), "{count} rows are not multiplied together");
+    assert!(y.len() >= (count - 1) * stride + NR, "results are too short");
+    assert!(rows.x.len() >= block.chunks * CHUNK * count, "activations are too short");
+    assert!(MODE != MIN || rows.sums.len() >= block.chunks * per_chunk(HALVES) * count, "sums are too short");
+    // SAFETY: the slices were held to the counts.
+    unsafe {
+        match count {
+            1 if S::LANES == 16 && C::SMALL => tile::<S, C, NV, 1, 4, HALVES, MODE>(s, y, stride, rows, block),
+            2 if S::LANES == 16 => tile::<S, C, NV, 2, 2, HALVES, MODE>(s, y, stride, rows, block),
+            1 => tile::<S, C, NV, 1, 2, HALVES, MODE>(s, y, stride, rows, block),
+            2 => tile::<S, C, NV, 2, 1, HALVES, MODE>(s, y, stride, rows, block),
+            4 => tile::<S, C, NV, 4, 1, HALVES, MODE>(s, y, stride, rows, block),
+            6 if MR >= 6 => tile::<S, C, NV, 6, 1, HALVES, MODE>(s, y, stride, rows, block),
+            8 if MR >= 8 => tile::<S, C, NV, 8, 1, HALVES, MODE>(s, y, stride, rows, block),
+            _ if MR >= 12 => tile::<S, C, NV, 12, 1, HALVES, MODE>(s, y, stride, rows, block),
+            _ => {}
         }
     }
 }
@@ -107,97 +111,150 @@ pub(crate) fn dot<S: Lookup, C: Code, const NV: usize, const HALVES: bool, const
 /// themselves the processor's prefetchers begin anew with each.
 const AHEAD: usize = 4096;
 
-/// `R` rows from `row` on, each with `PARTS` chains of multiply-adds for every scale; gives `R`.
+/// Sums of `R` rows for the outputs of each of `P` chunks.
+type Sums<V, const NV: usize, const P: usize, const R: usize> = [[[V; NV]; P]; R];
+
+/// `R` rows; `P` chunks at a time keep the multiply-adds busy where rows are few.
 ///
 /// # Safety
-/// The slices hold what [`dot`] checks, and rows `row .. row + R` exist.
+/// The slices hold what [`dot`] checks, and there are `R` rows.
+#[inline(always)]
+unsafe fn tile<
+    S: Lookup,
+    C: Code,
+    const NV: usize,
+    const R: usize,
+    const P: usize,
+    const HALVES: bool,
+    const MODE: u8,
+>(
+    s: S,
+    y: &mut [f32],
+    stride: usize,
+    rows: &QuantRows<'_>,
+    block: &QuantBlock<'_>,
+) {
+    let tables = [s.table(&block.tables.0), s.table(&block.tables.1)];
+    let y = y.as_mut_ptr();
+    let mut total = [[s.splat(0.0); NV]; R];
+    // SAFETY: the caller vouches for all rows of y and all chunks.
+    unsafe {
+        for (r, total) in total.iter_mut().enumerate() {
+            for (v, total) in total.iter_mut().enumerate() {
+                *total = s.load_ptr(y.add(r * stride + v * S::LANES));
+            }
+        }
+        let mut chunk = 0;
+        while chunk + P <= block.chunks {
+            some::<S, C, NV, R, P, HALVES, MODE>(s, &mut total, tables, rows, block, chunk);
+            chunk += P;
+        }
+        while P > 1 && chunk < block.chunks {
+            some::<S, C, NV, R, 1, HALVES, MODE>(s, &mut total, tables, rows, block, chunk);
+            chunk += 1;
+        }
+        for (r, total) in total.iter().enumerate() {
+            for (v, total) in total.iter().enumerate() {
+                s.store_ptr(y.add(r * stride + v * S::LANES), *total);
+            }
+        }
+    }
+}
+
+/// Adds the products of `P` chunks from `chunk` on to the totals.
+///
+/// # Safety
+/// As [`tile`], and the chunks exist.
 #[inline(always)]
 unsafe fn some<
     S: Lookup,
     C: Code,
     const NV: usize,
     const R: usize,
-    const PARTS: usize,
+    const P: usize,
     const HALVES: bool,
     const MODE: u8,
 >(
     s: S,
-    y: &mut [f32],
+    total: &mut [[S::V; NV]; R],
+    tables: [S::T; 2],
     rows: &QuantRows<'_>,
     block: &QuantBlock<'_>,
-    row: usize,
-) -> usize {
-    let tables = [s.table(&block.tables.0), s.table(&block.tables.1)];
-    // SAFETY: the caller vouches for all pointers that are made here.
+    chunk: usize,
+) {
+    let at = chunk * per_chunk(HALVES);
+    let zeros = [[[s.splat(0.0); NV]; P]; R];
+    // SAFETY: as the caller vouches.
     unsafe {
-        let y = y.as_mut_ptr().add(row * NR);
-        let x = rows.x.as_ptr().add(row * rows.stride);
-        let sums = rows.sums.as_ptr().wrapping_add(row * rows.sums_stride);
-        let mut total = [[s.splat(0.0); NV]; R];
-        for (r, total) in total.iter_mut().enumerate() {
-            for (v, total) in total.iter_mut().enumerate() {
-                *total = s.load_ptr(y.add(r * NR + v * S::LANES));
+        let mut sums = zeros;
+        half::<S, C, NV, R, P, MODE>(s, &mut sums, tables, rows, block, chunk, false);
+        let first = sums;
+        if HALVES {
+            if P == 1 {
+                add_scaled::<S, NV, R, P, MODE>(s, total, &first, rows, block, 0, at);
             }
+            sums = zeros;
         }
-        for chunk in 0..block.chunks {
-            prefetch(block.codes.as_ptr().wrapping_add(chunk * C::BYTES + AHEAD), C::BYTES);
-            let mut acc = [[[s.splat(0.0); NV]; PARTS]; R];
-            half::<S, C, NV, R, PARTS, MODE>(s, &mut acc, tables, block, chunk, false, x, rows.stride);
-            if HALVES {
-                let at = 2 * chunk;
-                add_scaled::<S, NV, R, PARTS, MODE>(s, &mut total, &acc, block, at, sums, rows.sums_stride);
-                acc = [[[s.splat(0.0); NV]; PARTS]; R];
+        half::<S, C, NV, R, P, MODE>(s, &mut sums, tables, rows, block, chunk, true);
+        for p in 0..P {
+            let at = at + p * per_chunk(HALVES);
+            if HALVES && P > 1 {
+                add_scaled::<S, NV, R, P, MODE>(s, total, &first, rows, block, p, at);
             }
-            half::<S, C, NV, R, PARTS, MODE>(s, &mut acc, tables, block, chunk, true, x, rows.stride);
-            let at = if HALVES { 2 * chunk + 1 } else { chunk };
-            add_scaled::<S, NV, R, PARTS, MODE>(s, &mut total, &acc, block, at, sums, rows.sums_stride);
-        }
-        for (r, total) in total.iter().enumerate() {
-            for (v, total) in total.iter().enumerate() {
-                s.store_ptr(y.add(r * NR + v * S::LANES), *total);
-            }
+            add_scaled::<S, NV, R, P, MODE>(s, total, &sums, rows, block, p, at + per_chunk(HALVES) - 1);
         }
     }
-    R
 }
 
-/// Adds the products of 16 inputs of a chunk to the chains of `R` rows.
+/// Adds the products of 16 inputs of each chunk to the chains of `R` rows.
 ///
 /// # Safety
-/// The block holds the chunk, and the rows at `x` all its inputs.
+/// As [`some`].
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "a step of one kernel")]
-unsafe fn half<S: Lookup, C: Code, const NV: usize, const R: usize, const PARTS: usize, const MODE: u8>(
+unsafe fn half<S: Lookup, C: Code, const NV: usize, const R: usize, const P: usize, const MODE: u8>(
     s: S,
-    acc: &mut [[[S::V; NV]; PARTS]; R],
+    sums: &mut Sums<S::V, NV, P, R>,
     tables: [S::T; 2],
+    rows: &QuantRows<'_>,
     block: &QuantBlock<'_>,
     chunk: usize,
     second: bool,
-    x: *const f32,
-    stride: usize,
 ) {
     // SAFETY: as the caller vouches.
     unsafe {
-        let zero = offset::<S, NV>(s, block, chunk, MODE == ZERO);
-        let x = x.add(chunk * CHUNK + if second { 16 } else { 0 });
-        let codes = block.codes.as_ptr().add(chunk * C::BYTES);
-        C::half::<S, NV>(
+        let mut zero = [[s.splat(0.0); NV]; P];
+        for (p, zero) in zero.iter_mut().enumerate() {
+            *zero = offset::<S, NV>(s, block, chunk + p, MODE == ZERO);
+        }
+        let x = rows.x.as_ptr().add((chunk * CHUNK + if second { 16 } else { 0 }) * R);
+        let mut codes = [block.codes.as_ptr(); P];
+        for (p, codes) in codes.iter_mut().enumerate() {
+            *codes = codes.add((chunk + p) * C::BYTES);
+        }
+        // One line after the other, spread over the inputs: a burst of them would make the processor wait.
+        let lines = P * C::BYTES / 2 / 64;
+        let ahead = codes[0].wrapping_add(AHEAD + if second { 64 * lines } else { 0 });
+        let mut step = 0;
+        C::half::<S, NV, P>(
             s,
             tables,
             codes,
             second,
             #[inline(always)]
-            |k, part, mut codes| {
-                for v in 0..NV {
-                    if MODE == ZERO {
-                        codes[v] = s.sub(codes[v], zero[v]);
+            |k, mut codes| {
+                prefetch(ahead.wrapping_add(step * lines / 16 * 64), 64);
+                step += 1;
+                if MODE == ZERO {
+                    for (code, zero) in codes.as_flattened_mut().iter_mut().zip(zero.as_flattened()) {
+                        *code = s.sub(*code, *zero);
                     }
                 }
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    let x = s.splat(*x.add(r * stride + k));
-                    for v in 0..NV {
-                        acc[part % PARTS][v] = s.madd(x, codes[v], acc[part % PARTS][v]);
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    for (p, sums) in sums.iter_mut().enumerate() {
+                        let x = s.splat(*x.add((p * CHUNK + k) * R + r));
+                        for (sum, code) in sums.iter_mut().zip(&codes[p]) {
+                            *sum = s.madd(x, *code, *sum);
+                        }
                     }
                 }
             },
@@ -205,19 +262,19 @@ unsafe fn half<S: Lookup, C: Code, const NV: usize, const R: usize, const PARTS:
     }
 }
 
-/// Adds the scaled sums of `R` rows, and their minima, to the totals.
+/// Adds the scaled sums of `R` rows of chunk `p`, and their minima, to the totals.
 ///
 /// # Safety
-/// The block has a scale at `at`, and `sums` a sum for each row where there are minima.
+/// The block has a scale at `at`, and the rows a sum there where there are minima.
 #[inline(always)]
-unsafe fn add_scaled<S: Lookup, const NV: usize, const R: usize, const PARTS: usize, const MODE: u8>(
+unsafe fn add_scaled<S: Lookup, const NV: usize, const R: usize, const P: usize, const MODE: u8>(
     s: S,
     total: &mut [[S::V; NV]; R],
-    acc: &[[[S::V; NV]; PARTS]; R],
+    sums: &Sums<S::V, NV, P, R>,
+    rows: &QuantRows<'_>,
     block: &QuantBlock<'_>,
+    p: usize,
     at: usize,
-    sums: *const f32,
-    sums_stride: usize,
 ) {
     // SAFETY: as the caller vouches.
     unsafe {
@@ -225,13 +282,10 @@ unsafe fn add_scaled<S: Lookup, const NV: usize, const R: usize, const PARTS: us
         for v in 0..NV {
             let scale = s.load_ptr(block.scales.as_ptr().add(at * NR + v * S::LANES));
             for r in 0..R {
-                let mut sum = acc[r][0][v];
-                for part in &acc[r][1..] {
-                    sum = s.add(sum, part[v]);
-                }
-                total[r][v] = s.madd(scale, sum, total[r][v]);
+                total[r][v] = s.madd(scale, sums[r][p][v], total[r][v]);
                 if MODE == MIN {
-                    total[r][v] = s.madd(min[v], s.splat(*sums.add(r * sums_stride + at)), total[r][v]);
+                    let inputs = s.splat(*rows.sums.as_ptr().add(at * R + r));
+                    total[r][v] = s.madd(min[v], inputs, total[r][v]);
                 }
             }
         }
@@ -276,13 +330,13 @@ pub(crate) fn decode<S: Lookup, C: Code, const NV: usize, const HALVES: bool, co
                 }
                 let to = out.as_mut_ptr().add((chunk * CHUNK + if second { 16 } else { 0 }) * NR);
                 let codes = block.codes.as_ptr().add(chunk * C::BYTES);
-                C::half::<S, NV>(
+                C::half::<S, NV, 1>(
                     s,
                     tables,
-                    codes,
+                    [codes],
                     second,
                     #[inline(always)]
-                    |k, _, codes| {
+                    |k, [codes]| {
                         for (v, code) in codes.into_iter().enumerate() {
                             let weight = match MODE {
                                 MIN => s.madd(scale[v], code, offset[v]),

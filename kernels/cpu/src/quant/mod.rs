@@ -7,8 +7,10 @@
 //!   bytes of a word, and converted. Codes of 8 bits lie input by input.
 //! - Scales stay what they are, f16 with integers below or exponents; [`QuantScales`] makes f32 of them for a stretch of
 //!   chunks. Where scales lie beside the codes the caller does.
-//! - Inside a chunk codes are summed as small exact numbers; the scale is applied to the sum. A minimum is applied to the
-//!   sum of activations, a zero to each code.
+//! - The products of one scale are summed as small exact codes; the scale is applied to the sum. A minimum is applied to
+//!   the sum of activations, a zero to each code.
+//! - One row or many: codes are decoded in registers, for all rows of a tile at once, and every row takes the same sums
+//!   in the same order as it does alone.
 
 mod blocks;
 mod chunk;
@@ -20,7 +22,7 @@ mod scales;
 
 pub(crate) use chunk::{Bits, E4m3, E5m2, Int8, Lookup, Uint8};
 pub(crate) use dot::{MIN, NONE, ZERO, decode, dot};
-pub use dot::{QuantBlock, QuantDecode, QuantDot, QuantKernel, QuantRows};
+pub use dot::{QUANT_HEIGHTS, QuantBlock, QuantDecode, QuantDot, QuantKernel, QuantRows};
 pub(crate) use entry::quant_entry_points;
 pub use form::{QuantCodes, QuantFormat, QuantOffset};
 pub use pack::pack_quant_panel;
