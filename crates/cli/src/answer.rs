@@ -86,8 +86,12 @@ impl Answer {
             0 => String::new(),
             tokens => format!(" ({tokens} restored)"),
         };
+        let guessed = match s.drafted_tokens {
+            0 => String::new(),
+            drafted => format!(" ({} of {drafted} guessed)", s.accepted_tokens),
+        };
         format!(
-            "prompt {} tokens{restored}, {:.1} tokens/s; decode {} tokens, {:.1} tokens/s; loaded in {:.2} s; ended by {}",
+            "prompt {} tokens{restored}, {:.1} tokens/s; decode {} tokens{guessed}, {:.1} tokens/s; loaded in {:.2} s; ended by {}",
             s.prompt_tokens,
             s.prefill_tokens_per_s(),
             s.decode_tokens,
@@ -108,6 +112,8 @@ pub(crate) fn to_json(answer: &Answer, loaded: &Loaded, device: &str) -> anyhow:
         "prompt_tokens": s.prompt_tokens,
         "restored_tokens": s.restored_tokens,
         "decode_tokens": s.decode_tokens,
+        "drafted_tokens": s.drafted_tokens,
+        "accepted_tokens": s.accepted_tokens,
         "prefill_tokens_per_s": s.prefill_tokens_per_s(),
         "decode_tokens_per_s": s.decode_tokens_per_s(),
         "load_s": loaded.time.as_secs_f64(),

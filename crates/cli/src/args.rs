@@ -189,12 +189,28 @@ pub(crate) struct Run {
     /// Keep the prompt and the text in this file, with keys and values, when it ends. An older file is replaced.
     #[arg(long, value_name = "FILE", conflicts_with = "chat")]
     pub(crate) save_session: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) guesses: Guesses,
     /// End a request that takes longer with an error, however it hangs.
     #[arg(long, value_name = "SECONDS", value_parser = positive)]
     pub(crate) timeout: Option<f64>,
     /// Write one JSON object to standard output instead of the text.
     #[arg(long, conflicts_with = "chat")]
     pub(crate) json: bool,
+}
+
+/// Who guesses tokens ahead. The text is the same with and without.
+#[derive(Args)]
+pub(crate) struct Guesses {
+    /// Guess at most N tokens ahead wherever the text repeats itself.
+    #[arg(long, value_name = "N", conflicts_with_all = ["draft", "chat"], value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) lookup: Option<u32>,
+    /// Guess tokens ahead with a smaller checkpoint of the same vocabulary, on the same device.
+    #[arg(long, value_name = "MODEL", conflicts_with = "chat")]
+    pub(crate) draft: Option<PathBuf>,
+    /// With --draft: the most tokens of a guess.
+    #[arg(long, value_name = "N", default_value_t = 4, requires = "draft", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) draft_tokens: u32,
 }
 
 #[derive(Args)]

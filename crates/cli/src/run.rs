@@ -24,6 +24,13 @@ pub(crate) fn run(args: &Run, out: &mut dyn Write) -> anyhow::Result<Exit> {
         Some(session) => loaded.model.resume(session, prompt, &params)?,
         None => loaded.model.generate(prompt, &params)?,
     };
+    if let Some(most) = args.guesses.lookup {
+        generation = generation.prompt_lookup(most as usize)?;
+    }
+    if let Some(draft) = &args.guesses.draft {
+        let draft = load(Some(draft), &args.on)?;
+        generation = generation.draft_model(&draft.model, args.guesses.draft_tokens as usize)?;
+    }
     if args.json {
         let answer = collect(&mut generation, &loaded, &mut std::io::sink())?;
         save(&mut generation, args)?;

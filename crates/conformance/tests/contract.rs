@@ -58,10 +58,6 @@ const PLAIN: &[&str] = &[
     "device/time/a_short_wait_for_an_event_ends_in_time",
     // Its results are the host's.
     "device/compute/results_are_not_the_hosts",
-    // It does not promise it.
-    "device/batches/rows_of_products_stand_alone",
-    "device/batches/rows_of_norms_stand_alone",
-    "device/batches/sequences_stand_alone",
 ];
 
 /// What a device has no use for beyond that which does not say how much memory it has and imports none.

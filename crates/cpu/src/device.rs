@@ -115,7 +115,7 @@ impl CpuDevice {
                 strided: true,
                 index_i64: true,
                 deterministic: true,
-                batch_invariant: false,
+                batch_invariant: true,
                 flush_subnormals: false,
             },
             tensor_align: ALIGN,

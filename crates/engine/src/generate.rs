@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::generation::SamplingParams;
 use crate::sampler::Sampler;
+use crate::serve::{Proposer, Want};
 use crate::session::Session;
 use crate::sides::Deadline;
 use crate::text::{Prompt, TextModel};
@@ -26,8 +27,12 @@ pub struct Stats {
     pub decode_tokens: usize,
     /// Time until the prompt's last logits were there.
     pub prefill_time: Duration,
-    /// Time of the decode steps, choosing included: every token after the first takes one.
+    /// Time of the decode steps, choosing included: every token after the first takes one, unless it was guessed ahead.
     pub decode_time: Duration,
+    /// Tokens that were guessed ahead.
+    pub drafted_tokens: usize,
+    /// Those of them that the text goes on with.
+    pub accepted_tokens: usize,
     /// Time that loading the model took.
     pub load_time: Duration,
 }
@@ -74,6 +79,25 @@ enum State {
     Done,
 }
 
+/// Who guesses tokens ahead, and what came of the last guess.
+struct Guesses {
+    proposer: Box<dyn Proposer>,
+    /// Most tokens of a guess.
+    most: usize,
+    run: Option<Ahead>,
+}
+
+/// Tokens that ran before they were chosen.
+struct Ahead {
+    /// Tokens of the session before the first of them.
+    start: usize,
+    ids: Vec<u32>,
+    /// Logits before and after each of them, `[ids + 1, vocab]`.
+    rows: Vec<f32>,
+    /// How many of them were chosen after all.
+    right: usize,
+}
+
 /// One generation: an iterator over pieces of text, with a cache and a stream of its own. Dropping it ends it, and waits for
 /// nothing.
 ///
@@ -87,6 +111,7 @@ pub struct Generation {
     state: State,
     /// The last token of the text, which has not run.
     unrun: Option<u32>,
+    guesses: Option<Guesses>,
     finish: Option<FinishReason>,
     stats: Stats,
 }
@@ -157,9 +182,28 @@ impl Generation {
             canceller: Canceller::default(),
             state: State::Prompt(prompt.split_off(held)),
             unrun: None,
+            guesses: None,
             finish: None,
             stats,
         })
+    }
+
+    /// Guesses at most so many tokens ahead, and runs them together with the one before. Where the device is batch-invariant the
+    /// text is that without guesses, to the token, whatever the temperature; on others it differs where two tokens are nearly
+    /// as likely.
+    ///
+    /// # Errors
+    /// A model whose rotary frequencies depend on the length of a sequence.
+    pub fn guess(mut self, proposer: Box<dyn Proposer>, most: usize) -> Result<Generation> {
+        if self.session.model().rope().depends_on_length() {
+            return Err(EngineError::Parameter {
+                name: "rope_scaling of config.json",
+                expected: "one that gives sequences of every length the same frequencies, where tokens are guessed ahead",
+                found: "one that depends on the length; generate without guesses".to_string(),
+            });
+        }
+        self.guesses = Some(Guesses { proposer, most, run: None });
+        Ok(self)
     }
 
     /// Writes what ran of the prompt and the text so far to a session's file, with their keys and values; [`Generation::resume`]
@@ -169,6 +213,7 @@ impl Generation {
     /// # Errors
     /// The file can't be written; the device's own; the time of the request is over.
     pub fn save(&mut self, path: &Path) -> Result<()> {
+        self.settle();
         let len = self.session.len();
         if let Some(id) = self.unrun.filter(|_| len < self.session.capacity()) {
             self.session.step(id)?;
@@ -209,7 +254,7 @@ impl Generation {
         let Some(id) = self.next_token()? else {
             return Ok(self.end(FinishReason::Cancelled));
         };
-        let full = self.session.len() >= self.session.capacity();
+        let full = self.len() >= self.session.capacity();
         let spoken = self.voice.spoken();
         let ended = self.voice.hear(id, full);
         self.stats.decode_tokens = self.voice.spoken();
@@ -219,6 +264,55 @@ impl Generation {
         }
         self.state = State::Token(id);
         Ok(self.voice.give())
+    }
+
+    /// Tokens that ran and are a part of the text.
+    fn len(&self) -> usize {
+        let ahead = self.guesses.as_ref().and_then(|g| g.run.as_ref());
+        ahead.map_or(self.session.len(), |ahead| ahead.start + ahead.right)
+    }
+
+    /// Forgets what was guessed and is no part of the text.
+    fn settle(&mut self) {
+        self.session.truncate(self.len());
+        if let Some(guesses) = &mut self.guesses {
+            guesses.run = None;
+        }
+    }
+
+    /// Runs a token, and what may come after it; nothing where it ran as a guess.
+    fn run(&mut self, id: u32) -> Result<()> {
+        let Some(guesses) = &mut self.guesses else { return self.session.step(id).map(drop) };
+        if let Some(ahead) = guesses.run.as_mut().filter(|ahead| ahead.ids.get(ahead.right) == Some(&id)) {
+            ahead.right += 1;
+            self.stats.accepted_tokens += 1;
+            return Ok(());
+        }
+        self.settle();
+        let ids = self.guessed(id);
+        let start = self.session.len() + 1;
+        let rows = self.session.append(&[&[id], &ids[..]].concat(), ids.len() + 1, start + ids.len())?.to_vec();
+        self.stats.drafted_tokens += ids.len();
+        if let Some(guesses) = &mut self.guesses {
+            guesses.run = Some(Ahead { start, ids, rows, right: 0 });
+        }
+        Ok(())
+    }
+
+    /// What may come after a token that has not run. A proposer that fails costs its guess and nothing else.
+    fn guessed(&mut self, id: u32) -> Vec<u32> {
+        let room = (self.session.capacity() - self.session.len()).min(self.voice.left()).saturating_sub(1);
+        let Some(guesses) = &mut self.guesses else { return Vec::new() };
+        let most = guesses.most.min(room);
+        if most == 0 {
+            return Vec::new();
+        }
+        let tokens = [self.session.tokens(), &[id]].concat();
+        let want = Want { sequence: 0, tokens: &tokens, most, sampler: &self.sampler };
+        let mut ids = guesses.proposer.propose(&[want]).ok().and_then(|all| all.into_iter().next()).unwrap_or_default();
+        let vocab = self.session.model().spec().vocab;
+        ids.truncate(ids.iter().take(most).take_while(|id| (**id as usize) < vocab).count());
+        ids
     }
 
     /// Runs what has not run and chooses the next token; `None` when cancelled between chunks of the prompt.
@@ -231,7 +325,14 @@ impl Generation {
                 Some(logits) => logits,
                 None => return Ok(None),
             },
-            State::Token(id) => self.session.step(*id)?,
+            State::Token(id) => {
+                self.run(*id)?;
+                let vocab = self.session.model().spec().vocab;
+                match self.guesses.as_ref().and_then(|g| g.run.as_ref()) {
+                    Some(ahead) => &ahead.rows[ahead.right * vocab..][..vocab],
+                    None => self.session.logits(),
+                }
+            }
             State::Done => return Ok(None),
         };
         if matches!(state, State::Prompt(_)) {
@@ -246,6 +347,7 @@ impl Generation {
 
     /// Ends the stream; the last piece holds what was held back.
     fn end(&mut self, reason: FinishReason) -> Option<Piece> {
+        self.settle();
         self.state = State::Done;
         self.finish = Some(reason);
         let last = self.voice.finish();

@@ -2,7 +2,7 @@
 //!
 //! Modules, from ground to roof: `error`, `json`, `form`, `quantisation`, `weights`, `rope`, `config`, `tokenizer`, `detokenize`, `stop`, `chat`,
 //! `generation`, `sampler`, `model`, `gguf`, `checkpoint`, `dtypes`, `sides`, `homes`, `cache`, `entry`, `placing`, `prepared`, `rotary`, `fingerprint`, `runner`, `forecast`, `session`, `saved`, `compare`,
-//! `divergence`, `eval`, `calibrate`, `text`, `voice`, `generate`, `serve`.
+//! `divergence`, `eval`, `calibrate`, `text`, `voice`, `serve`, `generate`.
 #![deny(unsafe_code)]
 
 pub mod error;
@@ -64,8 +64,8 @@ pub mod text;
 
 pub mod voice;
 
-pub mod generate;
-
 pub mod serve;
+
+pub mod generate;
 
 pub use error::{EngineError, Result};

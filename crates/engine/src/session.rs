@@ -223,6 +223,11 @@ impl Session {
         Ok(())
     }
 
+    /// The logits of the last step that wanted any, `[rows, vocab]`.
+    pub(crate) fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
     /// Appends a piece of a sequence that will have `total` tokens; gives the logits of its last `rows` tokens, row-major
     /// `[rows, vocab]`.
     ///

@@ -15,6 +15,7 @@ use qiao_engine::detokenize::decode;
 use qiao_engine::generate;
 use qiao_engine::model::{CacheShape, Step};
 use qiao_engine::runner::{LoadOptions, LoadedModel};
+use qiao_engine::serve::{CacheOptions, DraftModel, PagedExecutor, PromptLookup};
 use qiao_engine::text::TextModel;
 use qiao_layers::Account;
 
@@ -306,6 +307,27 @@ impl Generation {
     /// The seed in force, which gives the same text again.
     pub fn seed(&self) -> u64 {
         self.seed
+    }
+
+    /// Guesses at most so many tokens ahead wherever the text repeats itself, and runs them together with the one before. The text is
+    /// that without guesses on a device that is batch-invariant, as the CPU is.
+    ///
+    /// # Errors
+    /// A model whose rotary frequencies depend on the length of a sequence.
+    pub fn prompt_lookup(self, most: usize) -> Result<Generation> {
+        Ok(Generation { inner: self.inner.guess(Box::new(PromptLookup::default()), most)?, ..self })
+    }
+
+    /// As [`Generation::prompt_lookup`], with the guesses of a smaller model of the same vocabulary.
+    ///
+    /// # Errors
+    /// As [`Generation::prompt_lookup`], of either model; another vocabulary; no room for the cache of the smaller model.
+    pub fn draft_model(self, draft: &Model, most: usize) -> Result<Generation> {
+        let options = CacheOptions { batch_sequences: 1, ..CacheOptions::default() };
+        let pages = PagedExecutor::new(draft.loaded().clone(), options)?;
+        let vocab = self.inner.text_model().model().spec().vocab;
+        let draft = DraftModel::new(Box::new(pages), vocab)?;
+        Ok(Generation { inner: self.inner.guess(Box::new(draft), most)?, ..self })
     }
 
     /// Writes what ran of the prompt and the text so far to a file, with keys and values, for [`Model::resume`]. The file is there

@@ -55,7 +55,8 @@ impl History {
 
 /// The sampler of one sequence.
 ///
-/// The same parameters, prompt and logits give the same tokens; nothing else has influence.
+/// The same parameters, prompt and logits give the same tokens; nothing else has influence. A token's uniform number is that of its
+/// position, so a text that is cut in two and goes on is the same text.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     params: SamplingParams,
@@ -83,7 +84,7 @@ impl Sampler {
             params,
             history,
             masked: Vec::new(),
-            steps: 0,
+            steps: prompt.len() as u64,
             row: Vec::new(),
             chooser: Chooser::default(),
         })
