@@ -38,8 +38,14 @@ struct Attention {
     stream: Box<dyn Stream>,
     bindings: Vec<Binding>,
     workspace: Binding,
+}
+
+impl Shape {
     /// Bytes of keys, values and scales.
-    cached: usize,
+    fn cached(&self) -> usize {
+        let scale = if self.dtype.is_activation() { 0 } else { 4 };
+        2 * self.batch * self.context * self.kv_heads * (self.d * self.dtype.block_bytes() + scale)
+    }
 }
 
 fn desc(dtype: DType, shape: &[usize]) -> TensorDesc {
@@ -104,8 +110,7 @@ impl Attention {
         }
         let plan = device.plan(&g)?;
         let workspace = Binding::whole(device.alloc(0, plan.info().workspace_bytes)?);
-        let token = s.d * s.dtype.block_bytes() + if scaled { 4 } else { 0 };
-        Ok(Attention { plan, stream, bindings, workspace, cached: 2 * s.batch * s.context * s.kv_heads * token })
+        Ok(Attention { plan, stream, bindings, workspace })
     }
 
     fn run(&mut self) {
@@ -127,9 +132,9 @@ fn sum(part: &[u64]) -> u64 {
 }
 
 /// What memory gives, on as many threads.
-fn read(group: &mut BenchmarkGroup<'_, WallTime>, buffer: &[u64], threads: usize) {
+fn read(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, buffer: &[u64], threads: usize) {
     group.throughput(Throughput::Bytes(8 * buffer.len() as u64));
-    group.bench_function("read", |b| {
+    group.bench_function(format!("read, beside {name}"), |b| {
         b.iter(|| {
             std::thread::scope(|s| {
                 for part in buffer.chunks(buffer.len().div_ceil(threads)) {
@@ -149,23 +154,29 @@ fn attention(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("attention, {threads} threads"));
         group.sample_size(10);
         let mut line = |name: &str, s: Shape| {
-            let mut attention = Attention::new(&device, s).expect("the CPU attends");
+            let mut attention = None;
             let pairs = s.batch * s.group * s.kv_heads * s.queries * (2 * s.context - s.queries + 1) / 2;
-            let bytes = attention.cached as u64;
+            let bytes = s.cached() as u64;
             group.throughput(match s.queries {
                 1 => Throughput::Bytes(bytes),
                 _ => Throughput::Elements(4 * (pairs * s.d) as u64),
             });
-            group.bench_function(format!("{name} {} {}x{} d={}", s.dtype, s.kv_heads, s.group, s.d), |b| {
+            let name = format!("{name} {} {}x{} d={}", s.dtype, s.kv_heads, s.group, s.d);
+            group.bench_function(&name, |b| {
+                let attention = attention.get_or_insert_with(|| Attention::new(&device, s).expect("the CPU attends"));
                 b.iter(|| attention.run());
             });
-            read(&mut group, &buffer, threads);
+            read(&mut group, &name, &buffer, threads);
         };
-        let decode = |dtype, group, d| Shape { dtype, group, kv_heads: 2, d, context: 32768, batch: 1, queries: 1 };
+        let decode = |dtype, group, d| Shape { dtype, group, kv_heads: 8, d, context: 32768, batch: 1, queries: 1 };
         for dtype in dtypes {
             for (group, d) in [(1, 128), (4, 128), (7, 64), (8, 64), (7, 128), (8, 128)] {
                 line("decode at 32768", decode(dtype, group, d));
             }
+        }
+        // From the caches: what the arithmetic takes.
+        for (group, d) in [(1, 128), (4, 128), (7, 64), (7, 128)] {
+            line("decode at 512", Shape { kv_heads: 1, context: 512, ..decode(DType::BF16, group, d) });
         }
         line("8 sequences at 4096", Shape { batch: 8, context: 4096, ..decode(DType::BF16, 4, 128) });
         for (group, d) in [(7, 64), (4, 128)] {

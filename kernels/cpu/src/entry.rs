@@ -228,8 +228,8 @@ macro_rules! entry_points {
     (@attention $token:ty, $f:tt, $qr:literal, $qk:literal, $pr:literal, $pn:literal,
         $($pack:ident $pv:ident $t:ty),+) => {
         crate::entry::entry_point!($token, $f,
-            qk(scores: &mut [f32], q: &[f32], rows: usize, k: &[f32], dim: usize),
-            |s| crate::attention::qk::<_, $qr, $qk>(s, scores, q, rows, k, dim));
+            qk(scores: &mut [f32], q: (&[f32], usize), k: &[f32], dim: usize, ahead: crate::attention::Ahead<'_>),
+            |s| crate::attention::qk::<_, $qr, $qk>(s, scores, q, k, dim, ahead));
         crate::entry::entry_point!($token, $f, soften(row: &mut crate::attention::Soften<'_>) -> (f32, f32),
             |s| crate::attention::soften(s, row));
         $(

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::attention::{Cached, E4m3, E5m2, PackKeys, Soften, WeighValues};
+use crate::attention::{Ahead, Cached, E4m3, E5m2, PackKeys, Soften, WeighValues};
 use crate::gemm::GemmBlock;
 use crate::isa::{Features, Isa, IsaError, detect};
 use crate::layout::Weight;
@@ -90,7 +90,7 @@ pub type Rope = fn(x: &mut [f32], cos: &[f32], sin: &[f32], rotary_dim: usize);
 pub type Pack<T> = unsafe fn(out: &mut [f32], keys: &PackKeys<'_, T>);
 
 /// `scores[r * KEYS + j] = q[r]·k[j]` for a packed block of keys: `(scores, q, rows, k, dim)`, q `[rows, dim]`.
-pub type Qk = fn(scores: &mut [f32], q: &[f32], rows: usize, k: &[f32], dim: usize);
+pub type Qk = fn(scores: &mut [f32], q: (&[f32], usize), k: &[f32], dim: usize, ahead: Ahead<'_>);
 
 /// Makes weights of a row of scores; gives the row's largest score so far, and the sum of these weights.
 pub type SoftenRow = fn(row: &mut Soften<'_>) -> (f32, f32);

@@ -4,7 +4,7 @@ mod oracle;
 
 use half::{bf16, f16};
 use oracle::{Random, U, assert_close, output, tables};
-use qiao_kernels_cpu::{CacheElement, E4m3, E5m2, KEY_BLOCK, KEYS, Kernels, PackKeys, Soften, WeighValues};
+use qiao_kernels_cpu::{Ahead, CacheElement, E4m3, E5m2, KEY_BLOCK, KEYS, Kernels, PackKeys, Soften, WeighValues};
 
 const DIMS: [usize; 10] = [64, 80, 96, 128, 192, 256, 1, 7, 37, 100];
 
@@ -74,7 +74,7 @@ fn scores<T: Number>(kernels: &Kernels) {
         let mut packed = output(dim * KEY_BLOCK);
         // SAFETY: every key holds dim elements.
         unsafe {
-            let block = PackKeys { keys: &keys, dim, ahead: &[], ahead_bytes: 0 };
+            let block = PackKeys { keys: &keys, dim };
             (T::pack_keys(kernels).run)(packed.inside(), &block);
         }
         let packed = packed.checked();
@@ -85,7 +85,7 @@ fn scores<T: Number>(kernels: &Kernels) {
         for rows in [0, 1, 2, 3, 5, 7, 8, 13] {
             let q = random.row(rows * dim);
             let mut out = output(rows * KEYS);
-            (kernels.qk.run)(out.inside(), &q, rows, packed, dim);
+            (kernels.qk.run)(out.inside(), (&q, rows), packed, dim, Ahead::default());
             for (i, got) in out.checked().iter().enumerate() {
                 let (r, j) = (i / KEYS, i % KEYS);
                 if j >= KEY_BLOCK {
@@ -97,7 +97,7 @@ fn scores<T: Number>(kernels: &Kernels) {
                 let what = format!("{} dim={dim} rows={rows} at {r},{j}", kernels.qk.name);
                 assert_close(&what, *got, truth, size * U * (dim as f64 + 2.0));
                 let mut alone = [f32::NAN; KEY_BLOCK];
-                (kernels.qk.run)(&mut alone, &q[r * dim..], 1, packed, dim);
+                (kernels.qk.run)(&mut alone, (&q[r * dim..], 1), packed, dim, Ahead::default());
                 assert_eq!(alone[j].to_bits(), got.to_bits(), "{what} alone");
             }
         }
@@ -233,5 +233,5 @@ fn scores_that_are_not_finite_keep_to_the_formula() {
 #[should_panic(expected = "rows of scores")]
 fn scores_beyond_the_slice_are_refused() {
     let kernels = tables().pop().unwrap();
-    (kernels.qk.run)(&mut [0.0; KEYS], &[0.0; 16], 2, &[0.0; 8 * KEY_BLOCK], 8);
+    (kernels.qk.run)(&mut [0.0; KEYS], (&[0.0; 16], 2), &[0.0; 8 * KEY_BLOCK], 8, Ahead::default());
 }

@@ -35,10 +35,15 @@ pub struct PackKeys<'a, T> {
     pub keys: &'a [*const T],
     /// Elements of a key.
     pub dim: usize,
-    /// What is wanted in the caches soon; any addresses.
-    pub ahead: &'a [*const u8],
+}
+
+/// What is wanted in the caches soon.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ahead<'a> {
+    /// Any addresses.
+    pub rows: &'a [*const u8],
     /// Bytes from each of these.
-    pub ahead_bytes: usize,
+    pub bytes: usize,
 }
 
 /// Weighted values to add up: `acc[r] = alpha[r]·acc[r] + Σ_j p[r][j]·v[j]` for the tokens `first..end`, in their order.
@@ -91,7 +96,7 @@ pub fn fetch_ahead(p: *const u8, bytes: usize) {
     for line in (0..bytes).step_by(64) {
         // SAFETY: the instruction never faults.
         unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T2 }>(p.wrapping_add(line).cast());
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.wrapping_add(line).cast());
         }
     }
     #[cfg(not(target_arch = "x86_64"))]

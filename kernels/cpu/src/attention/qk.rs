@@ -1,7 +1,7 @@
 //! Keys turned around, and their scores.
 
 use super::cached::Stored;
-use super::{KEY_BLOCK, KEYS, Lanes, PackKeys, fetch_ahead};
+use super::{Ahead, KEY_BLOCK, KEYS, Lanes, PackKeys, fetch_ahead};
 use crate::simd::MAX_LANES;
 
 /// `out[d * KEY_BLOCK + j] = keys[j][d]`, widened.
@@ -14,9 +14,6 @@ pub(crate) unsafe fn pack_keys<S: Lanes, T: Stored>(s: S, out: &mut [f32], block
     let (dim, out) = (block.dim, &mut out[..block.dim * KEY_BLOCK]);
     let whole = dim - dim % S::LANES;
     for first in (0..KEY_BLOCK).step_by(S::LANES) {
-        for p in block.ahead.iter().skip(first).take(S::LANES) {
-            fetch_ahead(*p, block.ahead_bytes);
-        }
         let pairs = if T::PAIRS { dim - dim % (2 * S::LANES) } else { 0 };
         for d in (0..pairs).step_by(2 * S::LANES) {
             // Words of two elements are turned around, then taken apart.
@@ -57,34 +54,69 @@ pub(crate) unsafe fn pack_keys<S: Lanes, T: Stored>(s: S, out: &mut [f32], block
     }
 }
 
+/// Cache lines that are asked for one by one over a number of steps.
+struct Wanted<'a> {
+    ahead: Ahead<'a>,
+    lines: usize,
+    steps: usize,
+    due: usize,
+    row: usize,
+    byte: usize,
+}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+impl<'a> Wanted<'a> {
+    fn new(ahead: Ahead<'a>, steps: usize) -> Self {
+        let lines = ahead.rows.len() * ahead.bytes.div_ceil(LINE);
+        Wanted { ahead, lines, steps: steps.max(1), due: 0, row: 0, byte: 0 }
+    }
+
+    #[inline(always)]
+    fn step(&mut self) {
+        self.due += self.lines;
+        while self.due >= self.steps {
+            self.due -= self.steps;
+            let Some(start) = self.ahead.rows.get(self.row) else { return };
+            fetch_ahead(start.wrapping_add(self.byte), 1);
+            self.byte += LINE;
+            if self.byte >= self.ahead.bytes {
+                (self.row, self.byte) = (self.row + 1, 0);
+            }
+        }
+    }
+}
+
 /// `scores[r * KEYS + j] = Σ_d q[r * dim + d] · k[d * KEY_BLOCK + j]` for the keys of a block, in tiles of up to `RQ` rows
-/// by `NV` vectors of keys.
+/// by `NV` vectors of keys. What is wanted ahead is asked for evenly on the way.
 #[inline(always)]
 pub(crate) fn qk<S: Lanes, const RQ: usize, const NV: usize>(
     s: S,
     scores: &mut [f32],
-    q: &[f32],
-    rows: usize,
+    (q, rows): (&[f32], usize),
     k: &[f32],
     dim: usize,
+    ahead: Ahead<'_>,
 ) {
     assert!(q.len() >= rows * dim && k.len() >= dim * KEY_BLOCK, "{rows} rows and a block of keys of {dim} elements");
     assert!(rows == 0 || scores.len() >= (rows - 1) * KEYS + KEY_BLOCK, "{rows} rows of scores");
     let tiles = rows.div_ceil(RQ);
+    let mut wanted = Wanted::new(ahead, tiles * KEY_BLOCK.div_ceil(NV * S::LANES) * dim);
     let mut r = 0;
     for tile in 0..tiles {
         // Tiles as equal as can be.
         let next = rows * (tile + 1) / tiles;
         let (scores, q) = (&mut scores[r * KEYS..], &q[r * dim..]);
         match next - r {
-            1 => qk_tile::<S, 1, NV>(s, scores, q, k, dim),
-            2 if RQ >= 2 => qk_tile::<S, 2, NV>(s, scores, q, k, dim),
-            3 if RQ >= 3 => qk_tile::<S, 3, NV>(s, scores, q, k, dim),
-            4 if RQ >= 4 => qk_tile::<S, 4, NV>(s, scores, q, k, dim),
-            5 if RQ >= 5 => qk_tile::<S, 5, NV>(s, scores, q, k, dim),
-            6 if RQ >= 6 => qk_tile::<S, 6, NV>(s, scores, q, k, dim),
-            7 if RQ >= 7 => qk_tile::<S, 7, NV>(s, scores, q, k, dim),
-            _ => qk_tile::<S, 8, NV>(s, scores, q, k, dim),
+            1 => qk_tile::<S, 1, NV>(s, scores, q, k, dim, &mut wanted),
+            2 if RQ >= 2 => qk_tile::<S, 2, NV>(s, scores, q, k, dim, &mut wanted),
+            3 if RQ >= 3 => qk_tile::<S, 3, NV>(s, scores, q, k, dim, &mut wanted),
+            4 if RQ >= 4 => qk_tile::<S, 4, NV>(s, scores, q, k, dim, &mut wanted),
+            5 if RQ >= 5 => qk_tile::<S, 5, NV>(s, scores, q, k, dim, &mut wanted),
+            6 if RQ >= 6 => qk_tile::<S, 6, NV>(s, scores, q, k, dim, &mut wanted),
+            7 if RQ >= 7 => qk_tile::<S, 7, NV>(s, scores, q, k, dim, &mut wanted),
+            _ => qk_tile::<S, 8, NV>(s, scores, q, k, dim, &mut wanted),
         }
         r = next;
     }
@@ -92,11 +124,19 @@ pub(crate) fn qk<S: Lanes, const RQ: usize, const NV: usize>(
 
 /// `R` rows by all keys of the block.
 #[inline(always)]
-fn qk_tile<S: Lanes, const R: usize, const NV: usize>(s: S, scores: &mut [f32], q: &[f32], k: &[f32], dim: usize) {
+fn qk_tile<S: Lanes, const R: usize, const NV: usize>(
+    s: S,
+    scores: &mut [f32],
+    q: &[f32],
+    k: &[f32],
+    dim: usize,
+    wanted: &mut Wanted<'_>,
+) {
     assert!(q.len() >= R * dim && k.len() >= dim * KEY_BLOCK);
     for first in (0..KEY_BLOCK).step_by(NV * S::LANES) {
         let mut acc = [[s.splat(0.0); NV]; R];
         for d in 0..dim {
+            wanted.step();
             // SAFETY: d < dim; the lengths were just checked, and NV vectors from first on lie in the block.
             unsafe {
                 let mut key = [s.splat(0.0); NV];

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 use qiao_core::DType;
-use qiao_kernels_cpu::{CacheElement, E4m3, E5m2, KEY_BLOCK, KEYS, Kernels, PackKeys, Soften, WeighValues};
+use qiao_kernels_cpu::{Ahead, CacheElement, E4m3, E5m2, KEY_BLOCK, KEYS, Kernels, PackKeys, Soften, WeighValues};
 
 use super::queries::Queries;
 use super::walk::Chunk;
@@ -105,14 +105,8 @@ fn typed<T>(addresses: &[*const u8]) -> &[*const T] {
 
 /// # Safety
 /// The addresses are those of keys of this dtype and size, whose memory is live and not written meanwhile.
-unsafe fn pack<T: CacheElement>(
-    k: &Kernels,
-    out: &mut [f32],
-    keys: &[*const u8],
-    dim: usize,
-    ahead: (&[*const u8], usize),
-) {
-    let block = PackKeys { keys: typed::<T>(keys), dim, ahead: ahead.0, ahead_bytes: ahead.1 };
+unsafe fn pack<T: CacheElement>(k: &Kernels, out: &mut [f32], keys: &[*const u8], dim: usize) {
+    let block = PackKeys { keys: typed::<T>(keys), dim };
     // SAFETY: as the caller vouches.
     unsafe { (T::pack_keys(k).run)(out, &block) }
 }
@@ -272,10 +266,11 @@ impl Attention {
         let wanted = self.v.pages.head_dim * self.v.dtype.block_bytes();
         for block in (at - base) / KEY_BLOCK..(end - base).div_ceil(KEY_BLOCK) {
             let tokens = block * KEY_BLOCK..(block + 1) * KEY_BLOCK;
-            let (keys, values) = (&chunk.keys.at[tokens.clone()], &chunk.values.at[tokens.clone()]);
+            let (keys, values) = (&chunk.keys.at[tokens.clone()], &ahead.values.at[tokens.clone()]);
             // SAFETY: as the caller vouches; the dtype is that of the keys.
-            unsafe { with_dtype!(self.k.dtype, pack(k, s.packed, keys, dk, (values, wanted))) };
-            (k.qk.run)(&mut s.scores[tokens.start..], s.q, rows, s.packed, dk);
+            unsafe { with_dtype!(self.k.dtype, pack(k, s.packed, keys, dk)) };
+            let values = Ahead { rows: values, bytes: wanted };
+            (k.qk.run)(&mut s.scores[tokens.start..], (s.q, rows), s.packed, dk, values);
         }
         let tokens = (at - base, end - base);
         let seen = |token: usize| {
