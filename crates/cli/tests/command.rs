@@ -415,3 +415,36 @@ fn an_interrupt_prints_what_there_is_and_ends_with_130() {
     }
     panic!("no interrupt was in time");
 }
+
+#[test]
+fn guesses_and_quantised_pages_are_told_and_guesses_change_no_text() {
+    let run = |more: &[&str]| {
+        let args = [
+            "run",
+            "--temperature",
+            "0",
+            "--ignore-eos",
+            "--json",
+            "--max-tokens",
+            "24",
+            "--prompt",
+            "床前明月光，疑是",
+        ];
+        json(&qiao(&[&args[..], more].concat()))
+    };
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../qiao/demo");
+    let plain = run(&[]);
+    assert_eq!(plain["drafted_tokens"], 0);
+    for more in [&["--lookup", "4"][..], &["--draft", demo.to_str().unwrap(), "--draft-tokens", "3"]] {
+        let found = run(more);
+        assert_eq!(found["text"], plain["text"], "{more:?}");
+        assert!(found["drafted_tokens"].as_u64() >= found["accepted_tokens"].as_u64(), "{found}");
+    }
+    assert_eq!(run(&["--kv-dtype", "f32"])["decode_tokens"], 24);
+    assert_eq!(run(&["--kv-dtype", "i8"])["decode_tokens"], 24);
+    let other = fixture("llama3-gqa");
+    fails(&["run", "--draft", other.to_str().unwrap()], 1, &["draft model", "vocabulary"]);
+    fails(&["run", "--draft-tokens", "3"], 2, &["--draft"]);
+    fails(&["run", "--kv-dtype", "q4_0"], 2, &["q4_0", "f8e4m3"]);
+    fails(&["compare", "--against", "reference", "--kv-dtype", "i8"], 2, &["--kv-dtype"]);
+}

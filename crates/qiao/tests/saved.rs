@@ -102,3 +102,19 @@ fn a_file_that_does_not_fit_is_an_error() {
     let error = short.resume(&path, "", &greedy(1)).err().unwrap();
     assert!(error.to_string().contains("context of 20"), "{error}");
 }
+
+#[test]
+fn a_kept_text_that_was_sampled_goes_on_with_its_own_luck() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let model = Model::demo().unwrap();
+    // Two poems by heart leave little to luck: a high temperature.
+    let params = |tokens| Params::new().temperature(3.0).seed(5).max_tokens(tokens).ignore_eos(true);
+    let whole = model.generate(PROMPT, &params(24)).unwrap().collect_all().unwrap().token_ids;
+    assert_ne!(whole, ids(&model, PROMPT, 24));
+    let mut generation = model.generate(PROMPT, &params(9)).unwrap();
+    generation.collect_all().unwrap();
+    generation.save(&path).unwrap();
+    let after = model.resume(&path, "", &params(15)).unwrap().collect_all().unwrap().token_ids;
+    assert_eq!(after, whole[9..]);
+}
