@@ -8,6 +8,7 @@
 //!   alike share memory. A block that nobody uses stays findable until its room is needed; the one unused longest goes first,
 //!   and of one sequence the tail goes before the head.
 //! - A block is written by one sequence only: what others use too is **copied** before the first write.
+//! - The books have one owner, who changes them by `&mut`: nothing here is shared between threads, so there is nothing to lock.
 //!
 //! # A step of a sequence
 //! 1. [`Cache::open`] takes what is known of the prompt.

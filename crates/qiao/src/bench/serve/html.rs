@@ -6,9 +6,10 @@ use qiao_layers::Summary;
 
 use super::super::text::{digits, millis};
 use super::report::{PointReport, ServeReport};
+use super::settings::Arriving;
 
 /// Width, height and margin of the drawing.
-const SIZE: (f64, f64, f64) = (720.0, 360.0, 56.0);
+const SIZE: (f64, f64, f64) = (720.0, 380.0, 72.0);
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}\
 table{border-collapse:collapse}td,th{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ddd}\
@@ -46,8 +47,8 @@ fn drawing(points: &[PointReport], name: &str, colour: &str, of: fn(&PointReport
     let known: Vec<(&PointReport, f64, Summary)> =
         points.iter().filter_map(|point| Some((point, point.served.output_tokens_per_s, of(point)?))).collect();
     let most = |values: &mut dyn Iterator<Item = f64>| values.fold(f64::MIN_POSITIVE, f64::max);
-    let right = most(&mut known.iter().map(|k| k.1));
-    let top = most(&mut known.iter().map(|k| k.2.p99));
+    let right = round_up(most(&mut known.iter().map(|k| k.1)));
+    let top = round_up(most(&mut known.iter().map(|k| k.2.p99)));
     if known.is_empty() {
         return String::new();
     }
@@ -84,30 +85,52 @@ fn drawing(points: &[PointReport], name: &str, colour: &str, of: fn(&PointReport
         height - 12.0
     )
     .ok();
-    for (dash, label, time) in [("", "p50", (|s| s.p50) as fn(&Summary) -> f64), ("5 4", "p99", |s| s.p99)] {
-        let at: Vec<(f64, f64)> = known.iter().map(|k| (x(k.1), y(time(&k.2)))).collect();
-        let line: Vec<String> = at.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-        write!(svg, "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" stroke-dasharray=\"{dash}\"/>", line.join(" ")).ok();
-        for ((x, y), (point, rate, summary)) in at.iter().zip(&known) {
-            let words =
-                escaped(&format!("{}: {} tok/s, {label} {} ms", point.arriving, digits(*rate), millis(time(summary))));
-            write!(
-                svg,
-                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"><title>{words}</title></circle>"
-            )
-            .ok();
-        }
-        if let Some((x, y)) = at.last() {
-            write!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">{label}</text>", x + 7.0, y - 5.0).ok();
+    // Each way in which requests come has lines of its own.
+    for way in known.chunk_by(|a, b| same_way(a.0.arriving, b.0.arriving)) {
+        for (dash, label, time) in [("", "p50", (|s| s.p50) as fn(&Summary) -> f64), ("5 4", "p99", |s| s.p99)] {
+            let at: Vec<(f64, f64)> = way.iter().map(|k| (x(k.1), y(time(&k.2)))).collect();
+            let line: Vec<String> = at.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+            write!(svg, "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" stroke-dasharray=\"{dash}\"/>", line.join(" ")).ok();
+            for ((x, y), (point, rate, summary)) in at.iter().zip(way) {
+                let (load, ms) = (escaped(&point.arriving.to_string()), millis(time(summary)));
+                let words = format!("{load}: {} tok/s, {label} {ms} ms", digits(*rate));
+                write!(
+                    svg,
+                    "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"><title>{words}</title></circle>"
+                )
+                .ok();
+                if label == "p99" {
+                    write!(svg, "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{load}</text>", y - 9.0).ok();
+                }
+            }
+            if let Some((x, y)) = at.last() {
+                write!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">{label}</text>", x + 8.0, y + 4.0).ok();
+            }
         }
     }
     svg.push_str("</svg>");
     svg
 }
 
+/// The next number that is 1, 2, 2.5 or 5 times a power of ten.
+fn round_up(x: f64) -> f64 {
+    let power = 10f64.powf(x.log10().floor());
+    [1.0, 2.0, 2.5, 5.0, 10.0].map(|n| n * power).into_iter().find(|n| *n >= x).unwrap_or(x)
+}
+
+fn same_way(a: Arriving, b: Arriving) -> bool {
+    std::mem::discriminant(&a) == std::mem::discriminant(&b)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn axes_end_at_round_numbers() {
+        let ends = [0.97, 1.0, 1.3, 2.2, 3.0, 97.9, 1666.0].map(round_up);
+        assert_eq!(ends, [1.0, 1.0, 2.0, 2.5, 5.0, 100.0, 2000.0]);
+    }
 
     #[test]
     fn names_can_not_break_the_page() {
