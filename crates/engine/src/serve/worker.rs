@@ -114,6 +114,8 @@ impl Worker {
                 return Ok("it was dropped");
             }
             if !self.drains.is_empty() && (self.open.is_empty() || self.cut) && self.scheduler.is_idle() {
+                // Before anybody hears of it: whoever submits after that is told so.
+                let _ = self.shared.fate.set("it was drained".into());
                 for drain in self.drains.drain(..) {
                     // Whoever has gone away does not want to know.
                     let _ = drain.done.try_send(!self.cut);
