@@ -46,15 +46,16 @@ impl Crowd {
 }
 
 pub fn executor(model: &Arc<LoadedModel>, blocks: u64, block_size: usize) -> PagedExecutor {
-    let options =
-        CacheOptions { bytes: Some(1 << 40), block_size: Some(block_size), batch_tokens: 64, batch_sequences: 12 };
-    let one = CacheOptions { bytes: Some(block_bytes(model, block_size) * blocks), ..options };
-    PagedExecutor::new(model.clone(), one).unwrap()
+    let bytes = Some(block_bytes(model, block_size) * blocks);
+    let options = CacheOptions { bytes, block_size: Some(block_size), batch_tokens: 64, batch_sequences: 12 };
+    PagedExecutor::new(model.clone(), options).unwrap()
 }
 
 fn block_bytes(model: &LoadedModel, block_size: usize) -> u64 {
     let spec = model.spec();
-    (2 * spec.layers * spec.kv_heads * spec.head_dim * block_size * model.kv_dtype().block_bytes()) as u64
+    let scale = if model.kv_dtype().is_activation() { 0 } else { size_of::<f32>() };
+    let head = spec.head_dim * model.kv_dtype().block_bytes() + scale;
+    (2 * spec.layers * spec.kv_heads * block_size * head) as u64
 }
 
 pub fn scheduler(executor: PagedExecutor, policy: Policy, proposer: Option<Box<dyn Proposer>>) -> Scheduler {
