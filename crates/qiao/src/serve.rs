@@ -21,7 +21,7 @@ enum Guesses {
     Draft(Model),
 }
 
-/// How a model is served: its cache, its batches, its queue. None of it changes a text.
+/// How a model is served: its cache, its batches, its queue. None of it changes a text on a batch-invariant device.
 #[derive(Clone)]
 pub struct ServeOptions {
     cache_bytes: Option<u64>,
@@ -261,7 +261,8 @@ impl<P: Into<Prompt>> From<P> for Request {
     }
 }
 
-/// A model that answers many requests at once, on a thread of its own. What comes of a request does not depend on the others.
+/// A model that answers many requests at once, on a thread of its own. What comes of a request does not depend on the others where the
+/// device is [batch-invariant](qiao_core::Caps::batch_invariant), as the CPU is; elsewhere it may where two tokens are nearly as likely.
 ///
 /// ```
 /// use std::time::Duration;

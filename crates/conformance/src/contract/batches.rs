@@ -20,7 +20,7 @@ pub(crate) const CLAUSES: &[Clause] = &[
     Clause { id: "device/batches/sequences_stand_alone", depth: Depth::Standard, run: sequences },
 ];
 
-/// Rows of a batch; those before a split run with each other alone, those behind it too.
+/// Rows of a batch.
 const ROWS: usize = 37;
 
 /// Parts of the batch that are run alone.
