@@ -40,6 +40,7 @@ const ROOMS: &[Room] = &[
     room(2, "qiao-layers", Only(&["qiao-core"])),
     room(3, "qiao-cpu", Only(&["qiao-core", "qiao-quant", "qiao-kernels-cpu"])),
     room(3, "qiao-cuda", Only(&["qiao-core", "qiao-quant", "qiao-kernels-cuda"])),
+    room(3, "qiao-simcuda", Only(&["qiao-kernels-cuda"])),
     room(3, "qiao-opencl", Only(&["qiao-core", "qiao-quant", "qiao-kernels-opencl"])),
     room(3, "qiao-plugin", Only(&["qiao-core"])),
     room(3, "qiao-engine", Only(&["qiao-core", "qiao-quant", "qiao-gguf", "qiao-kvcache", "qiao-layers"])),

@@ -1,0 +1,123 @@
+//! What a node becomes: launches as plain data, whose addresses are filled in at each execution.
+
+use qiao_core::{Accept, DType, NodeView, OpKind, OpTable, Reason, Result, Row};
+use qiao_kernels_cuda::Kernel;
+
+/// What launches may depend on: the card that they are prepared for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Chip {
+    /// Compute capability, ten times the major number plus the minor: 90 for sm_90.
+    pub(crate) arch: u32,
+    /// Multiprocessors.
+    pub(crate) processors: u32,
+    /// Bytes of shared memory that a block may ask for.
+    pub(crate) shared: u32,
+    /// Whether cuBLASLt is there.
+    pub(crate) blas: bool,
+}
+
+/// The card's kernels.
+pub(crate) type Table = OpTable<Prepare>;
+
+/// Prepares a node that the row accepted.
+pub(crate) type Prepare = fn(&NodeView<'_>, &Chip) -> Result<Prepared>;
+
+/// A node, ready to run: launches in order, and bytes of scratch that they share, on a multiple of 256.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Prepared {
+    /// What runs, in order.
+    pub(crate) launches: Vec<Launch>,
+    /// Bytes of scratch; the plan lays them out in its workspace.
+    pub(crate) scratch: usize,
+}
+
+/// One launch of a kernel.
+#[derive(Clone, Debug)]
+pub(crate) struct Launch {
+    /// The kernel.
+    pub(crate) kernel: &'static Kernel,
+    /// Blocks along x, y and z; a launch of no blocks does nothing.
+    pub(crate) grid: [u32; 3],
+    /// Bytes of dynamic shared memory.
+    pub(crate) shared: u32,
+    /// One argument per parameter.
+    pub(crate) args: Vec<Arg>,
+}
+
+/// An argument of a launch.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Arg {
+    /// The address of a tensor of the graph, this many bytes on.
+    Tensor(usize, usize),
+    /// The address of this byte of the node's scratch.
+    Scratch(usize),
+    /// No address: an optional operand that is left out.
+    Null,
+    /// A number.
+    U32(u32),
+    /// A number.
+    I32(i32),
+    /// A number.
+    U64(u64),
+    /// A number.
+    F32(f32),
+    /// A struct by value, as it lies in memory.
+    Struct(Vec<u8>),
+}
+
+impl Launch {
+    /// A launch of the kernel of this name.
+    ///
+    /// # Panics
+    /// No row has this name, or the arguments are not those of its row: a fault of this crate.
+    pub(crate) fn new(symbol: &str, grid: [u32; 3], shared: u32, args: Vec<Arg>) -> Self {
+        let (_, kernel) = qiao_kernels_cuda::find(symbol).unwrap_or_else(|| panic!("no kernel is called {symbol}"));
+        let letters: String = args.iter().map(Arg::letter).collect();
+        assert_eq!(letters, kernel.params, "arguments of {symbol}");
+        Launch { kernel, grid, shared, args }
+    }
+}
+
+impl Arg {
+    /// An operand's address, or none where it is left out.
+    pub(crate) fn optional(node: &NodeView<'_>, input: usize) -> Arg {
+        node.node.inputs.get(input).copied().flatten().map_or(Arg::Null, |id| Arg::Tensor(id.index(), 0))
+    }
+
+    /// The address of an operand that is given.
+    pub(crate) fn input(node: &NodeView<'_>, input: usize) -> Arg {
+        Arg::optional(node, input)
+    }
+
+    /// The address of a result.
+    pub(crate) fn output(node: &NodeView<'_>, output: usize) -> Arg {
+        Arg::Tensor(node.node.outputs[output].index(), 0)
+    }
+
+    /// The letter of a kernel's row that this argument fits.
+    fn letter(&self) -> char {
+        match self {
+            Arg::Tensor(..) | Arg::Scratch(_) | Arg::Null => 'p',
+            Arg::U32(_) => 'u',
+            Arg::I32(_) => 'i',
+            Arg::U64(_) => 'l',
+            Arg::F32(_) => 'f',
+            Arg::Struct(_) => 's',
+        }
+    }
+}
+
+/// A row whose kernel keeps activations as they are.
+pub(crate) fn row(
+    op: OpKind,
+    name: &'static str,
+    accepts: fn(&NodeView<'_>) -> Result<Accept, Reason>,
+    launch: Prepare,
+) -> Row<Prepare> {
+    Row { op, name, act_dtype: None, accepts, launch }
+}
+
+/// The letters that name a dtype in a symbol.
+pub(crate) fn suffix(dtype: DType) -> &'static str {
+    dtype.name()
+}

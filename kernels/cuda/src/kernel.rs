@@ -1,0 +1,26 @@
+//! What a kernel's row says.
+
+/// A text that is compiled as a whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Unit {
+    /// Its file's name without the ending.
+    pub name: &'static str,
+    /// Its text.
+    pub text: &'static str,
+    /// Every symbol of it.
+    pub kernels: &'static [Kernel],
+}
+
+/// A symbol: a kernel as the driver knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// Its name.
+    pub symbol: &'static str,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Its parameters, one letter each: `p` an address, `u` u32, `i` i32, `l` u64, `f` f32, `s` a struct by value.
+    pub params: &'static str,
+}
+
+/// Headers that units include, by name.
+pub const HEADERS: &[(&str, &str)] = &[("vendor.cuh", include_str!("../text/vendor.cuh"))];
