@@ -240,6 +240,36 @@ template <> DEVICE u32 pack2<bf16>(float low, float high) {
 template <class T> DEVICE float unpack_low(u32 word) { return to_f32(T{(u16)word}); }
 template <class T> DEVICE float unpack_high(u32 word) { return to_f32(T{(u16)(word >> 16)}); }
 
+// Each half of a·b + c, where the result is a half exactly; otherwise the twin may round twice.
+template <class T> DEVICE u32 fma2(u32 a, u32 b, u32 c) {
+    const float low = fmaf(unpack_low<T>(a), unpack_low<T>(b), unpack_low<T>(c));
+    return pack2<T>(low, fmaf(unpack_high<T>(a), unpack_high<T>(b), unpack_high<T>(c)));
+}
+#if defined(QIAO_PTX)
+template <> DEVICE u32 fma2<f16>(u32 a, u32 b, u32 c) {
+    u32 y;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(b), "r"(c));
+    return y;
+}
+template <> DEVICE u32 fma2<bf16>(u32 a, u32 b, u32 c) {
+    u32 y;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(b), "r"(c));
+    return y;
+}
+#endif
+
+// Byte i of the result is that of the eight bytes of a and b which nibble i of the selector names.
+DEVICE u32 byte_perm(u32 a, u32 b, u32 selector) {
+#if defined(QIAO_SIMT)
+    const u64 both = (u64)b << 32 | a;
+    u32 y = 0;
+    for (int i = 0; i < 4; i++) y |= (u32)(both >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+    return y;
+#else
+    return __byte_perm(a, b, selector);
+#endif
+}
+
 // The sum of c and four products of signed bytes.
 DEVICE i32 dot4(u32 a, u32 b, i32 c) {
 #if defined(QIAO_PTX)
