@@ -1,3 +1,38 @@
 //! The CUDA backend: driver, run-time compiler, memory and streams around the kernels of `qiao-kernels-cuda`.
+//!
+//! - Presence is asked before any call: a machine without driver, card or compiler gets [`Error::NotPresent`], with what was
+//!   looked for.
+//! - A card has one context, entered by each call, so that any thread may call. What is dropped while queued work may still
+//!   use it is given back when an event behind that work is reached.
+//! - Kernels are compiled when a plan first needs their unit, and kept on disk by text, options, compiler, driver and card.
+//! - A plan fills addresses into a block of arguments and queues its launches; executed again with the same addresses it runs
+//!   as a captured graph. `QIAO_CUDA_GRAPHS=0` keeps it from that.
+//!
+//! [`Error::NotPresent`]: qiao_core::Error::NotPresent
+
+mod sys;
+
+mod cache;
+mod prebuilt;
+
+mod compile;
+
+mod context;
+
+mod memory;
+
+mod patience;
+
+mod event;
+
+mod staging;
+
+mod stream;
 
 mod ops;
+
+mod device;
+
+mod backend;
+
+pub use backend::CudaBackend;

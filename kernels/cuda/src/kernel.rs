@@ -23,4 +23,5 @@ pub struct Kernel {
 }
 
 /// Headers that units include, by name.
-pub const HEADERS: &[(&str, &str)] = &[("vendor.cuh", include_str!("../text/vendor.cuh"))];
+pub const HEADERS: &[(&str, &str)] =
+    &[("vendor.cuh", include_str!("../text/vendor.cuh")), ("walk.cuh", include_str!("../text/walk.cuh"))];

@@ -45,6 +45,7 @@ pub(crate) struct Launch {
 }
 
 /// An argument of a launch.
+#[allow(dead_code, reason = "each family uses some of them")]
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Arg {
     /// The address of a tensor of the graph, this many bytes on.
@@ -78,6 +79,7 @@ impl Launch {
     }
 }
 
+#[allow(dead_code, reason = "each family uses some of them")]
 impl Arg {
     /// An operand's address, or none where it is left out.
     pub(crate) fn optional(node: &NodeView<'_>, input: usize) -> Arg {

@@ -1,12 +1,37 @@
 //! Operators on the card: the table of kernels, and the plan that runs them.
+//!
+//! A row of the table makes a node into launches, plain data that names tensors by their position in the graph. The plan loads
+//! the kernels, places temporaries and lays out arguments; executing it fills addresses in and queues the launches.
 
 pub(crate) mod launch;
 
+mod sound;
+
+mod program;
+
+mod capture;
+
+mod fuse;
+
+mod walk;
+
+mod elementwise;
+
+mod layouts;
+
+mod plan;
+
 use qiao_core::OpTable;
 
+pub(crate) use fuse::RULES;
 use launch::Table;
+pub(crate) use layouts::{layout, pack};
+pub(crate) use plan::{Card, CudaPlan};
+pub(crate) use sound::support;
 
 /// Every kernel of the card, best first for each operator.
 pub(crate) fn table() -> Table {
-    OpTable::new(Vec::new())
+    let mut rows = Vec::new();
+    rows.extend(elementwise::rows());
+    OpTable::new(rows)
 }

@@ -1,6 +1,8 @@
 //! The rows, a file for each unit.
 
+mod elementwise;
+
 use crate::kernel::Unit;
 
 /// Every unit.
-pub const UNITS: &[Unit] = &[];
+pub const UNITS: &[Unit] = &[elementwise::UNIT];

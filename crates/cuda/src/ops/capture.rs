@@ -1,0 +1,107 @@
+//! Executions captured as graphs, by the addresses that they were captured with.
+
+use std::sync::PoisonError;
+
+use qiao_core::Result;
+
+use crate::context::{Context, Grave, Queue};
+use crate::sys::{CUgraphExec, SUCCESS, is_sticky};
+
+/// Captured executions of a plan that are kept.
+const MOST: usize = 8;
+
+/// Executions of a plan, those used last at the end.
+#[derive(Default)]
+pub(crate) struct Captured {
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    addresses: Vec<u64>,
+    /// None while these addresses were seen once only.
+    graph: Option<CUgraphExec>,
+}
+
+// SAFETY: handles of the driver, which any thread may use, one at a time.
+unsafe impl Send for Captured {}
+
+impl Captured {
+    /// Whether an execution with these addresses is a graph, or is to be one now. Those seen for the first time are noted.
+    pub(crate) fn is_due(&mut self, context: &Context, addresses: &[u64]) -> bool {
+        if let Some(found) = self.entries.iter().position(|e| e.addresses == addresses) {
+            let last = self.entries.len() - 1;
+            self.entries[found..=last].rotate_left(1);
+            return true;
+        }
+        if self.entries.len() < MOST {
+            self.entries.push(Entry { addresses: addresses.to_vec(), graph: None });
+            return false;
+        }
+        // The oldest gives its place and its room for addresses.
+        self.entries.rotate_left(1);
+        let entry = &mut self.entries[MOST - 1];
+        if let Some(graph) = entry.graph.take() {
+            context.bury(Grave::Graph(graph));
+        }
+        entry.addresses.copy_from_slice(addresses);
+        false
+    }
+
+    /// Runs the execution that was found due last as a graph, which it captures from `run` where it is not one yet. `false`:
+    /// it can't be captured, and nothing was queued. The context is current.
+    ///
+    /// # Errors
+    /// The driver's; what lost the card.
+    pub(crate) fn launch(
+        &mut self,
+        context: &Context,
+        queue: &Queue,
+        addresses: &[u64],
+        run: impl FnOnce() -> Result<()>,
+    ) -> Result<bool> {
+        let Some(entry) = self.entries.last_mut().filter(|e| e.addresses == addresses) else { return Ok(false) };
+        let graph = match entry.graph {
+            Some(graph) => graph,
+            None => match capture(context, queue, run)? {
+                Some(graph) => *entry.graph.insert(graph),
+                None => return Ok(false),
+            },
+        };
+        // SAFETY: graph and stream are of this context; one thread at a time launches it, the one that holds `self`.
+        let code = unsafe { (context.driver.graph_launch)(graph, queue.raw) };
+        context.check("launching a graph", code).map(|()| true)
+    }
+
+    /// Gives every graph back.
+    pub(crate) fn clear(&mut self, context: &Context) {
+        self.entries.drain(..).filter_map(|e| e.graph).for_each(|graph| context.bury(Grave::Graph(graph)));
+    }
+}
+
+/// Captures what `run` queues, which does not run.
+fn capture(context: &Context, queue: &Queue, run: impl FnOnce() -> Result<()>) -> Result<Option<CUgraphExec>> {
+    /// Other threads may do as they please meanwhile.
+    const THREAD_LOCAL: i32 = 1;
+    let driver = context.driver;
+    let _gate = queue.gate.lock().unwrap_or_else(PoisonError::into_inner);
+    // SAFETY: a stream of this context, which nobody else uses while the gate is held; a capture that began is ended.
+    unsafe {
+        let code = (driver.capture_begin)(queue.raw, THREAD_LOCAL);
+        if is_sticky(code) {
+            return Err(context.fault("capturing a graph", code));
+        }
+        if code != SUCCESS {
+            return Ok(None);
+        }
+        let queued = run();
+        let (mut graph, mut exec) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let ended = (driver.capture_end)(queue.raw, &mut graph);
+        context.alive()?;
+        if queued.is_err() || ended != SUCCESS || graph.is_null() {
+            return Ok(None);
+        }
+        let made = (driver.graph_instantiate)(&mut exec, graph, 0);
+        (driver.graph_destroy)(graph);
+        Ok((made == SUCCESS).then_some(exec))
+    }
+}

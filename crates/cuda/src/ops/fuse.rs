@@ -1,0 +1,33 @@
+//! Several nodes of a graph as one: rules that look for neighbours which one kernel runs together.
+
+use qiao_core::Graph;
+
+use super::launch::{Chip, Prepared};
+
+/// Nodes that run as one.
+pub(crate) struct Fused {
+    /// Their positions in the graph, ascending, at least two. They run in the place of the last, so that no node between them
+    /// may write what they read or read what they write.
+    pub(crate) nodes: Vec<usize>,
+    /// What runs. A temporary that it does not name gets no memory: nobody else reads it.
+    pub(crate) prepared: Prepared,
+}
+
+/// Looks whether this node is the first of some that run as one.
+pub(crate) type Rule = fn(&Graph, usize, &Chip) -> Option<Fused>;
+
+/// The rules, best first. A node that an earlier match took is offered to no other.
+pub(crate) const RULES: &[Rule] = &[];
+
+/// Every match in a graph, first nodes ascending.
+pub(crate) fn matches(rules: &[Rule], graph: &Graph, chip: &Chip) -> Vec<Fused> {
+    let mut taken = vec![false; graph.nodes().len()];
+    let mut out = Vec::new();
+    for node in 0..taken.len() {
+        let fits = |f: &Fused| f.nodes.len() > 1 && f.nodes.iter().all(|&n| !taken[n]);
+        let Some(fused) = rules.iter().filter_map(|rule| rule(graph, node, chip)).find(fits) else { continue };
+        fused.nodes.iter().for_each(|&n| taken[n] = true);
+        out.push(fused);
+    }
+    out
+}

@@ -1,0 +1,180 @@
+//! Launches whose addresses are filled in and which are then queued, with nothing looked up or allocated.
+
+use std::ffi::c_void;
+
+use qiao_core::{Error, Result};
+use qiao_kernels_cuda::Unit;
+
+use super::launch::{Arg, Prepared};
+use crate::context::Context;
+use crate::stream::CudaStream;
+use crate::sys::{CUfunction, SUCCESS};
+
+/// Where a tensor is: so many bytes behind this base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) base: usize,
+    pub(crate) offset: usize,
+}
+
+/// Launches in order, with a block of arguments that lacks nothing but addresses.
+pub(crate) struct Program {
+    steps: Vec<Step>,
+    /// Arguments, each from a word of its own on.
+    template: Vec<u64>,
+    /// The first word of each argument.
+    args: Vec<usize>,
+    patches: Vec<Patch>,
+}
+
+struct Step {
+    function: CUfunction,
+    grid: [u32; 3],
+    threads: u32,
+    shared: u32,
+    /// The first of its arguments.
+    first: usize,
+    symbol: &'static str,
+}
+
+/// An argument that is an address.
+struct Patch {
+    word: usize,
+    place: Place,
+}
+
+// SAFETY: handles of the driver, which any thread may use.
+unsafe impl Send for Program {}
+// SAFETY: as above; nothing changes.
+unsafe impl Sync for Program {}
+
+/// The arguments of one execution.
+#[derive(Default)]
+pub(crate) struct Block {
+    words: Vec<u64>,
+    params: Vec<*mut c_void>,
+}
+
+// SAFETY: the addresses are those of its own words.
+unsafe impl Send for Block {}
+
+impl Program {
+    /// Loads the kernels of launches, and lays out their arguments. `place` says where tensors are, `scratch` where the scratch
+    /// of all nodes is, of which one runs at a time.
+    ///
+    /// # Errors
+    /// A unit that does not compile; the driver's.
+    pub(crate) fn new(
+        context: &Context,
+        nodes: &[Prepared],
+        place: impl Fn(usize) -> Option<Place>,
+        scratch: Place,
+    ) -> Result<Program> {
+        let launches: Vec<_> = nodes.iter().flat_map(|n| &n.launches).filter(|l| !l.grid.contains(&0)).collect();
+        let mut units: Vec<&'static Unit> = Vec::new();
+        let mut program = Program { steps: Vec::new(), template: Vec::new(), args: Vec::new(), patches: Vec::new() };
+        let unit_of = |symbol: &str| qiao_kernels_cuda::find(symbol).map(|(unit, _)| unit);
+        for unit in launches.iter().filter_map(|l| unit_of(l.kernel.symbol)) {
+            if !units.iter().any(|u| u.name == unit.name) {
+                units.push(unit);
+            }
+        }
+        let _entered = context.enter()?;
+        context.modules.load(context.driver, &units)?;
+        for launch in launches {
+            let kernel = launch.kernel;
+            let unit = unit_of(kernel.symbol)
+                .ok_or_else(|| Error::internal(format!("kernel {}", kernel.symbol), "no unit holds it"))?;
+            let function = context.modules.function(context.driver, unit, kernel, launch.shared)?;
+            let (grid, shared) = (launch.grid, launch.shared);
+            let first = program.args.len();
+            program.steps.push(Step { function, grid, threads: kernel.threads, shared, first, symbol: kernel.symbol });
+            for arg in &launch.args {
+                program.push(arg, &place, scratch)?;
+            }
+        }
+        Ok(program)
+    }
+
+    fn push(&mut self, arg: &Arg, place: impl Fn(usize) -> Option<Place>, scratch: Place) -> Result<()> {
+        let word = self.template.len();
+        self.args.push(word);
+        let address = match arg {
+            Arg::Tensor(tensor, more) => {
+                let nowhere = || Error::internal("an argument", format!("tensor {tensor} has no place"));
+                Some((place(*tensor).ok_or_else(nowhere)?, more))
+            }
+            Arg::Scratch(more) => Some((scratch, more)),
+            _ => None,
+        };
+        if let Some((place, more)) = address {
+            self.patches.push(Patch { word, place: Place { offset: place.offset + more, ..place } });
+        }
+        match arg {
+            Arg::Tensor(..) | Arg::Scratch(_) | Arg::Null => self.template.push(0),
+            Arg::U32(v) => self.template.push(u64::from(*v)),
+            Arg::I32(v) => self.template.push(u64::from(*v as u32)),
+            Arg::U64(v) => self.template.push(*v),
+            Arg::F32(v) => self.template.push(u64::from(v.to_bits())),
+            Arg::Struct(bytes) => self.template.extend(bytes.chunks(8).map(|chunk| {
+                let mut word = [0; 8];
+                word[..chunk.len()].copy_from_slice(chunk);
+                u64::from_ne_bytes(word)
+            })),
+        }
+        Ok(())
+    }
+
+    /// How many launches there are.
+    pub(crate) fn launches(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// A block for executions of this program.
+    pub(crate) fn block(&self) -> Block {
+        let mut block = Block { words: self.template.clone(), params: Vec::with_capacity(self.args.len()) };
+        let base = block.words.as_mut_ptr();
+        // Words never move: the list is not grown.
+        block.params.extend(self.args.iter().map(|&word| base.wrapping_add(word).cast::<c_void>()));
+        block
+    }
+
+    /// Fills in the addresses of the bases, in order.
+    pub(crate) fn fill(&self, block: &mut Block, bases: &[u64]) {
+        for patch in &self.patches {
+            block.words[patch.word] = bases[patch.place.base] + patch.place.offset as u64;
+        }
+    }
+
+    /// Queues every launch with a block that was filled. The context is current.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(crate) fn launch(&self, stream: &CudaStream, block: &mut Block) -> Result<()> {
+        let context = &stream.context;
+        for step in &self.steps {
+            let [x, y, z] = step.grid;
+            // SAFETY: the kernel's row says what arguments it takes, and every launch was checked against it; the addresses
+            // are those of bindings that were checked. The driver copies the arguments before it returns.
+            let code = unsafe {
+                (context.driver.launch)(
+                    step.function,
+                    x,
+                    y,
+                    z,
+                    step.threads,
+                    1,
+                    1,
+                    step.shared,
+                    stream.queue.raw,
+                    block.params.as_mut_ptr().add(step.first),
+                    std::ptr::null_mut(),
+                )
+            };
+            if code != SUCCESS {
+                return Err(context.fault(&format!("launching {}", step.symbol), code));
+            }
+        }
+        Ok(())
+    }
+}
