@@ -71,8 +71,13 @@ pub(crate) enum Grave {
     Graph(CUgraphExec),
 }
 
-/// The context is current to this thread while this lives.
-pub(crate) struct Entered<'a>(&'a Context, PhantomData<*const ()>);
+/// The context is current to this thread while this lives; then that of before is.
+pub(crate) struct Entered<'a> {
+    context: &'a Context,
+    before: CUcontext,
+    /// It stays on its thread.
+    _here: PhantomData<*const ()>,
+}
 
 impl Context {
     /// Retains the primary context of a card.
@@ -111,22 +116,24 @@ impl Context {
     /// [`Error::DeviceLost`].
     pub(crate) fn enter(&self) -> Result<Entered<'_>> {
         self.alive()?;
-        // SAFETY: the context is retained for as long as `self` lives.
-        let code = unsafe { (self.driver.context_push)(self.raw) };
-        let entered = Entered(self, PhantomData);
-        match code {
-            SUCCESS => Ok(entered),
-            code => {
-                std::mem::forget(entered);
-                Err(self.fault("entering the context", code))
-            }
-        }
+        self.enter_anyhow().map_err(|code| self.fault("entering the context", code))
     }
 
     /// Enters even a lost context, to give back what it held.
     fn enter_to_leave(&self) -> Option<Entered<'_>> {
-        // SAFETY: as in `enter`.
-        (unsafe { (self.driver.context_push)(self.raw) } == SUCCESS).then_some(Entered(self, PhantomData))
+        self.enter_anyhow().ok()
+    }
+
+    fn enter_anyhow(&self) -> Result<Entered<'_>, Code> {
+        let mut before = std::ptr::null_mut();
+        // SAFETY: writes a handle; the context is retained for as long as `self` lives.
+        let code = unsafe {
+            match (self.driver.context_get)(&mut before) {
+                SUCCESS if before == self.raw => SUCCESS,
+                _ => (self.driver.context_set)(self.raw),
+            }
+        };
+        if code == SUCCESS { Ok(Entered { context: self, before, _here: PhantomData }) } else { Err(code) }
     }
 
     /// The error of a code; some of them lose the card.
@@ -349,9 +356,10 @@ pub(crate) fn attribute_of(driver: &Driver, device: CUdevice, attribute: Attribu
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        let mut before = std::ptr::null_mut();
-        // SAFETY: pushed when this was made, by this thread: the guard can't be sent to another.
-        unsafe { (self.0.driver.context_pop)(&mut before) };
+        if self.before != self.context.raw {
+            // SAFETY: what was current to this thread before, or none.
+            unsafe { (self.context.driver.context_set)(self.before) };
+        }
     }
 }
 

@@ -64,8 +64,8 @@ table! {
     device_memory = "cuDeviceTotalMem_v2" (*mut usize, CUdevice);
     context_retain = "cuDevicePrimaryCtxRetain" (*mut CUcontext, CUdevice);
     context_release = "cuDevicePrimaryCtxRelease_v2" (CUdevice);
-    context_push = "cuCtxPushCurrent_v2" (CUcontext);
-    context_pop = "cuCtxPopCurrent_v2" (*mut CUcontext);
+    context_get = "cuCtxGetCurrent" (*mut CUcontext);
+    context_set = "cuCtxSetCurrent" (CUcontext);
     error_name = "cuGetErrorName" (Code, *mut *const c_char);
     error_text = "cuGetErrorString" (Code, *mut *const c_char);
     memory_info = "cuMemGetInfo_v2" (*mut usize, *mut usize);

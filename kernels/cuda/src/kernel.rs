@@ -23,5 +23,9 @@ pub struct Kernel {
 }
 
 /// Headers that units include, by name.
-pub const HEADERS: &[(&str, &str)] =
-    &[("vendor.cuh", include_str!("../text/vendor.cuh")), ("walk.cuh", include_str!("../text/walk.cuh"))];
+pub const HEADERS: &[(&str, &str)] = &[
+    ("vendor.cuh", include_str!("../text/vendor.cuh")),
+    ("walk.cuh", include_str!("../text/walk.cuh")),
+    ("blocks.cuh", include_str!("../text/blocks.cuh")),
+    ("convert.cuh", include_str!("../text/convert.cuh")),
+];

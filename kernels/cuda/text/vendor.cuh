@@ -39,6 +39,8 @@ struct alignas(8) Vec2 { u32 x, y; };
 
 DEVICE u32 bits_of(float x) { return simt::bit_cast<u32>(x); }
 DEVICE float float_of(u32 bits) { return simt::bit_cast<float>(bits); }
+DEVICE u64 bits_of(double x) { return simt::bit_cast<u64>(x); }
+DEVICE double double_of(u64 bits) { return simt::bit_cast<double>(bits); }
 DEVICE void sync() { simt::barrier(); }
 DEVICE void sync_warp() { simt::gather(nullptr, 0); }
 DEVICE void fence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
@@ -71,6 +73,8 @@ DEVICE Vec4 load16_once(const void* from) { return *static_cast<const Vec4*>(fro
 
 DEVICE u32 bits_of(float x) { return __float_as_uint(x); }
 DEVICE float float_of(u32 bits) { return __uint_as_float(bits); }
+DEVICE u64 bits_of(double x) { return (u64)__double_as_longlong(x); }
+DEVICE double double_of(u64 bits) { return __longlong_as_double((i64)bits); }
 DEVICE void sync() { __syncthreads(); }
 DEVICE void sync_warp() {
     __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
@@ -105,6 +109,8 @@ DEVICE Vec4 load16_once(const void* from) {
 
 DEVICE u32 bits_of(float x) { return __float_as_uint(x); }
 DEVICE float float_of(u32 bits) { return __uint_as_float(bits); }
+DEVICE u64 bits_of(double x) { return (u64)__double_as_longlong(x); }
+DEVICE double double_of(u64 bits) { return __longlong_as_double((i64)bits); }
 DEVICE void sync() { __syncthreads(); }
 DEVICE void sync_warp() { __syncwarp(); }
 DEVICE void fence() { __threadfence(); }
