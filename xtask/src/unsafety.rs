@@ -19,6 +19,8 @@ enum Law {
 fn law(name: &str) -> Law {
     match name {
         "qiao-cpu" | "qiao-cuda" | "qiao-opencl" | "qiao-plugin" => Law::Free,
+        // Loading the simulated driver is unsafe.
+        "qiao-simcuda" => Law::Deny(1),
         // Mapping a file is unsafe.
         "qiao-engine" => Law::Deny(1),
         // The exporter writes the plugin's entry point.
