@@ -53,6 +53,13 @@ void wait_while_stalled() {
     }
 }
 
+// What a question lets happen: work goes on for a moment, until the ticket's place at most.
+void work_a_while(Stream& stream, const Ticket* until) {
+    const auto alive = stream.shared_from_this();
+    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(200);
+    while ((until == nullptr || !until->done) && step(stream) && std::chrono::steady_clock::now() < end) {}
+}
+
 CUresult known(CUevent handle, Event*& event) {
     event = reinterpret_cast<Event*>(handle);
     return state().events.count(event) != 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
@@ -184,8 +191,7 @@ EXPORT CUresult cuStreamQuery(CUstream handle) {
     CONTEXT(context);
     STREAM(stream, handle, context);
     if (CUresult why = allowed_in_capture(stream.get())) return why;
-    if (stream->queue.empty()) return CUDA_SUCCESS;
-    step(*stream);
+    work_a_while(*stream, nullptr);
     if (CUresult why = state_of(*context)) return why;
     return stream->queue.empty() ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
@@ -275,7 +281,7 @@ EXPORT CUresult cuEventQuery(CUevent handle) {
     if (CUresult why = known(handle, event)) return why;
     if (event->in_capture) return CUDA_ERROR_CAPTURED_EVENT;
     if (!event->ticket || event->ticket->done) return CUDA_SUCCESS;
-    if (const auto stream = event->ticket->stream.lock()) step(*stream);
+    if (const auto stream = event->ticket->stream.lock()) work_a_while(*stream, event->ticket.get());
     if (CUresult why = state_of(*context)) return why;
     return event->ticket->done ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
