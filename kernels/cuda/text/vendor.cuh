@@ -410,6 +410,7 @@ struct Halves {
 };
 struct DotF16 { DEVICE float operator()(u32 a, u32 b, float c) const { return Halves::dot<f16>(a, b, c); } };
 struct DotBf16 { DEVICE float operator()(u32 a, u32 b, float c) const { return Halves::dot<bf16>(a, b, c); } };
+struct DotTf32 { DEVICE float operator()(u32 a, u32 b, float c) const { return fmaf(float_of(a), float_of(b), c); } };
 struct DotI8 { DEVICE i32 operator()(u32 a, u32 b, i32 c) const { return dot4(a, b, c); } };
 struct DotE4m3 {
     DEVICE float operator()(u32 a, u32 b, float c) const {
@@ -476,6 +477,24 @@ DEVICE void mma_bf16(float* d, const u32* a, const u32* b) {
     QIAO_MMA("m16n8k16", "f32.bf16.bf16.f32", "f");
 #else
     QIAO_TWIN(DotBf16());
+#endif
+}
+// An f32's bits, rounded to the 11 significant bits of tf32.
+DEVICE u32 to_tf32(u32 bits) {
+#if defined(QIAO_PTX)
+    u32 y;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(float_of(bits)));
+    return y;
+#else
+    return is_nan(float_of(bits)) ? bits | 0x400000u : (bits + 0x1000u) & 0xffffe000u;
+#endif
+}
+// m16n8k8 of f32 that to_tf32 has rounded, sums in f32.
+DEVICE void mma_tf32(float* d, const u32* a, const u32* b) {
+#if defined(QIAO_PTX)
+    QIAO_MMA("m16n8k8", "f32.tf32.tf32.f32", "f");
+#else
+    QIAO_TWIN(DotTf32());
 #endif
 }
 // m16n8k32 of signed bytes, sums in i32.
