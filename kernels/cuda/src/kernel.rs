@@ -28,4 +28,5 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("walk.cuh", include_str!("../text/walk.cuh")),
     ("blocks.cuh", include_str!("../text/blocks.cuh")),
     ("convert.cuh", include_str!("../text/convert.cuh")),
+    ("product.cuh", include_str!("../text/product.cuh")),
 ];

@@ -17,6 +17,10 @@ mod walk;
 
 mod elementwise;
 
+mod product;
+
+mod matmul;
+
 mod layouts;
 
 mod plan;
@@ -33,5 +37,6 @@ pub(crate) use sound::support;
 pub(crate) fn table() -> Table {
     let mut rows = Vec::new();
     rows.extend(elementwise::rows());
+    rows.extend(matmul::rows());
     OpTable::new(rows)
 }

@@ -2,10 +2,14 @@
 
 mod cast;
 mod elementwise;
+mod matmul_fma;
+mod matmul_gemv;
+mod matmul_mma;
 mod moves;
 mod unpack;
 
 use crate::kernel::Unit;
 
 /// Every unit.
-pub const UNITS: &[Unit] = &[elementwise::UNIT, moves::UNIT, cast::UNIT, unpack::UNIT];
+pub const UNITS: &[Unit] =
+    &[elementwise::UNIT, moves::UNIT, cast::UNIT, unpack::UNIT, matmul_gemv::UNIT, matmul_mma::UNIT, matmul_fma::UNIT];

@@ -1,0 +1,239 @@
+//! A dense product as its kernels see it: sizes, distances and dtypes, read from a node once.
+
+use qiao_core::{DType, Epilogue, NodeView, Property, Reason, Rule, TensorDesc, TensorId};
+
+use super::sound::alignment;
+
+/// The dtypes that the kernels read and write, as their text numbers them.
+const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+/// Axes in front of a batch's matrices that the kernels can walk.
+const AXES: usize = 6;
+
+/// The largest size or count that the kernels take.
+const MOST: usize = i32::MAX as usize;
+
+/// A matrix operand of one batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Side {
+    /// Its dtype.
+    pub(super) dtype: DType,
+    /// Distance along M of a, c and the residual, along N of b, in elements.
+    pub(super) row: usize,
+    /// Distance along K of a and b, along the columns of c and the residual.
+    pub(super) col: usize,
+    /// Whether its first element lies on a multiple of 16 bytes.
+    aligned: bool,
+}
+
+/// An axis in front of M: its size and the distance along it in a, b, c and the residual.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Axis {
+    size: usize,
+    steps: [usize; 4],
+}
+
+/// `c[m][n] = Σ_k a[m][k]·b[n][k]` for every batch, and what follows.
+#[derive(Clone, Debug)]
+pub(super) struct Product {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) epilogue: Epilogue,
+    pub(super) a: Side,
+    pub(super) b: Side,
+    pub(super) c: Side,
+    residual: Option<Side>,
+    /// The bias, a row of its own.
+    bias: Option<Side>,
+    batches: Vec<Axis>,
+}
+
+/// How a launch divides a product.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Division {
+    /// Tiles along M and along the columns.
+    pub(super) tiles: [u32; 2],
+    /// Parts of K.
+    pub(super) splits: u32,
+    /// The length of a part.
+    pub(super) k_part: u32,
+}
+
+/// An operand's dtype and strides if the kernels can read it.
+fn side(node: &NodeView<'_>, operand: usize, id: TensorId) -> Result<Side, Reason> {
+    let desc = node.graph.desc(id);
+    if !DTYPES.contains(&desc.dtype) {
+        return Err(Reason::dtype(operand, desc.dtype, &DTYPES));
+    }
+    if desc.layout != 0 {
+        let layout = format!("{:#x}", desc.layout);
+        return Err(Reason::operand(operand, Property::Layout, Rule::Equal, layout.as_str(), "0"));
+    }
+    if let Some(axis) = desc.shape.iter().position(|&d| d > MOST) {
+        return Err(Reason::operand(operand, Property::Dim(axis), Rule::AtMost, desc.shape[axis], MOST));
+    }
+    let (row, col) = match &desc.strides[..] {
+        [.., row, col] => (*row, *col),
+        [col] => (0, *col),
+        [] => (0, 0),
+    };
+    Ok(Side { dtype: desc.dtype, row, col, aligned: alignment(node.graph, id) >= 16 })
+}
+
+impl Product {
+    /// Reads a `matmul`, or says why its kernels can't.
+    pub(super) fn of(node: &NodeView<'_>, trans_b: bool, epilogue: Epilogue) -> Result<Product, Reason> {
+        let given = |i: usize| node.node.inputs.get(i).copied().flatten();
+        let required = |i: usize| given(i).expect("the graph checked that required operands are given");
+        let out = node.node.outputs[0];
+        let a = side(node, 0, required(0))?;
+        let mut b = side(node, 1, required(1))?;
+        let bias = given(2).map(|id| side(node, 2, id)).transpose()?;
+        let residual = given(3).map(|id| side(node, 3, id)).transpose()?;
+        let c = side(node, node.node.inputs.len(), out)?;
+        let [rows, columns] = last_two(node.required(1));
+        let (n, k) = if trans_b { (rows, columns) } else { (columns, rows) };
+        if !trans_b {
+            (b.row, b.col) = (b.col, b.row);
+        }
+        let front = node.required(0).rank() - 2;
+        let strides = |id: Option<TensorId>| id.map(|id| node.graph.desc(id).strides);
+        let all = [strides(given(0)), strides(given(1)).filter(|s| s.len() > 2), strides(Some(out)), strides(given(3))];
+        let m = last_two(node.required(0))[0];
+        let mut p = Product { m, n, k, epilogue, a, b, c, residual, bias, batches: Vec::new() };
+        for axis in (0..front).rev() {
+            let steps = all.map(|s| s.map_or(0, |s| s[axis]));
+            p.push(Axis { size: node.required(0).shape[axis], steps });
+        }
+        p.batches.reverse();
+        p.check_counts()?;
+        Ok(p)
+    }
+
+    /// Takes the axis in front of those taken so far: into M, into the axis behind it, or as one of its own.
+    fn push(&mut self, axis: Axis) {
+        let [a, b, c, r] = axis.steps;
+        let follows = |step: usize, size: usize, inner: usize| size.checked_mul(inner) == Some(step);
+        if axis.size == 1 {
+            return;
+        }
+        if self.batches.is_empty() && b == 0 {
+            let residual = self.residual.map_or((0, 0), |side| (r, side.row));
+            let rows = [(a, self.a.row), (c, self.c.row), residual];
+            let one = self.m == 1;
+            if one || rows.iter().all(|&(step, row)| follows(step, self.m, row)) {
+                if one {
+                    (self.a.row, self.c.row) = (a, c);
+                    self.residual = self.residual.map(|side| Side { row: r, ..side });
+                }
+                self.m = self.m.saturating_mul(axis.size);
+                return;
+            }
+        }
+        if let Some(inner) = self.batches.last_mut()
+            && axis.steps.iter().zip(inner.steps).all(|(&step, behind)| follows(step, inner.size, behind))
+        {
+            inner.size = inner.size.saturating_mul(axis.size);
+            return;
+        }
+        self.batches.push(axis);
+    }
+
+    /// Whether every count fits the kernels' numbers.
+    fn check_counts(&self) -> Result<(), Reason> {
+        let batches = self.batches();
+        let tiles = self.m.div_ceil(8).saturating_mul(self.n.div_ceil(8));
+        for count in [self.m, batches, tiles] {
+            if count > MOST {
+                return Err(Reason::operand(0, Property::Dim(0), Rule::AtMost, count, MOST));
+            }
+        }
+        if self.batches.len() > AXES {
+            return Err(Reason::operand(0, Property::Rank, Rule::AtMost, self.batches.len() + 2, AXES + 2));
+        }
+        Ok(())
+    }
+
+    /// How many products there are.
+    pub(super) fn batches(&self) -> usize {
+        self.batches.iter().fold(1, |n, axis| n.saturating_mul(axis.size))
+    }
+
+    /// Columns of the result.
+    pub(super) fn columns(&self) -> usize {
+        if self.pairs() { self.n / 2 } else { self.n }
+    }
+
+    /// Whether columns of the product meet in pairs.
+    pub(super) fn pairs(&self) -> bool {
+        self.epilogue == Epilogue::SiluMul
+    }
+
+    /// Whether the result has no element.
+    pub(super) fn is_empty(&self) -> bool {
+        self.m == 0 || self.columns() == 0 || self.batches() == 0
+    }
+
+    /// Whether a's rows lie along K and may be read 16 bytes at a time.
+    pub(super) fn a_lies_along_k(&self) -> bool {
+        self.a.col == 1 && self.in_pieces(&self.a, self.k, &[self.a.row], 0)
+    }
+
+    /// Whether b may be read 16 bytes of K at a time.
+    pub(super) fn b_lies_along_k(&self) -> bool {
+        self.b.col == 1 && self.in_pieces(&self.b, self.k, &[self.b.row], 1)
+    }
+
+    /// Whether b may be read 16 bytes of N at a time; with pairs both halves of it.
+    pub(super) fn b_lies_along_n(&self) -> bool {
+        self.b.row == 1 && self.in_pieces(&self.b, self.columns(), &[self.b.col], 1)
+    }
+
+    /// Whether runs of `len` elements that start at multiples of these distances are whole and aligned pieces of 16 bytes.
+    fn in_pieces(&self, side: &Side, len: usize, distances: &[usize], operand: usize) -> bool {
+        let elements = 16 / side.dtype.block_bytes();
+        let batches = self.batches.iter().map(|axis| axis.steps[operand]);
+        side.aligned
+            && len > 0
+            && distances.iter().copied().chain(batches).chain([len]).all(|d| d.is_multiple_of(elements))
+    }
+
+    /// Whether results, residual and bias may be moved 8 elements at a time.
+    fn is_wide(&self) -> bool {
+        let whole = |side: &Side, operand: usize| {
+            let batches = self.batches.iter().map(|axis| axis.steps[operand]);
+            side.col == 1 && side.aligned && batches.chain([side.row]).all(|d| d.is_multiple_of(8))
+        };
+        let bias =
+            self.bias.is_none_or(|b| b.col == 1 && b.aligned && (!self.pairs() || self.columns().is_multiple_of(8)));
+        whole(&self.c, 2) && self.residual.is_none_or(|r| whole(&r, 3)) && bias
+    }
+
+    /// The struct that the kernels take by value, as their text lays it out.
+    pub(super) fn bytes(&self, by: Division) -> Vec<u8> {
+        let none = Side { dtype: DType::F32, row: 0, col: 0, aligned: true };
+        let (residual, bias) = (self.residual.unwrap_or(none), self.bias.unwrap_or(none));
+        let sides = [self.a, self.b, self.c, residual];
+        let mut longs: Vec<usize> = sides.iter().flat_map(|s| [s.row, s.col]).collect();
+        longs.push(bias.col);
+        let axis = |i: usize| self.batches.get(i).copied().unwrap_or(Axis { size: 1, steps: [0; 4] });
+        longs.extend((0..4).flat_map(|operand| (0..AXES).map(move |i| (operand, i))).map(|(o, i)| axis(i).steps[o]));
+        let mut words: Vec<usize> = (0..AXES).map(|i| axis(i).size).collect();
+        words.extend([self.batches.len(), self.batches(), self.m, self.n, self.k]);
+        words.push(self.epilogue as usize);
+        let code = |dtype: DType| DTYPES.iter().position(|&d| d == dtype).expect("dtypes were checked");
+        words.extend(sides.map(|s| code(s.dtype)));
+        words.extend([code(bias.dtype), usize::from(self.is_wide())]);
+        let division = [by.tiles[0], by.tiles[1], by.splits, by.k_part];
+        let longs = longs.iter().flat_map(|&v| (v as u64).to_le_bytes());
+        let words = words.iter().map(|&v| v as u32).chain(division).flat_map(u32::to_le_bytes);
+        longs.chain(words).collect()
+    }
+}
+
+/// The two last sizes of a tensor of rank 2 or more.
+fn last_two(desc: &TensorDesc) -> [usize; 2] {
+    let rank = desc.rank();
+    [desc.shape[rank - 2], desc.shape[rank - 1]]
+}
