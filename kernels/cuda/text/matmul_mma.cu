@@ -37,6 +37,7 @@ template <class T, u32 BM_, u32 BN_, u32 BK, u32 WM, u32 WN, u32 STAGES_, bool K
     static constexpr u32 B_PIECES = KN ? BN / V : BK / 16, B_STEP = THREADS / B_PIECES;
     static constexpr u32 B_COUNT = (KN ? DEEP : BN) / B_STEP;
     static constexpr u32 A_BYTES = BM * BK, STAGE = A_BYTES + BN * BK, PITCH = BN + 8;
+    static_assert(THREADS == 128, "a block has four groups of 32");
     static_assert(BM % A_STEP == 0 && (KN ? DEEP : BN) % B_STEP == 0, "threads share a tile evenly");
     static_assert(KN || B_STEP % 16 == 0, "rows of b that a thread copies lie in one half of a result");
 
@@ -178,7 +179,7 @@ template <class T, u32 BM_, u32 BN_, u32 BK, u32 WM, u32 WN, u32 STAGES_, bool K
 
 #define ARGUMENTS const void *a, const void *b, const void *bias, const void *residual, void *c, float *partial, Product p
 #define TILE(name, T, bm, bn, bk, wm, wn, stages, layout, kn)                                                          \
-    KERNEL_BLOCKS(32 * (bm / wm) * (bn / wn), 2) matmul_mma_##name##_##bm##x##bn##_##layout(ARGUMENTS) {               \
+    KERNEL_BLOCKS(128, 2) matmul_mma_##name##_##bm##x##bn##_##layout(ARGUMENTS) {                                      \
         const Tail tail = {bias, residual, c};                                                                         \
         Tile<T, bm, bn, bk, wm, wn, stages, kn>::run(a, b, tail, partial, p);                                          \
     }
