@@ -22,6 +22,13 @@ pub struct Kernel {
     pub params: &'static str,
 }
 
+impl Kernel {
+    /// A row.
+    pub(crate) const fn new(symbol: &'static str, threads: u32, params: &'static str) -> Self {
+        Kernel { symbol, threads, params }
+    }
+}
+
 /// Headers that units include, by name.
 pub const HEADERS: &[(&str, &str)] = &[
     ("vendor.cuh", include_str!("../text/vendor.cuh")),
@@ -29,4 +36,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("blocks.cuh", include_str!("../text/blocks.cuh")),
     ("convert.cuh", include_str!("../text/convert.cuh")),
     ("product.cuh", include_str!("../text/product.cuh")),
+    ("rowwise.cuh", include_str!("../text/rowwise.cuh")),
+    ("codes.cuh", include_str!("../text/codes.cuh")),
+    ("select.cuh", include_str!("../text/select.cuh")),
 ];

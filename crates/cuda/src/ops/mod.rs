@@ -21,6 +21,18 @@ mod product;
 
 mod matmul;
 
+mod rowwise;
+
+mod choose;
+
+mod norms;
+
+mod quantize;
+
+mod rope;
+
+mod rows;
+
 mod layouts;
 
 mod plan;
@@ -38,5 +50,10 @@ pub(crate) fn table() -> Table {
     let mut rows = Vec::new();
     rows.extend(elementwise::rows());
     rows.extend(matmul::rows());
+    rows.extend(choose::rows());
+    rows.extend(norms::rows());
+    rows.extend(quantize::rows());
+    rows.extend(rope::rows());
+    rows.extend(rows::rows());
     OpTable::new(rows)
 }

@@ -1,0 +1,43 @@
+//! rms_norm, add_rms_norm, layer_norm.
+
+use crate::kernel::{Kernel, Unit};
+
+pub(crate) const UNIT: Unit = Unit {
+    name: "norms",
+    text: include_str!("../../text/norms.cu"),
+    kernels: &[
+        Kernel::new("rms_norm_f32_32", 128, "ppps"),
+        Kernel::new("add_rms_norm_f32_32", 128, "ppppps"),
+        Kernel::new("layer_norm_f32_32", 128, "pppps"),
+        Kernel::new("rms_norm_f32_128", 128, "ppps"),
+        Kernel::new("add_rms_norm_f32_128", 128, "ppppps"),
+        Kernel::new("layer_norm_f32_128", 128, "pppps"),
+        Kernel::new("rms_norm_f32_512", 512, "ppps"),
+        Kernel::new("add_rms_norm_f32_512", 512, "ppppps"),
+        Kernel::new("layer_norm_f32_512", 512, "pppps"),
+        Kernel::new("rms_norm_f16_32", 128, "ppps"),
+        Kernel::new("add_rms_norm_f16_32", 128, "ppppps"),
+        Kernel::new("layer_norm_f16_32", 128, "pppps"),
+        Kernel::new("rms_norm_f16_128", 128, "ppps"),
+        Kernel::new("add_rms_norm_f16_128", 128, "ppppps"),
+        Kernel::new("layer_norm_f16_128", 128, "pppps"),
+        Kernel::new("rms_norm_f16_512", 512, "ppps"),
+        Kernel::new("add_rms_norm_f16_512", 512, "ppppps"),
+        Kernel::new("layer_norm_f16_512", 512, "pppps"),
+        Kernel::new("rms_norm_bf16_32", 128, "ppps"),
+        Kernel::new("add_rms_norm_bf16_32", 128, "ppppps"),
+        Kernel::new("layer_norm_bf16_32", 128, "pppps"),
+        Kernel::new("rms_norm_bf16_128", 128, "ppps"),
+        Kernel::new("add_rms_norm_bf16_128", 128, "ppppps"),
+        Kernel::new("layer_norm_bf16_128", 128, "pppps"),
+        Kernel::new("rms_norm_bf16_512", 512, "ppps"),
+        Kernel::new("add_rms_norm_bf16_512", 512, "ppppps"),
+        Kernel::new("layer_norm_bf16_512", 512, "pppps"),
+        Kernel::new("rms_norm_any_32", 128, "ppps"),
+        Kernel::new("add_rms_norm_any_32", 128, "ppppps"),
+        Kernel::new("layer_norm_any_32", 128, "pppps"),
+        Kernel::new("rms_norm_any_512", 512, "ppps"),
+        Kernel::new("add_rms_norm_any_512", 512, "ppppps"),
+        Kernel::new("layer_norm_any_512", 512, "pppps"),
+    ],
+};
