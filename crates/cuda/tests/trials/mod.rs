@@ -100,3 +100,23 @@ pub(crate) fn refusal(trial: &Trial) -> Option<Reason> {
         _ => None,
     }
 }
+
+/// Trials of the conformance suite for an operator: those of the smoke walk, and every `nth` of the others that are small.
+pub(crate) fn suite(kind: OpKind, nth: usize) -> Vec<Trial> {
+    const SMALL: usize = 1 << 17;
+    let small = |trial: &Trial| trial.operands().iter().flatten().all(|(_, bytes)| bytes.len() <= SMALL);
+    let mut out = Vec::new();
+    for family in qiao_conformance::Family::of(kind) {
+        let points = family.points(qiao_conformance::Depth::Standard);
+        for (i, (depth, point)) in points.iter().enumerate() {
+            let dtype = family.dtypes[i % family.dtypes.len()];
+            if *depth == qiao_conformance::Depth::Smoke || i % nth == 0 {
+                // Not every point is a graph: some ask for what the operator refuses.
+                let trial = family.trial(dtype, point, 7 * i as u64);
+                out.extend(trial.ok().filter(|t| small(t) && t.build().is_ok()));
+            }
+        }
+    }
+    assert!(out.len() > 10, "the suite has cases for {kind}");
+    out
+}
