@@ -37,6 +37,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("convert.cuh", include_str!("../text/convert.cuh")),
     ("product.cuh", include_str!("../text/product.cuh")),
     ("rowwise.cuh", include_str!("../text/rowwise.cuh")),
+    ("norms.cuh", include_str!("../text/norms.cuh")),
     ("codes.cuh", include_str!("../text/codes.cuh")),
     ("select.cuh", include_str!("../text/select.cuh")),
 ];

@@ -1,38 +1,5 @@
 // Norms along rows: the row is read once and kept in registers, and what is longer than those is read again.
-#include "rowwise.cuh"
-
-struct NormShape {
-    Rows a, b, sum, y;
-    u32 rows, cols;
-    u32 weight_dtype, bias_dtype;
-    float eps, offset;
-    // Whether the normalised value is rounded to y's dtype before it meets the weight.
-    u32 round;
-};
-
-template <int VEC> DEVICE float squares(const float* v, float sum) {
-#pragma unroll
-    for (int l = 0; l < VEC; l++) sum = fmaf(v[l], v[l], sum);
-    return sum;
-}
-
-// v * inv * (w + offset), in place.
-template <class Y> struct Scale {
-    Weight weight;
-    float inv, offset;
-    bool round;
-    Y y;
-
-    DEVICE void go(u32 i, u32 n, float* v) const {
-        float w[Y::VEC];
-        weight.load<Y::VEC>(i, n, w);
-#pragma unroll
-        for (int l = 0; l < Y::VEC; l++) {
-            const float x = v[l] * inv;
-            v[l] = (round ? y.round(x) : x) * (w[l] + offset);
-        }
-    }
-};
+#include "norms.cuh"
 
 template <int TEAM, class A> DEVICE void rms_norm(const void* x, const void* w, void* y, const NormShape& s) {
     const u32 row = team_row<TEAM>(), n = row < s.rows ? s.cols : 0, r = n ? row : 0;

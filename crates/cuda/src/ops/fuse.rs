@@ -3,6 +3,7 @@
 use qiao_core::Graph;
 
 use super::launch::{Chip, Prepared};
+use super::norms;
 
 /// Nodes that run as one.
 pub(crate) struct Fused {
@@ -17,7 +18,12 @@ pub(crate) struct Fused {
 pub(crate) type Rule = fn(&Graph, usize, &Chip) -> Option<Fused>;
 
 /// The rules, best first. A node that an earlier match took is offered to no other.
-pub(crate) const RULES: &[Rule] = &[];
+pub(crate) const RULES: &[Rule] = &[norm_and_codes];
+
+/// A norm whose rows are quantised next.
+fn norm_and_codes(graph: &Graph, node: usize, chip: &Chip) -> Option<Fused> {
+    norms::with_codes(graph, node, chip).map(|(last, prepared)| Fused { nodes: vec![node, last], prepared })
+}
 
 /// Every match in a graph, first nodes ascending.
 pub(crate) fn matches(rules: &[Rule], graph: &Graph, chip: &Chip) -> Vec<Fused> {

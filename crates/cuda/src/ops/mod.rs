@@ -11,8 +11,6 @@ mod program;
 
 mod capture;
 
-mod fuse;
-
 mod walk;
 
 mod elementwise;
@@ -32,6 +30,8 @@ mod quantize;
 mod rope;
 
 mod rows;
+
+mod fuse;
 
 mod layouts;
 

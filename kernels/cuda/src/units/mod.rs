@@ -8,6 +8,7 @@ mod matmul_gemv;
 mod matmul_mma;
 mod moves;
 mod norms;
+mod norms_int8;
 mod quantize;
 mod rope;
 mod rows;
@@ -27,6 +28,7 @@ pub const UNITS: &[Unit] = &[
     matmul_fma::UNIT,
     choose::UNIT,
     norms::UNIT,
+    norms_int8::UNIT,
     quantize::UNIT,
     rope::UNIT,
     rows::UNIT,
