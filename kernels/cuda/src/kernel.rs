@@ -40,4 +40,8 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("norms.cuh", include_str!("../text/norms.cuh")),
     ("codes.cuh", include_str!("../text/codes.cuh")),
     ("select.cuh", include_str!("../text/select.cuh")),
+    ("attention.cuh", include_str!("../text/attention.cuh")),
+    ("attention_tiles.cuh", include_str!("../text/attention_tiles.cuh")),
+    ("attention_decode.cuh", include_str!("../text/attention_decode.cuh")),
+    ("attention_prefill.cuh", include_str!("../text/attention_prefill.cuh")),
 ];

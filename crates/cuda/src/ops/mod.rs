@@ -33,6 +33,14 @@ mod rows;
 
 mod fuse;
 
+mod fields;
+
+mod cache;
+
+mod kv;
+
+mod attention;
+
 mod layouts;
 
 mod plan;
@@ -55,5 +63,7 @@ pub(crate) fn table() -> Table {
     rows.extend(quantize::rows());
     rows.extend(rope::rows());
     rows.extend(rows::rows());
+    rows.extend(kv::rows());
+    rows.extend(attention::rows());
     OpTable::new(rows)
 }

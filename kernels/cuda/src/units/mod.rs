@@ -1,8 +1,16 @@
 //! The rows, a file for each unit.
 
+mod attention_decode_bf16;
+mod attention_decode_codes;
+mod attention_decode_f16;
+mod attention_plain;
+mod attention_prefill_bf16;
+mod attention_prefill_codes;
+mod attention_prefill_f16;
 mod cast;
 mod choose;
 mod elementwise;
+mod kv;
 mod matmul_fma;
 mod matmul_gemv;
 mod matmul_mma;
@@ -33,4 +41,12 @@ pub const UNITS: &[Unit] = &[
     rope::UNIT,
     rows::UNIT,
     sample::UNIT,
+    attention_decode_bf16::UNIT,
+    attention_decode_codes::UNIT,
+    attention_decode_f16::UNIT,
+    attention_plain::UNIT,
+    attention_prefill_bf16::UNIT,
+    attention_prefill_codes::UNIT,
+    attention_prefill_f16::UNIT,
+    kv::UNIT,
 ];

@@ -1,0 +1,111 @@
+//! What the tests of attention and of the KV cache share: the simulated card, and the conformance suite's families walked at
+//! points of their own.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use qiao_conformance::Family;
+use qiao_conformance::point::Point;
+use qiao_core::{AttentionAttrs, Binding, DType, Device, Op, OpKind, TensorDesc};
+use qiao_reference::Trial;
+use qiao_reference::data::{Fill, Rng, to_bytes, values};
+
+use crate::trials::device;
+
+/// The simulated card, and which kernel is expected to run.
+pub(crate) struct Card {
+    pub(crate) device: Arc<dyn Device>,
+    kernel: &'static str,
+}
+
+impl Card {
+    pub(crate) fn open() -> Self {
+        Card { device: device(), kernel: "" }
+    }
+
+    /// From now on this kernel is to run; empty = any.
+    pub(crate) fn runs(&mut self, kernel: &'static str) {
+        self.kernel = kernel;
+    }
+}
+
+/// Every point of the pattern is within its limits, in these dtypes, with three sets of data in turn.
+#[track_caller]
+pub(crate) fn check(card: &Card, kind: OpKind, variant: &str, dtypes: &[DType], pattern: &str) {
+    let family = Family::of(kind).find(|f| f.variant == variant).expect("the suite has this family");
+    let points = Point::expand(family.params, pattern).expect("the pattern is one of the family's");
+    let mut failures = Vec::new();
+    for (i, (point, &dtype)) in points.iter().flat_map(|p| dtypes.iter().map(move |d| (p, d))).enumerate() {
+        let at = format!("{} {dtype} {}", family.name(), point.text());
+        let trial = family.trial(dtype, point, 7 + i as u64 % 3).unwrap_or_else(|e| panic!("{at}: {e}"));
+        let answer = card.device.support(&trial.graph().unwrap()).remove(0);
+        if !card.kernel.is_empty() && answer.kernel != card.kernel {
+            failures.push(format!("{at}: {} would run, not {}", answer.kernel, card.kernel));
+        }
+        match trial.check(&*card.device) {
+            Err(e) => failures.push(format!("{at}: {e}")),
+            Ok(all) => failures.extend(all.iter().filter(|c| !c.passes()).map(|c| format!("{at}: {c:?}"))),
+        }
+    }
+    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures[..failures.len().min(6)].join("\n"));
+}
+
+/// Blocks that the table names, and how many keys there are said to be.
+pub(crate) type Lie = ([i64; 2], i64);
+
+/// Two blocks of four tokens are named, of three that there are.
+pub(crate) const INDEX_LIES: [Lie; 7] = [
+    ([0, 7], 6),
+    ([i64::MAX, 0], 6),
+    ([-1, 0], 2),
+    ([0, 1], i64::MAX),
+    ([1, i64::MIN], 5),
+    ([0, 1], 9),
+    ([2, 1], 1 << 31),
+];
+
+/// Decodes a token over pages that are not there: NaN, and no fault.
+pub(crate) fn lying(card: &Card, attrs: AttentionAttrs, dtype: DType, (table, len): Lie) {
+    let mut rng = Rng::new(5);
+    let mut tensor = |shape: &[usize]| {
+        let desc = TensorDesc::new(dtype, shape).unwrap();
+        let data = values(&mut rng, Fill::Normal, dtype, desc.elements());
+        (desc, to_bytes(dtype, &data))
+    };
+    let (q, k, v) = (tensor(&[1, 2, 8]), tensor(&[3, 4, 1, 8]), tensor(&[3, 4, 1, 8]));
+    let raw = |v: &[i64]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let index = |shape: &[usize]| TensorDesc::new(DType::I64, shape).unwrap();
+    let of = |(desc, bytes): (TensorDesc, Vec<u8>), trial: Trial| trial.input(desc, bytes);
+    let decode = of(v.clone(), of(k.clone(), of(q.clone(), Trial::new(Op::AttentionDecode(attrs)))));
+    let decode = decode.input(index(&[1]), raw(&[len])).input(index(&[1, 2]), raw(&table));
+    let prompt = of(v, of(k, of(q, Trial::new(Op::AttentionPrefill(attrs)))));
+    let prompt =
+        prompt.input(index(&[2]), raw(&[0, 1])).input(index(&[1]), raw(&[len])).input(index(&[1, 2]), raw(&table));
+    for trial in [decode, prompt] {
+        let got = trial.output_dtype(DType::F32).run(&*card.device).unwrap();
+        assert!(got[0].data.iter().all(|x| x.is_nan()), "{dtype} {table:?} {len}: {:?}", got[0].data);
+    }
+}
+
+/// Runs a trial whose data break the operator's meaning; the bytes of its bound tensors afterwards.
+pub(crate) fn survives(card: &Card, trial: &Trial) -> Vec<Vec<u8>> {
+    let built = trial.build().unwrap();
+    let mut stream = card.device.stream().unwrap();
+    let bindings: Vec<Binding> =
+        built.bytes.iter().map(|b| Binding::whole(card.device.alloc(0, b.len()).unwrap())).collect();
+    for (binding, bytes) in bindings.iter().zip(&built.bytes) {
+        stream.upload(binding, bytes).unwrap();
+    }
+    let plan = card.device.plan(&built.graph).unwrap();
+    let work = Binding::whole(card.device.alloc(0, plan.info().workspace_bytes).unwrap());
+    plan.execute(&mut *stream, &bindings, &work).unwrap();
+    stream.sync(Duration::MAX).unwrap();
+    let read = |b: &Binding| {
+        let mut out = vec![0; b.bytes];
+        stream.download(&mut out, b).unwrap();
+        out
+    };
+    bindings.iter().map(read).collect()
+}

@@ -1,0 +1,18 @@
+//! Decoding over pages of bf16.
+
+use crate::kernel::{Kernel, Unit};
+
+const fn row(symbol: &'static str) -> Kernel {
+    Kernel { symbol, threads: 128, params: "ppppppppppps" }
+}
+
+pub(crate) const UNIT: Unit = Unit {
+    name: "attention_decode_bf16",
+    text: include_str!("../../text/attention_decode_bf16.cu"),
+    kernels: &[
+        row("attention_decode_bf16_64"),
+        row("attention_decode_bf16_96"),
+        row("attention_decode_bf16_128"),
+        row("attention_decode_bf16_256"),
+    ],
+};

@@ -1,0 +1,4 @@
+// Decoding over pages of i8 and fp8 codes.
+#include "attention_decode.cuh"
+
+ATTENTION_DECODE_SIZES(attention_decode_codes, bf16, true)
