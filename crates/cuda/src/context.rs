@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use qiao_core::{Error, Result};
 
+use crate::blas::Library;
 use crate::compile::{Modules, Target};
 use crate::sys::{
     CUcontext, CUdevice, CUdeviceptr, CUevent, CUgraphExec, CUstream, Code, Driver, NOT_READY, OUT_OF_MEMORY, SUCCESS,
@@ -24,6 +25,7 @@ const DROPPED_WAIT: Duration = Duration::from_secs(10);
 pub(crate) struct Context {
     pub(crate) driver: &'static Driver,
     pub(crate) modules: Modules,
+    pub(crate) blas: Library,
     pub(crate) device: CUdevice,
     /// The card's name, for errors.
     pub(crate) name: String,
@@ -94,7 +96,17 @@ impl Context {
             code => return Err(Error::not_present(name, format!("it can't be opened: {}", driver.describe(code)))),
         }
         let modules = Modules::new(target);
-        Ok(Arc::new(Context { driver, modules, device, name, raw, lost: OnceLock::new(), yard: Mutex::default() }))
+        let blas = Library::default();
+        Ok(Arc::new(Context {
+            driver,
+            modules,
+            blas,
+            device,
+            name,
+            raw,
+            lost: OnceLock::new(),
+            yard: Mutex::default(),
+        }))
     }
 
     fn yard(&self) -> MutexGuard<'_, Yard> {
@@ -388,6 +400,7 @@ impl Drop for Context {
             yard.queues.iter().for_each(|queue| unsafe {
                 (self.driver.stream_destroy)(queue.raw);
             });
+            self.blas.close();
             self.modules.unload(self.driver);
         }
         // SAFETY: retained when this was made, and not used again.

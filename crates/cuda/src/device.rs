@@ -17,7 +17,7 @@ use crate::memory::{ALIGN, CudaBuffer};
 use crate::ops::launch::Chip;
 use crate::ops::{self, Card, CudaPlan};
 use crate::stream::CudaStream;
-use crate::sys::{CUdevice, Driver, SUCCESS, compiler, driver};
+use crate::sys::{CUdevice, Driver, SUCCESS, blas, compiler, driver};
 
 /// The oldest compute capability that the kernels run on, ten times the major number plus the minor.
 const OLDEST: u32 = 80;
@@ -171,8 +171,7 @@ impl CudaDevice {
             arch: facts.target.arch,
             processors: context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT).max(1) as u32,
             shared: context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN) as u32,
-            // SAFETY: only opens the library and closes it again.
-            blas: unsafe { cudarc::cublaslt::sys::is_culib_present() },
+            blas: blas().is_some(),
         };
         let graphs = std::env::var("QIAO_CUDA_GRAPHS").map_or(true, |v| v != "0");
         let card = Card { context, chip, table: ops::table(), rules: ops::RULES, graphs };

@@ -17,6 +17,8 @@ mod prebuilt;
 
 mod compile;
 
+mod blas;
+
 mod context;
 
 mod memory;

@@ -8,6 +8,7 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
 
+use cudarc::cublaslt::sys as lt;
 use cudarc::driver::sys as cu;
 use cudarc::nvrtc::sys as rtc;
 use qiao_core::{Error, Result};
@@ -118,6 +119,47 @@ table! {
     cubin = "nvrtcGetCUBIN" (nvrtcProgram, *mut c_char);
     ptx_size = "nvrtcGetPTXSize" (nvrtcProgram, *mut usize);
     ptx = "nvrtcGetPTX" (nvrtcProgram, *mut c_char);
+}
+
+table! {
+    /// The functions of cuBLASLt that are used.
+    Blas from lt::culib:
+    create = "cublasLtCreate" (*mut lt::cublasLtHandle_t);
+    destroy = "cublasLtDestroy" (lt::cublasLtHandle_t);
+    product_create = "cublasLtMatmulDescCreate" (*mut lt::cublasLtMatmulDesc_t, c_uint, c_uint);
+    product_set = "cublasLtMatmulDescSetAttribute" (lt::cublasLtMatmulDesc_t, c_uint, *const c_void, usize);
+    product_destroy = "cublasLtMatmulDescDestroy" (lt::cublasLtMatmulDesc_t);
+    layout_create = "cublasLtMatrixLayoutCreate" (*mut lt::cublasLtMatrixLayout_t, c_uint, u64, u64, i64);
+    layout_destroy = "cublasLtMatrixLayoutDestroy" (lt::cublasLtMatrixLayout_t);
+    preference_create = "cublasLtMatmulPreferenceCreate" (*mut lt::cublasLtMatmulPreference_t);
+    preference_set = "cublasLtMatmulPreferenceSetAttribute" (
+        lt::cublasLtMatmulPreference_t, c_uint, *const c_void, usize
+    );
+    preference_destroy = "cublasLtMatmulPreferenceDestroy" (lt::cublasLtMatmulPreference_t);
+    heuristic = "cublasLtMatmulAlgoGetHeuristic" (
+        lt::cublasLtHandle_t, lt::cublasLtMatmulDesc_t, lt::cublasLtMatrixLayout_t, lt::cublasLtMatrixLayout_t,
+        lt::cublasLtMatrixLayout_t, lt::cublasLtMatrixLayout_t, lt::cublasLtMatmulPreference_t, c_int, *mut c_void,
+        *mut c_int
+    );
+    matmul = "cublasLtMatmul" (
+        lt::cublasLtHandle_t, lt::cublasLtMatmulDesc_t, *const c_void, *const c_void, lt::cublasLtMatrixLayout_t,
+        *const c_void, lt::cublasLtMatrixLayout_t, *const c_void, *const c_void, lt::cublasLtMatrixLayout_t,
+        *mut c_void, lt::cublasLtMatrixLayout_t, *const c_void, *mut c_void, usize, CUstream
+    );
+}
+
+/// cuBLASLt, where it is on this machine with all that is used of it.
+pub(crate) fn blas() -> Option<&'static Blas> {
+    static FOUND: OnceLock<Blas> = OnceLock::new();
+    if let Some(blas) = FOUND.get() {
+        return Some(blas);
+    }
+    // SAFETY: only opens the library and closes it again.
+    if !unsafe { lt::is_culib_present() } {
+        return None;
+    }
+    let blas = Blas::load().ok()?;
+    Some(FOUND.get_or_init(|| blas))
 }
 
 /// The driver, initialised. One that is not there may be there later, so only what was found is kept.

@@ -4,7 +4,7 @@
 
 use std::ffi::{CString, c_char, c_int};
 use std::mem::forget;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
@@ -105,6 +105,7 @@ pub struct Card {
     mismatches: Words,
     fail_compilations: unsafe extern "C" fn(u64),
     compilations: unsafe extern "C" fn() -> u64,
+    blas: PathBuf,
     alone: Mutex<()>,
 }
 
@@ -158,6 +159,7 @@ impl Card {
             mismatches: symbol(&driver, "simcuda_mismatches")?,
             fail_compilations: symbol(&compiler, "simnvrtc_fail")?,
             compilations: symbol(&compiler, "simnvrtc_compiles")?,
+            blas: built.aliases[2].clone(),
             alone: Mutex::new(()),
         };
         // They stay for as long as the process does.
@@ -198,6 +200,15 @@ impl Card {
     pub fn calls(&self, call: &str) -> u64 {
         // SAFETY: the name ends with a zero byte and is only read.
         with(call, |name| unsafe { (self.calls)(name) })
+    }
+
+    /// Lets this process find cuBLASLt from now on: descriptions of products of matrices, and plain loops. It must come before
+    /// the first device is opened.
+    ///
+    /// # Panics
+    /// The library does not load.
+    pub fn install_blas(&self) {
+        forget(open(&self.blas).unwrap_or_else(|why| panic!("the simulated cuBLASLt: {why}")));
     }
 
     /// How many things of a kind there are now.

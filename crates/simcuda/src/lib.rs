@@ -10,6 +10,7 @@
 //!   Freed memory is out of reach.
 //! - A barrier or an exchange that not all threads reach, a null pointer, a copy out of bounds, a synchronisation while a
 //!   stream is captured: each is an error of the call or the launch, said on stderr in words and never a hang.
+//! - A library under cuBLASLt's name multiplies matrices by plain loops; `Card::install_blas` lets a process find it.
 //! - Libraries are kept under the target directory by the hash of what they are built from.
 //!
 //! It proves what the host's code does and what the kernels compute, and nothing about a real driver's or chip's speed.

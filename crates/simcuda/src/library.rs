@@ -31,7 +31,8 @@ const FLAGS: &[&str] = &["-std=c++17", "-fPIC", "-fvisibility=hidden", "-pthread
 pub(crate) struct Built {
     pub(crate) driver: PathBuf,
     pub(crate) compiler: PathBuf,
-    pub(crate) aliases: [PathBuf; 2],
+    /// Libraries that lead to the driver, the compiler, and once more the driver, which has cuBLASLt's functions.
+    pub(crate) aliases: [PathBuf; 3],
 }
 
 /// A text to compile.
@@ -213,14 +214,14 @@ impl Shop {
         fs::rename(&part, object).map_err(|e| format!("{}: {e}", object.display()))
     }
 
-    /// Links the two libraries under the names that are looked for first, and two that only lead to them.
+    /// Links the two libraries under the names that are looked for first, and three that only lead to them.
     fn link(&self, driver: &[PathBuf], compiler: &[PathBuf]) -> Result<Built, String> {
         let words: Vec<String> = driver.iter().chain(compiler).map(|o| o.display().to_string()).collect();
         let folder = self.root.join(format!("card-{}", hash(&words.iter().map(String::as_str).collect::<Vec<_>>())));
         let at = |folder: &Path| Built {
             driver: folder.join("libcuda.so"),
             compiler: folder.join("libnvrtc.so"),
-            aliases: [folder.join("libcuda.so.1"), folder.join("libnvrtc.so.13")],
+            aliases: ["libcuda.so.1", "libnvrtc.so.13", "libcublasLt.so"].map(|name| folder.join(name)),
         };
         if folder.is_dir() {
             return Ok(at(&folder));
@@ -231,7 +232,7 @@ impl Shop {
         for (library, objects) in [(&built.driver, driver), (&built.compiler, compiler)] {
             run(self.shared(library).args(objects))?;
         }
-        for (alias, library) in built.aliases.iter().zip([&built.driver, &built.compiler]) {
+        for (alias, library) in built.aliases.iter().zip([&built.driver, &built.compiler, &built.driver]) {
             run(self.shared(alias).arg("-Wl,--no-as-needed").arg(library))?;
         }
         fs::rename(&part, &folder).map_err(|e| format!("{}: {e}", folder.display()))?;

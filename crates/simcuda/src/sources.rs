@@ -13,7 +13,7 @@ pub(crate) const HEADERS: &[(&str, &str)] =
 
 /// The driver, and the threads that run kernels.
 pub(crate) const DRIVER: &[(&str, &str)] = sources![
-    "block.cpp" "card.cpp" "devices.cpp" "fiber.cpp" "graphs.cpp" "knobs.cpp" "launch.cpp" "memory.cpp" "modules.cpp"
+    "blas.cpp" "block.cpp" "card.cpp" "devices.cpp" "fiber.cpp" "graphs.cpp" "knobs.cpp" "launch.cpp" "memory.cpp" "modules.cpp"
     "streams.cpp"
 ];
 

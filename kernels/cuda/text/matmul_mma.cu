@@ -220,3 +220,20 @@ KERNEL(256) matmul_join(const void* bias, const void* residual, void* c, const f
         finish_8(p, tail, start_of(p, row / p.m), row % p.m, group * 8, sums, up);
     }
 }
+
+// Finishes sums that lie as the product has them, n to a row: 8 columns to a thread. n is a multiple of 8.
+KERNEL(256) matmul_tail(const void* bias, const void* residual, void* c, const float* sums, Product p) {
+    const Tail tail = {bias, residual, c};
+    const bool pairs = p.then == THEN_SILU_MUL;
+    const Start at = {0, 0, 0, 0};
+    const u32 width = columns(p), groups = (width + 7) / 8;
+    const u64 all = (u64)p.m * groups;
+    for (u64 i = blockIdx.x * 256ull + threadIdx.x; i < all; i += gridDim.x * 256ull) {
+        const u32 m = i / groups, o = i % groups * 8;
+        const float* const from = sums + (u64)m * p.n + o;
+        float x[8], up[8];
+        load_many<8>(IN_F32, from, 0, x);
+        load_many<8>(IN_F32, from + (pairs ? width : 0), 0, up);
+        finish_8(p, tail, at, m, o, x, up);
+    }
+}

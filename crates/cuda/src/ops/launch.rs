@@ -3,6 +3,8 @@
 use qiao_core::{Accept, DType, NodeView, OpKind, OpTable, Reason, Result, Row};
 use qiao_kernels_cuda::Kernel;
 
+use crate::blas::LargeProduct;
+
 /// What launches may depend on: the card that they are prepared for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Chip {
@@ -31,17 +33,37 @@ pub(crate) struct Prepared {
     pub(crate) scratch: usize,
 }
 
-/// One launch of a kernel.
+/// One launch of a kernel, or one call of a library.
 #[derive(Clone, Debug)]
 pub(crate) struct Launch {
-    /// The kernel.
-    pub(crate) kernel: &'static Kernel,
-    /// Blocks along x, y and z; a launch of no blocks does nothing.
-    pub(crate) grid: [u32; 3],
-    /// Bytes of dynamic shared memory.
-    pub(crate) shared: u32,
+    /// What runs.
+    pub(crate) what: What,
     /// One argument per parameter.
     pub(crate) args: Vec<Arg>,
+}
+
+/// What a launch runs.
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    /// A kernel.
+    Kernel {
+        /// Its row.
+        kernel: &'static Kernel,
+        /// Blocks along x, y and z; a launch of no blocks does nothing.
+        grid: [u32; 3],
+        /// Bytes of dynamic shared memory.
+        shared: u32,
+    },
+    /// A product by cuBLASLt. Its arguments are the addresses of a, b, the residual or else the result, the result, and
+    /// scratch.
+    Product {
+        /// What it is.
+        product: LargeProduct,
+        /// What follows it.
+        then: Vec<Launch>,
+        /// What runs in place of both where the library refuses.
+        otherwise: Vec<Launch>,
+    },
 }
 
 /// An argument of a launch.
@@ -75,7 +97,16 @@ impl Launch {
         let (_, kernel) = qiao_kernels_cuda::find(symbol).unwrap_or_else(|| panic!("no kernel is called {symbol}"));
         let letters: String = args.iter().map(Arg::letter).collect();
         assert_eq!(letters, kernel.params, "arguments of {symbol}");
-        Launch { kernel, grid, shared, args }
+        Launch { what: What::Kernel { kernel, grid, shared }, args }
+    }
+
+    /// The arguments of all that may run.
+    pub(crate) fn all_args(&self) -> Vec<&Arg> {
+        let mut args: Vec<&Arg> = self.args.iter().collect();
+        if let What::Product { then, otherwise, .. } = &self.what {
+            args.extend(then.iter().chain(otherwise).flat_map(Launch::all_args));
+        }
+        args
     }
 }
 

@@ -5,8 +5,9 @@
 
 use qiao_core::{Accept, DType, MatmulAttrs, NodeView, Op, OpKind, Precision, Property, Reason, Result, Row, Rule};
 
-use super::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
+use super::launch::{Arg, Chip, Launch, Prepare, Prepared, What, row};
 use super::product::{Division, Product};
+use crate::blas::{LargeProduct, WORKSPACE};
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
     vec![
@@ -262,7 +263,48 @@ fn mma(node: &NodeView<'_>, chip: &Chip) -> Result<Prepared> {
         return any(node, chip);
     }
     let layout = layout(&p).expect("the row accepted the node");
-    Ok(tile.prepare(node, &p, if layout == "nk" { "_nk" } else { "_kn" }, chip))
+    let own = tile.prepare(node, &p, if layout == "nk" { "_nk" } else { "_kn" }, chip);
+    Ok(if chip.blas { by_library(node, &p, own) } else { own })
+}
+
+/// Sizes from which on the library runs a product.
+const LARGE: [usize; 3] = [128, 256, 128];
+
+/// A large product by the library, with its own kernels for what it refuses. What the library does not round once, or knows
+/// in another meaning, it leaves as sums in f32, which a kernel finishes.
+fn by_library(node: &NodeView<'_>, p: &Product, own: Prepared) -> Prepared {
+    let large = [p.m, p.n, p.k].iter().zip(LARGE).all(|(&size, least)| size >= least);
+    let tf32 = p.a.dtype == DType::F32;
+    let Some(rows) = p.library_rows().filter(|_| large && !tf32) else { return own };
+    let (out, args) = (addresses(node), addresses(node));
+    let [a, b, _, residual, c] = <[Arg; 5]>::try_from(args).expect("a product has five addresses");
+    let direct = p.is_plain_after_all();
+    let workspace = own.scratch.max(WORKSPACE).next_multiple_of(256);
+    let mut product = LargeProduct {
+        m: p.m,
+        n: p.n,
+        k: p.k,
+        dtype: p.a.dtype,
+        out: p.c.dtype,
+        trans_b: p.b_lies_along_k(),
+        rows,
+        residual: residual != Arg::Null,
+        align: p.align(),
+    };
+    let (args, then, scratch) = if direct {
+        let add = if product.residual { residual } else { c.clone() };
+        (vec![a, b, add, c, Arg::Scratch(0)], Vec::new(), workspace)
+    } else {
+        let sums = Arg::Scratch(workspace);
+        product = LargeProduct { out: DType::F32, residual: false, rows: [rows[0], rows[1], p.n, p.n], ..product };
+        let mut tail = out[2..].to_vec();
+        tail.extend([sums.clone(), Arg::Struct(p.bytes(Division { splits: 1, ..Division::default() }))]);
+        let blocks = (p.m * p.columns().div_ceil(8)).div_ceil(256).min(1 << 16);
+        let tail = Launch::new("matmul_tail", [word(blocks), 1, 1], 0, tail);
+        (vec![a, b, sums.clone(), sums, Arg::Scratch(0)], vec![tail], workspace + p.m * p.n * size_of::<f32>())
+    };
+    let what = What::Product { product, then, otherwise: own.launches };
+    Prepared { launches: vec![Launch { what, args }], scratch }
 }
 
 fn fma(node: &NodeView<'_>, chip: &Chip) -> Result<Prepared> {

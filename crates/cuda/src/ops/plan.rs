@@ -11,7 +11,7 @@ use qiao_core::{Accept, Binding, DeviceInfo, Error, Graph, Plan, PlanInfo, Resul
 
 use super::capture::Captured;
 use super::fuse::{Fused, Rule, matches};
-use super::launch::{Arg, Chip, Prepared, Table};
+use super::launch::{Arg, Chip, Launch, Prepared, Table};
 use super::program::{Block, Place, Program};
 use super::sound;
 use crate::context::Context;
@@ -178,7 +178,7 @@ fn prepare(card: &Card, info: &DeviceInfo, graph: &Graph) -> Result<(Vec<Prepare
 /// For each tensor whether a launch names it or a view of it.
 fn named_roots(graph: &Graph, steps: &[Prepared]) -> Vec<bool> {
     let mut named = vec![false; graph.tensors().len()];
-    for arg in steps.iter().flat_map(|s| &s.launches).flat_map(|l| &l.args) {
+    for arg in steps.iter().flat_map(|s| &s.launches).flat_map(Launch::all_args) {
         if let Arg::Tensor(tensor, _) = *arg {
             let root = match graph.tensors()[tensor].storage {
                 Storage::View(root, _) => root.index(),

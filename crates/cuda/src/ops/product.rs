@@ -22,8 +22,8 @@ pub(super) struct Side {
     pub(super) row: usize,
     /// Distance along K of a and b, along the columns of c and the residual.
     pub(super) col: usize,
-    /// Whether its first element lies on a multiple of 16 bytes.
-    aligned: bool,
+    /// What the address of its first element is a multiple of, in bytes.
+    align: usize,
 }
 
 /// An axis in front of M: its size and the distance along it in a, b, c and the residual.
@@ -78,7 +78,7 @@ fn side(node: &NodeView<'_>, operand: usize, id: TensorId) -> Result<Side, Reaso
         [col] => (0, *col),
         [] => (0, 0),
     };
-    Ok(Side { dtype: desc.dtype, row, col, aligned: alignment(node.graph, id) >= 16 })
+    Ok(Side { dtype: desc.dtype, row, col, align: alignment(node.graph, id) })
 }
 
 impl Product {
@@ -194,7 +194,7 @@ impl Product {
     fn in_pieces(&self, side: &Side, len: usize, distances: &[usize], operand: usize) -> bool {
         let elements = 16 / side.dtype.block_bytes();
         let batches = self.batches.iter().map(|axis| axis.steps[operand]);
-        side.aligned
+        side.align >= 16
             && len > 0
             && distances.iter().copied().chain(batches).chain([len]).all(|d| d.is_multiple_of(elements))
     }
@@ -203,16 +203,41 @@ impl Product {
     fn is_wide(&self) -> bool {
         let whole = |side: &Side, operand: usize| {
             let batches = self.batches.iter().map(|axis| axis.steps[operand]);
-            side.col == 1 && side.aligned && batches.chain([side.row]).all(|d| d.is_multiple_of(8))
+            side.col == 1 && side.align >= 16 && batches.chain([side.row]).all(|d| d.is_multiple_of(8))
         };
-        let bias =
-            self.bias.is_none_or(|b| b.col == 1 && b.aligned && (!self.pairs() || self.columns().is_multiple_of(8)));
+        let bias = self
+            .bias
+            .is_none_or(|b| b.col == 1 && b.align >= 16 && (!self.pairs() || self.columns().is_multiple_of(8)));
         whole(&self.c, 2) && self.residual.is_none_or(|r| whole(&r, 3)) && bias
+    }
+
+    /// From row to row of a, b, the residual and the result, where a library that takes rows in order can run the product:
+    /// one batch, rows that do not overlap, 8 columns at a time.
+    pub(super) fn library_rows(&self) -> Option<[usize; 4]> {
+        let b = if self.b_lies_along_k() { (self.b.row, self.k) } else { (self.b.col, self.n) };
+        let residual = self.residual.map_or(self.c.row, |r| r.row);
+        let columns = self.columns();
+        let rows = [(self.a.row, self.k), b, (residual, columns), (self.c.row, columns)];
+        let apart = rows.iter().all(|&(row, len)| row >= len && row <= MOST);
+        let fits = self.batches.is_empty() && apart && self.is_wide() && columns.is_multiple_of(8);
+        fits.then_some(rows.map(|(row, _)| row))
+    }
+
+    /// What the addresses of a, b, the residual and the result are all multiples of, in bytes.
+    pub(super) fn align(&self) -> usize {
+        let residual = self.residual.map_or(self.c.align, |r| r.align);
+        [self.a.align, self.b.align, self.c.align, residual].into_iter().min().unwrap_or(1)
+    }
+
+    /// Whether nothing follows the sums but a residual of the result's dtype and the one rounding.
+    pub(super) fn is_plain_after_all(&self) -> bool {
+        let plain = matches!(self.epilogue, Epilogue::None | Epilogue::BiasResidual) && self.bias.is_none();
+        plain && self.residual.is_none_or(|r| r.dtype == self.c.dtype)
     }
 
     /// The struct that the kernels take by value, as their text lays it out.
     pub(super) fn bytes(&self, by: Division) -> Vec<u8> {
-        let none = Side { dtype: DType::F32, row: 0, col: 0, aligned: true };
+        let none = Side { dtype: DType::F32, row: 0, col: 0, align: 16 };
         let (residual, bias) = (self.residual.unwrap_or(none), self.bias.unwrap_or(none));
         let sides = [self.a, self.b, self.c, residual];
         let mut longs: Vec<usize> = sides.iter().flat_map(|s| [s.row, s.col]).collect();

@@ -5,7 +5,8 @@ use std::ffi::c_void;
 use qiao_core::{Error, Result};
 use qiao_kernels_cuda::Unit;
 
-use super::launch::{Arg, Prepared};
+use super::launch::{Arg, Launch, Prepared, What};
+use crate::blas::Ready;
 use crate::context::Context;
 use crate::stream::CudaStream;
 use crate::sys::{CUfunction, SUCCESS};
@@ -28,13 +29,14 @@ pub(crate) struct Program {
 }
 
 struct Step {
-    function: CUfunction,
-    grid: [u32; 3],
-    threads: u32,
-    shared: u32,
+    run: Run,
     /// The first of its arguments.
     first: usize,
-    symbol: &'static str,
+}
+
+enum Run {
+    Kernel { function: CUfunction, grid: [u32; 3], threads: u32, shared: u32, symbol: &'static str },
+    Product(Ready),
 }
 
 /// An argument that is an address.
@@ -58,6 +60,30 @@ pub(crate) struct Block {
 // SAFETY: the addresses are those of its own words.
 unsafe impl Send for Block {}
 
+/// The unit that holds a launch's kernel.
+fn unit_of(launch: &Launch) -> Option<&'static Unit> {
+    match launch.what {
+        What::Kernel { kernel, .. } => qiao_kernels_cuda::find(kernel.symbol).map(|(unit, _)| unit),
+        What::Product { .. } => None,
+    }
+}
+
+/// What runs of a launch: products that the library takes, and kernels that have blocks. The context is current.
+fn choose<'a>(context: &Context, launch: &'a Launch, out: &mut Vec<(&'a Launch, Option<Ready>)>) {
+    match &launch.what {
+        What::Kernel { grid, .. } if grid.contains(&0) => {}
+        What::Kernel { .. } => out.push((launch, None)),
+        What::Product { product, then, otherwise } => {
+            let ready = Ready::new(&context.blas, product);
+            let rest = if ready.is_some() { then } else { otherwise };
+            if ready.is_some() {
+                out.push((launch, ready));
+            }
+            rest.iter().for_each(|launch| choose(context, launch, out));
+        }
+    }
+}
+
 impl Program {
     /// Loads the kernels of launches, and lays out their arguments. `place` says where tensors are, `scratch` where the scratch
     /// of all nodes is, of which one runs at a time.
@@ -70,25 +96,31 @@ impl Program {
         place: impl Fn(usize) -> Option<Place>,
         scratch: Place,
     ) -> Result<Program> {
-        let launches: Vec<_> = nodes.iter().flat_map(|n| &n.launches).filter(|l| !l.grid.contains(&0)).collect();
-        let mut units: Vec<&'static Unit> = Vec::new();
         let mut program = Program { steps: Vec::new(), template: Vec::new(), args: Vec::new(), patches: Vec::new() };
-        let unit_of = |symbol: &str| qiao_kernels_cuda::find(symbol).map(|(unit, _)| unit);
-        for unit in launches.iter().filter_map(|l| unit_of(l.kernel.symbol)) {
+        let _entered = context.enter()?;
+        let mut launches = Vec::new();
+        for launch in nodes.iter().flat_map(|n| &n.launches) {
+            choose(context, launch, &mut launches);
+        }
+        let mut units: Vec<&'static Unit> = Vec::new();
+        for unit in launches.iter().filter_map(|(launch, _)| unit_of(launch)) {
             if !units.iter().any(|u| u.name == unit.name) {
                 units.push(unit);
             }
         }
-        let _entered = context.enter()?;
         context.modules.load(context.driver, &units)?;
-        for launch in launches {
-            let kernel = launch.kernel;
-            let unit = unit_of(kernel.symbol)
-                .ok_or_else(|| Error::internal(format!("kernel {}", kernel.symbol), "no unit holds it"))?;
-            let function = context.modules.function(context.driver, unit, kernel, launch.shared)?;
-            let (grid, shared) = (launch.grid, launch.shared);
-            let first = program.args.len();
-            program.steps.push(Step { function, grid, threads: kernel.threads, shared, first, symbol: kernel.symbol });
+        for (launch, ready) in launches {
+            let run = match (&launch.what, ready) {
+                (_, Some(ready)) => Run::Product(ready),
+                (&What::Kernel { kernel, grid, shared }, None) => {
+                    let unit = unit_of(launch)
+                        .ok_or_else(|| Error::internal(format!("kernel {}", kernel.symbol), "no unit holds it"))?;
+                    let function = context.modules.function(context.driver, unit, kernel, shared)?;
+                    Run::Kernel { function, grid, threads: kernel.threads, shared, symbol: kernel.symbol }
+                }
+                (What::Product { .. }, None) => return Err(Error::internal("a product", "nothing runs it")),
+            };
+            program.steps.push(Step { run, first: program.args.len() });
             for arg in &launch.args {
                 program.push(arg, &place, scratch)?;
             }
@@ -153,26 +185,41 @@ impl Program {
     pub(crate) fn launch(&self, stream: &CudaStream, block: &mut Block) -> Result<()> {
         let context = &stream.context;
         for step in &self.steps {
-            let [x, y, z] = step.grid;
-            // SAFETY: the kernel's row says what arguments it takes, and every launch was checked against it; the addresses
-            // are those of bindings that were checked. The driver copies the arguments before it returns.
-            let code = unsafe {
-                (context.driver.launch)(
-                    step.function,
-                    x,
-                    y,
-                    z,
-                    step.threads,
-                    1,
-                    1,
-                    step.shared,
-                    stream.queue.raw,
-                    block.params.as_mut_ptr().add(step.first),
-                    std::ptr::null_mut(),
-                )
-            };
-            if code != SUCCESS {
-                return Err(context.fault(&format!("launching {}", step.symbol), code));
+            let args = &mut block.params[step.first..];
+            match &step.run {
+                &Run::Kernel { function, grid: [x, y, z], threads, shared, symbol } => {
+                    // SAFETY: the kernel's row says what arguments it takes, and every launch was checked against it; the
+                    // addresses are those of bindings that were checked. The driver copies the arguments before it returns.
+                    let code = unsafe {
+                        (context.driver.launch)(
+                            function,
+                            x,
+                            y,
+                            z,
+                            threads,
+                            1,
+                            1,
+                            shared,
+                            stream.queue.raw,
+                            args.as_mut_ptr(),
+                            std::ptr::null_mut(),
+                        )
+                    };
+                    if code != SUCCESS {
+                        return Err(context.fault(&format!("launching {symbol}"), code));
+                    }
+                }
+                Run::Product(product) => {
+                    let first = self.args[step.first];
+                    let addresses = std::array::from_fn(|i| block.words[first + i]);
+                    // SAFETY: a product's arguments are its five addresses, a word each; they are those of bindings and
+                    // of the workspace, which were checked.
+                    let code = unsafe { product.launch(stream.queue.raw, addresses) };
+                    if code != SUCCESS {
+                        let what = format!("a product on {}", context.name);
+                        return Err(Error::internal(what, format!("cuBLASLt answers status {code}")));
+                    }
+                }
             }
         }
         Ok(())

@@ -27,6 +27,8 @@ pub(crate) const UNIT: Unit = Unit {
         tile("matmul_mma_bf16_16x64_kn"),
         tile("matmul_mma_tf32_128x128_nk"),
         tile("matmul_mma_tf32_64x64_nk"),
+        // bias, residual, c, the sums, and what the product is.
+        Kernel { symbol: "matmul_tail", threads: 256, params: "pppps" },
         // bias, residual, c, the parts, floats between their rows, and what the product is.
         Kernel { symbol: "matmul_join", threads: 256, params: "ppppus" },
     ],
