@@ -51,7 +51,7 @@ const ROOMS: &[Room] = &[
     room(5, "qiao-benches", Below),
     room(5, "qiao-examples", Below),
     room(5, "acme-npu-rust", Only(&["qiao-core", "qiao-plugin"])),
-    room(5, "xtask", Only(&[])),
+    room(5, "xtask", Only(&["qiao-kernels-cuda"])),
 ];
 
 /// Crates from outside that only one room may use, whatever for.

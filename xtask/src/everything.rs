@@ -1,11 +1,12 @@
 //! The project's tests in one run, from formatting to the demo; the last line counts them.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::workspace::{cargo, root};
-use crate::{arrows, lengths, unsafety, workspace};
+use crate::{arrows, cuda, lengths, unsafety, workspace};
 
 /// What a run of `cargo test` printed, counted.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -58,7 +59,11 @@ const PARTS: &[Part] = &[
         without: "this processor has no AVX512-VNNI",
     },
     Part { name: "AMX", present: || false, without: "there are no AMX kernels yet" },
-    Part { name: "NVIDIA GPU", present: || false, without: "there is no CUDA backend yet" },
+    Part {
+        name: "NVIDIA GPU",
+        present: || Path::new("/dev/nvidiactl").exists(),
+        without: "this machine has none; kernels ran on the simulated card",
+    },
 ];
 
 /// Whether the processor has all these features, by the names of Linux.
@@ -80,6 +85,8 @@ pub(crate) fn run() -> Result<(), String> {
     tree()?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
     tool(&mut skipped, "clippy", &clippy)?;
+    step("CUDA and HIP: every text is compiled");
+    skipped.extend(cuda::gate()?);
     let tally = cargo_test()?;
     step("documentation");
     pass(cargo().args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;

@@ -7,6 +7,8 @@ mod arrows;
 mod lengths;
 mod unsafety;
 
+mod cuda;
+
 mod everything;
 
 use std::process::ExitCode;
@@ -22,6 +24,7 @@ const COMMANDS: &[Command] = &[
     ),
     ("arrows", "hold the crates to the floor table", arrows),
     ("lengths", "list source files over 500 lines; over 800 fail", lengths),
+    ("cuda", "compile the CUDA texts: nvcc, NVRTC, hipcc, hipRTC; spills, and kernels without a row, fail", cuda::run),
     ("unsafe", "hold crate roots to the law of unsafe", unsafety),
 ];
 
