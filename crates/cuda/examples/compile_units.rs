@@ -81,7 +81,7 @@ fn hiprtc() -> Answer<Compiler> {
     let names = ["libhiprtc.so", "libhiprtc.so.6", "libamdhip64.so", "libamdhip64.so.5"];
     // SAFETY: AMD's libraries.
     let open = |name: &&str| {
-        unsafe { Library::new(name) }.ok().and_then(|l| Compiler::load(&l, "hiprtc", "Code").ok().map(|c| (l, c)))
+        unsafe { Library::new(*name) }.ok().and_then(|l| Compiler::load(&l, "hiprtc", "Code").ok().map(|c| (l, c)))
     };
     let (library, compiler) = names.iter().find_map(open).ok_or("hipRTC is not here")?;
     std::mem::forget(library);

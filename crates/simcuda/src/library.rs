@@ -199,19 +199,26 @@ impl Shop {
         command
     }
 
+    /// Compiles a source, unless what it comes to after preprocessing was compiled before.
     fn compile(&self, source: &Source<'_>, object: &Path) -> Result<(), String> {
         let text = object.with_extension("cpp");
         write(&text, &source.text)?;
+        let preprocessed = run(self.command(source).args(["-E", "-P"]).arg(&text))?;
         if let Some(unit) = source.unit {
-            let preprocessed = run(self.command(source).args(["-E", "-P"]).arg(&text))?;
             let faults = symbols::differences(unit, &symbols::read(&preprocessed));
             if !faults.is_empty() {
                 return Err(faults.join("\n"));
             }
         }
-        let part = object.with_extension(format!("part{}", std::process::id()));
-        run(self.command(source).arg("-c").arg(&text).arg("-o").arg(&part))?;
-        fs::rename(&part, object).map_err(|e| format!("{}: {e}", object.display()))
+        let same = format!("{}.o", hash(&[&self.version, &source.flags.join(" "), &FLAGS.join(" "), &preprocessed]));
+        let same = object.with_file_name(same);
+        let failed = |e: std::io::Error| format!("{}: {e}", object.display());
+        if !same.is_file() {
+            let part = object.with_extension(format!("part{}", std::process::id()));
+            run(self.command(source).arg("-c").arg(&text).arg("-o").arg(&part))?;
+            fs::rename(&part, &same).map_err(failed)?;
+        }
+        fs::hard_link(&same, object).or_else(|_| fs::copy(&same, object).map(drop)).map_err(failed)
     }
 
     /// Links the two libraries under the names that are looked for first, and three that only lead to them.

@@ -165,7 +165,9 @@ fn times_are_those_of_timed_events_that_are_done() {
         stream.sync().unwrap();
         assert!(elapsed(start, end).unwrap() > 0.0);
         assert_eq!(elapsed(start, untimed), Err(Code::CUDA_ERROR_INVALID_HANDLE));
-        [start, end, untimed].map(|event| result::event::destroy(event).unwrap());
+        for event in [start, end, untimed] {
+            result::event::destroy(event).unwrap();
+        }
         assert_eq!(check(sys::cuEventQuery(end)), Err(Code::CUDA_ERROR_INVALID_HANDLE));
     }
 }

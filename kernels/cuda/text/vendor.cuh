@@ -460,8 +460,26 @@ template <class Dot, class T> DEVICE void mma_by_gather(T* d, const u32* a, cons
         }
     }
 }
-#else
+#elif defined(QIAO_SIMT)
 #define QIAO_TWIN(dot) mma_by_shuffles(d, a, b, dot)
+#else
+#define QIAO_TWIN(dot) mma_by_call(d, a, b, dot)
+// As by shuffles, out of line: a tile has hundreds of them.
+template <class T> struct Quad { T x, y, z, w; };
+template <class Dot, class T>
+__device__ __attribute__((noinline)) Quad<T> mma_called(Quad<T> d, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    T sums[4] = {d.x, d.y, d.z, d.w};
+    const u32 a[4] = {a0, a1, a2, a3}, b[2] = {b0, b1};
+    mma_by_shuffles(sums, a, b, Dot());
+    return {sums[0], sums[1], sums[2], sums[3]};
+}
+template <class Dot, class T> DEVICE void mma_by_call(T* d, const u32* a, const u32* b, Dot) {
+    const Quad<T> sums = mma_called<Dot>(Quad<T>{d[0], d[1], d[2], d[3]}, a[0], a[1], a[2], a[3], b[0], b[1]);
+    d[0] = sums.x;
+    d[1] = sums.y;
+    d[2] = sums.z;
+    d[3] = sums.w;
+}
 #endif
 
 // m16n8k16, sums in f32.

@@ -108,6 +108,8 @@ pub(crate) fn hipcc(words: &str) -> Vec<Kernel> {
         kernel.stack += after(line, "ScratchSize [bytes/lane]: ").unwrap_or(0);
         kernel.shared += after(line, "LDS Size [bytes/block]: ").unwrap_or(0);
     }
+    // Functions that kernels call have mangled names.
+    kernels.retain(|kernel| !kernel.name.starts_with("_Z"));
     kernels
 }
 
@@ -149,7 +151,9 @@ a.cu:1:1: remark:     VGPRs: 12 [-Rpass-analysis=kernel-resource-usage]
 a.cu:1:1: remark:     ScratchSize [bytes/lane]: 8 [-Rpass-analysis=kernel-resource-usage]
 a.cu:1:1: remark:     SGPRs Spill: 3 [-Rpass-analysis=kernel-resource-usage]
 a.cu:1:1: remark:     VGPRs Spill: 2 [-Rpass-analysis=kernel-resource-usage]
-a.cu:1:1: remark:     LDS Size [bytes/block]: 64 [-Rpass-analysis=kernel-resource-usage]";
+a.cu:1:1: remark:     LDS Size [bytes/block]: 64 [-Rpass-analysis=kernel-resource-usage]
+a.cu:9:1: remark: Function Name: _Z3sumf [-Rpass-analysis=kernel-resource-usage]
+a.cu:9:1: remark:     VGPRs: 3 [-Rpass-analysis=kernel-resource-usage]";
         let kernel = Kernel { registers: Some(12), shared: 64, stack: 8, spilled: 2, ..Kernel::named("norm_f32") };
         assert_eq!(hipcc(words), [kernel]);
     }
