@@ -44,4 +44,6 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("attention_tiles.cuh", include_str!("../text/attention_tiles.cuh")),
     ("attention_decode.cuh", include_str!("../text/attention_decode.cuh")),
     ("attention_prefill.cuh", include_str!("../text/attention_prefill.cuh")),
+    ("quant.cuh", include_str!("../text/quant.cuh")),
+    ("quant_product.cuh", include_str!("../text/quant_product.cuh")),
 ];

@@ -8,7 +8,7 @@ struct Packing {
     // As a product's.
     u32 tile_rows, half_rows, limit;
     // Xor'd into every code; whether NaN among e4m3 codes is looked for.
-    u32 flip, taint;
+    u32 flip, taint, unused;
 };
 
 // The source of row r of a tile, or none.

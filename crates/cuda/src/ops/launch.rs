@@ -1,6 +1,6 @@
 //! What a node becomes: launches as plain data, whose addresses are filled in at each execution.
 
-use qiao_core::{Accept, DType, NodeView, OpKind, OpTable, Reason, Result, Row};
+use qiao_core::{Accept, DType, NodeView, OpKind, OpTable, Reason, Result, Row, TensorDesc};
 use qiao_kernels_cuda::Kernel;
 
 use crate::blas::LargeProduct;
@@ -31,6 +31,16 @@ pub(crate) struct Prepared {
     pub(crate) launches: Vec<Launch>,
     /// Bytes of scratch; the plan lays them out in its workspace.
     pub(crate) scratch: usize,
+}
+
+/// A private layout.
+pub(crate) struct Layout {
+    /// Its number, as a row's answer names it; never 0.
+    pub(crate) id: u64,
+    /// The bytes of a tensor in it.
+    pub(crate) bytes: fn(&TensorDesc) -> Result<usize>,
+    /// Packs a tensor: argument tensor 0 is the source, tensor 1 the result.
+    pub(crate) pack: fn(&TensorDesc, &Chip) -> Result<Prepared>,
 }
 
 /// One launch of a kernel, or one call of a library.

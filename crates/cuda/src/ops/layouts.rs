@@ -4,26 +4,17 @@ use std::sync::Arc;
 
 use qiao_core::{Binding, Error, Result, TensorDesc};
 
-use super::launch::{Chip, Prepared};
+use super::launch::Layout;
 use super::plan::Card;
+use super::prepack;
 use super::program::{Place, Program};
 use crate::context::Context;
 use crate::memory::{ALIGN, CudaBuffer, resolve};
 use crate::stream::CudaStream;
 
-/// A private layout.
-pub(crate) struct Layout {
-    /// Its number, as a row's answer names it; never 0.
-    pub(crate) id: u64,
-    /// The bytes of a tensor in it.
-    pub(crate) bytes: fn(&TensorDesc) -> Result<usize>,
-    /// Packs a tensor: argument tensor 0 is the source, tensor 1 the result.
-    pub(crate) pack: fn(&TensorDesc, &Chip) -> Result<Prepared>,
-}
-
 /// Every private layout.
 fn layouts() -> Vec<Layout> {
-    Vec::new()
+    prepack::layouts()
 }
 
 /// The layout of this number.

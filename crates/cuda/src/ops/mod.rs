@@ -41,6 +41,14 @@ mod kv;
 
 mod attention;
 
+mod prepack;
+
+mod tiles;
+
+mod matmul_quant;
+
+mod scaled_matmul;
+
 mod layouts;
 
 mod plan;
@@ -65,5 +73,7 @@ pub(crate) fn table() -> Table {
     rows.extend(rows::rows());
     rows.extend(kv::rows());
     rows.extend(attention::rows());
+    rows.extend(matmul_quant::rows());
+    rows.extend(scaled_matmul::rows());
     OpTable::new(rows)
 }

@@ -60,7 +60,6 @@ pub(crate) fn writes_nothing(node: &NodeView<'_>) -> bool {
 }
 
 /// Whether an operand can be bound in a private layout: a bound tensor of its own, of which nothing is a view.
-#[allow(dead_code, reason = "asked by rows that want an operand in a private layout")]
 pub(crate) fn can_be_packed(node: &NodeView<'_>, operand: usize) -> bool {
     let Some(id) = node.node.inputs.get(operand).copied().flatten() else { return false };
     let viewed = |t: &qiao_core::Tensor| matches!(t.storage, Storage::View(root, _) if root == id);

@@ -17,6 +17,7 @@ mod matmul_mma;
 mod moves;
 mod norms;
 mod norms_int8;
+mod quant;
 mod quantize;
 mod rope;
 mod rows;
@@ -49,4 +50,14 @@ pub const UNITS: &[Unit] = &[
     attention_prefill_codes::UNIT,
     attention_prefill_f16::UNIT,
     kv::UNIT,
+    quant::Q4_0,
+    quant::Q8_0,
+    quant::Q4_K,
+    quant::Q6_K,
+    quant::CODES4,
+    quant::CODES8,
+    quant::E4M3,
+    quant::PACK,
+    quant::FINISH,
+    quant::SCALED,
 ];
