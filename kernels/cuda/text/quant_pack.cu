@@ -201,17 +201,17 @@ KERNEL(256) quant_stage_8(const u8* a, u8* to, Staging p) {
 KERNEL(256) quant_stage_16(const u16* a, u16* to, Staging p) {
     each_input(p, a, [&](u64 i, u16 x) { to[i] = x; });
 }
-// An f32 as three bf16 whose sum it is: its highest bits, the highest of the rest, the rest. m rows of each, one after the
-// other. What is no finite number is the first alone.
+// An f32 as three bf16 that hold it: its highest bits; 2^8 times the highest of the rest; 2^16 times the rest. So scaled, none is
+// below what bf16 reaches. m rows of each, one after the other. What is no finite number is the first alone.
 KERNEL(256) quant_stage_f32(const float* a, u16* to, Staging p) {
     const u64 plane = (u64)p.chunks * CHUNK * p.m;
     each_input(p, a, [&](u64 i, float x) {
         const bool finite = (bits_of(x) & 0x7f800000u) != 0x7f800000u;
         const u32 high = is_nan(x) ? 0x7fc00000u : bits_of(x) & 0xffff0000u;
-        const float rest = finite ? x - float_of(high) : 0.0f;
+        const float rest = finite ? (x - float_of(high)) * 256.0f : 0.0f;
         const u32 middle = bits_of(rest) & 0xffff0000u;
         to[i] = (u16)(high >> 16);
         to[plane + i] = (u16)(middle >> 16);
-        to[2 * plane + i] = (u16)(bits_of(rest - float_of(middle)) >> 16);
+        to[2 * plane + i] = (u16)(bits_of((rest - float_of(middle)) * 256.0f) >> 16);
     });
 }

@@ -246,11 +246,16 @@ template <class F, class T, int BLOCKS, int SIDES> DEVICE void tiles(
             typename F::Aside aside[2];
 #pragma unroll
             for (int h = 0; h < 2; h++) aside[h] = F::template beside<T>(p, at[h], side[h], chunk, half);
-            if (half == 1 && chunk + 1 < to) {
+            if (!F::MINS && half == 1 && chunk + 1 < to) {
 #pragma unroll
                 for (int h = 0; h < 2; h++) side[h] = F::load_side(p, at[h], chunk + 1);
             }
             tile_half<F, T, BLOCKS>(aside, at, now, rows + side_of * BLOCKS * 8 * STAGED + half * 64, acc);
+            // A format with minima has no registers left until the half is done.
+            if (F::MINS && half == 1 && chunk + 1 < to) {
+#pragma unroll
+                for (int h = 0; h < 2; h++) side[h] = F::load_side(p, at[h], chunk + 1);
+            }
             const u32 after = chunk + 1 < to ? chunk + 1 : chunk;
 #pragma unroll
             for (int h = 0; h < 2; h++) {

@@ -69,7 +69,8 @@ fn accepts(node: &NodeView<'_>) -> std::result::Result<Accept, Reason> {
     accepts_weight(node, attrs(node).epilogue == Epilogue::SiluMul)
 }
 
-/// Accepts groups of a power of two of blocks, or one; scales that are floats, zeros that are codes of at most 8 bits.
+/// Accepts groups of a power of two of blocks, or one; scales that are floats, zeros that are codes
+/// with a sign where the weight's have one.
 fn accepts_groups(node: &NodeView<'_>) -> std::result::Result<(), Reason> {
     let (w, size) = (node.required(1), attrs(node).group_size as usize);
     if node.input(4).is_some() {
@@ -83,13 +84,16 @@ fn accepts_groups(node: &NodeView<'_>) -> std::result::Result<(), Reason> {
         return Err(Reason::dtype(2, scales.dtype, &[DType::F32, DType::F16, DType::BF16]));
     }
     let Some(zeros) = node.input(3) else { return Ok(()) };
-    if w.dtype == DType::F8E4M3 {
-        return Err(Reason::operand(3, Property::Presence, Rule::None, "given", ""));
+    // Differences of codes of one sign are at most 256 and so exact in bf16.
+    let allowed: &[DType] = match w.dtype {
+        DType::U4 | DType::U8 => &[DType::U8, DType::U4],
+        DType::I4 | DType::I8 => &[DType::I8, DType::I4],
+        _ => return Err(Reason::operand(3, Property::Presence, Rule::None, "given", "")),
+    };
+    if !allowed.contains(&zeros.dtype) {
+        return Err(Reason::dtype(3, zeros.dtype, allowed));
     }
-    match zeros.dtype {
-        DType::U8 | DType::I8 | DType::U4 | DType::I4 => Ok(()),
-        found => Err(Reason::dtype(3, found, &[DType::U8, DType::I8, DType::U4, DType::I4])),
-    }
+    Ok(())
 }
 
 /// The fields of the kernels' `Product` that do not change from launch to launch.
