@@ -164,7 +164,7 @@ fn groups_of_every_code_with_every_zero_that_is_a_code() {
     for (i, code) in CODES.into_iter().enumerate() {
         for (j, (group, k)) in [(32, 96), (64, 128), (128, 384), (0, 96), (256, 512)].into_iter().enumerate() {
             for (z, zeros) in [None, Some(DType::U8), Some(DType::I8), Some(code)].into_iter().enumerate() {
-                let groups: usize = if group == 0 { 1 } else { k / group };
+                let groups = usize::checked_div(k, group).unwrap_or(1);
                 let fits = zeros.is_none_or(|z| {
                     code.kind() == z.kind() && code != DType::F8E4M3 && (!z.is_packed() || groups.is_multiple_of(2))
                 });

@@ -1,14 +1,14 @@
 // Quantised weights as the products read them, and how their codes become halves.
 //
 // A tile is 16 rows of a weight; a chunk is 128 inputs of it, a block 32. Codes lie in the order of the fragments of
-// m16n8k16: lane 4g + t owns inputs 8t.. of each block for rows g and g + 8, so that a lane reads 16 bytes, a warp 512 in
-// order, and no code moves between lanes. Activations are read in their own order, 16 bytes a lane.
+// m16n8k16: lane 4g + t owns inputs 8t.. of each block for rows g and g + 8, so that a lane reads 16 bytes, a warp 512
+// in order, and no code moves between lanes. Activations are read in their own order, 16 bytes a lane.
 //
-// Codes become halves by bits: an integer below 2^mantissa, or'd into a half whose last place is 1, and the half's own value
-// taken away by one fused multiply-add for two codes. All that is exact, in bf16 as in f16, so products are exact, too; scales
-// come in f32 after the sum over a block. Tensor cores are used even for one row: the unit costs nothing that memory does not
-// hide, decoding takes 1.5 to 2.5 instructions a weight however many the rows, and f32 multiply-adds alone would take five, more
-// than an H100 has for 4-bit weights at 3 TB/s.
+// Codes become halves by bits: an integer below 2^mantissa, or'd into a half whose last place is 1, and the half's own
+// value taken away by one fused multiply-add for two codes. All that is exact, in bf16 as in f16, so products are
+// exact, too; scales come in f32 after the sum over a block. Tensor cores are used even for one row: the unit costs
+// nothing that memory does not hide, decoding takes 1.5 to 2.5 instructions a weight however many the rows, and f32
+// multiply-adds alone would take five, more than an H100 has for 4-bit weights at 3 TB/s.
 #pragma once
 #include "vendor.cuh"
 
@@ -28,8 +28,8 @@ struct Product {
     u32 m, n, k;
     // Chunks of a row, tiles of w.
     u32 chunks, tiles;
-    // Row r of a tile is w's row tile·tile_rows + r % 8 + r / 8·half_rows; it is there where tile·tile_rows + r % 8 is below
-    // limit, and the row itself below n.
+    // Row r of a tile is w's row tile·tile_rows + r % 8 + r / 8·half_rows; it is there where tile·tile_rows + r % 8 is
+    // below limit, and the row itself below n.
     u32 tile_rows, half_rows, limit;
     // Blocks in a group, as a power of two; groups; rows of w that share a row of scales.
     u32 group_shift, groups, group_rows;
@@ -165,17 +165,18 @@ DEVICE i32 byte_at(const u8* tile, u32 r, u32 k) {
 }
 DEVICE float half_at(const u8* tile, u64 i) { return to_f32(reinterpret_cast<const f16*>(tile)[i]); }
 
-// What a block's sums are multiplied by for each of a lane's two rows, in halves of the block where each has its own, and
-// what is taken away of each input.
+// What a block's sums are multiplied by for each of a lane's two rows, in halves of the block where each has its own,
+// and what is taken away of each input.
 struct Scales {
     float scale[2][2];
     float min[2];
 };
 
-// A format's traits: HALVES, whether the halves of a block have scales of their own; MINS, whether there is a minimum; AHEAD,
-// chunks in flight per warp beside the one at work; Half, the codes of half a chunk in a lane; Side, what its tile holds beside
-// the codes of a chunk; Aside, what half a chunk takes of that; scales, what block i of it takes; decode, that block as two
-// fragments; weight, one weight by itself; taint, what a row's sum gets for NaN among its codes.
+// A format's traits: HALVES, whether the halves of a block have scales of their own; MINS, whether there is a minimum;
+// AHEAD, chunks in flight per warp beside the one at work; Half, the codes of half a chunk in a lane; Side, what its
+// tile holds beside the codes of a chunk; Aside, what half a chunk takes of that; scales, what block i of it takes;
+// decode, that block as two fragments; weight, one weight by itself; taint, what a row's sum gets for NaN among its
+// codes.
 
 struct Nothing {};
 
@@ -264,7 +265,8 @@ DEVICE float signed_byte(u32 word, u32 i) {
     return float_of(byte_perm(word ^ 0x80808080u, 0x4b000000u, 0x7440 | i)) - 8388736.0f;
 }
 
-// `d·sc·q − dmin·mn`: behind all codes, for each row and 256 inputs, d, dmin and eight pairs of 6 bits as GGUF packs them.
+// `d·sc·q − dmin·mn`: behind all codes, for each row and 256 inputs, d, dmin and eight pairs of 6 bits as GGUF packs
+// them.
 struct Q4_K : Nibbles {
     static constexpr bool MINS = true;
     struct Side { Vec4 rows[2]; };
@@ -308,8 +310,8 @@ struct Q4_K : Nibbles {
     }
 };
 
-// `d·sc·(q − 32)`: a plane of nibbles and one of pairs of bits; then a signed byte for each row and 16 inputs, then d for
-// each row and 256. Lane 4g + t owns inputs 4t.. of each half of a block.
+// `d·sc·(q − 32)`: a plane of nibbles and one of pairs of bits; then a signed byte for each row and 16 inputs, then d
+// for each row and 256. Lane 4g + t owns inputs 4t.. of each half of a block.
 struct Q6_K {
     static constexpr int AHEAD = 1;
     static constexpr bool HALVES = true, MINS = false;
@@ -368,7 +370,8 @@ struct Q6_K {
     static DEVICE float taint(const Product&, const u8*, u32) { return 0.0f; }
 };
 
-// Scales and zeros that lie beside the codes as the checkpoint has them: one for both blocks of half a chunk, or one for each.
+// Scales and zeros that lie beside the codes as the checkpoint has them: one for both blocks of half a chunk, or one
+// for each.
 template <class Codes> struct Grouped : Codes {
     using Side = Nothing;
     struct Aside { float scale[2][2], zero[2][2]; };

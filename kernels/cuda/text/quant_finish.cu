@@ -1,8 +1,8 @@
 // Joins the sums of parts of K and of the parts of f32 activations, and what follows a product.
 #include "quant_product.cuh"
 
-// Sums `[parts][planes][m][16·tiles]` in the order of the tiles' rows; p.m counts the rows of the result, p.lda the planes, of which
-// each counts 2^−8 of the one before.
+// Sums `[parts][planes][m][16·tiles]` in the order of the tiles' rows; p.m counts the rows of the result, p.lda the
+// planes, of which each counts 2^−8 of the one before.
 KERNEL(256) quant_finish(const float* sums, const void* bias, const void* residual, void* y, Product p) {
     const u64 features = p.tail == TAIL_SILU_MUL ? p.limit : p.n, all = features * p.m, width = (u64)p.tiles * 16;
     const u64 step = (u64)gridDim.x * blockDim.x;

@@ -201,8 +201,9 @@ KERNEL(256) quant_stage_8(const u8* a, u8* to, Staging p) {
 KERNEL(256) quant_stage_16(const u16* a, u16* to, Staging p) {
     each_input(p, a, [&](u64 i, u16 x) { to[i] = x; });
 }
-// An f32 as three bf16 that hold it: its highest bits; 2^8 times the highest of the rest; 2^16 times the rest. So scaled, none is
-// below what bf16 reaches. m rows of each, one after the other. What is no finite number is the first alone.
+// An f32 as three bf16 that hold it: its highest bits; 2^8 times the highest of the rest; 2^16 times the rest. So
+// scaled, none is below what bf16 reaches. m rows of each, one after the other. What is no finite number is the first
+// alone.
 KERNEL(256) quant_stage_f32(const float* a, u16* to, Staging p) {
     const u64 plane = (u64)p.chunks * CHUNK * p.m;
     each_input(p, a, [&](u64 i, float x) {

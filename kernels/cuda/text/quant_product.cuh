@@ -78,8 +78,8 @@ template <class F> DEVICE void activations(const void* block, u32* b) {
 }
 
 // ---------------------------------------------------------------------------------------------------- up to 8 rows
-// A block has one tile, a warp every eighth chunk of it; AHEAD chunks of codes are under way while one is multiplied. The
-// activations come through L1, where the block's warps share them.
+// A block has one tile, a warp every eighth chunk of it; AHEAD chunks of codes are under way while one is multiplied.
+// The activations come through L1, where the block's warps share them.
 constexpr u32 FEW_WARPS = 8;
 
 template <class F> struct Chunk {
@@ -161,9 +161,9 @@ template <class F, class T> DEVICE void gemv(
 }
 
 // ---------------------------------------------------------------------------------------------------- more rows
-// A block has eight tiles and 8·BLOCKS·SIDES rows of a, a warp two tiles and 8·BLOCKS rows. Activations are staged a chunk
-// ahead; codes are decoded in registers, once for all rows of the warp. A row of staged activations takes 320 bytes, so that
-// eight rows times 64 bytes lie in all banks.
+// A block has eight tiles and 8·BLOCKS·SIDES rows of a, a warp two tiles and 8·BLOCKS rows. Activations are staged a
+// chunk ahead; codes are decoded in registers, once for all rows of the warp. A row of staged activations takes 320
+// bytes, so that eight rows times 64 bytes lie in all banks.
 constexpr u32 STAGED = 160;
 constexpr u32 OUT_ROWS = 132;
 

@@ -1,5 +1,5 @@
-// Products of int8 codes with exact int32 sums, their scales and what joins them. Weights lie in the tiles of codes of a byte;
-// those are fragments of m16n8k32 as they stand, whose lane 4g + t takes inputs 8t.. of a block of activations.
+// Products of int8 codes with exact int32 sums, their scales and what joins them. Weights lie in the tiles of codes of
+// a byte; those are fragments of m16n8k32 as they stand, whose lane 4g + t takes inputs 8t.. of a block of activations.
 #include "quant.cuh"
 
 // Steps are elements, 0 for a scale that is one for all. y_kind and bias_kind as in quant.cuh.
