@@ -4,7 +4,7 @@
 mod pages;
 mod trials;
 
-use pages::{Card, INDEX_LIES, check, lying};
+use pages::{Card, INDEX_LIES, check, lying, lying_lengths};
 use qiao_core::{AttentionAttrs, DType, OpKind};
 
 const HALVES: [DType; 2] = [DType::F16, DType::BF16];
@@ -182,6 +182,24 @@ fn indices_that_lie_never_lead_outside_memory() {
     for dtype in FLOATS {
         for lie in INDEX_LIES {
             lying(&card, AttentionAttrs { causal: true, ..Default::default() }, dtype, lie);
+        }
+    }
+}
+
+#[test]
+fn lengths_that_lie_never_lead_outside_memory() {
+    let card = Card::open();
+    let far = i64::MAX;
+    for dtype in FLOATS {
+        for (cu, len) in [
+            ([0, 3, 6], [far, far]),
+            ([0, 6, 2], [4, 4]),
+            ([-5, 99, 3], [-1, 4]),
+            ([4, 2, 1], [4, 4]),
+            ([0, 1, 6], [9, far]),
+            ([i64::MIN, far, far], [i64::MIN, 8]),
+        ] {
+            lying_lengths(&card, dtype, cu, len);
         }
     }
 }

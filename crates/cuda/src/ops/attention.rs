@@ -361,3 +361,28 @@ fn plain(node: &NodeView<'_>, chip: &Chip) -> CoreResult<Prepared> {
     let symbol = if floats { "attention_plain_f32" } else { "attention_plain_any" };
     Ok(step.prepared(symbol, 8, shared, ways))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CARD: Ways = Ways { at_once: 396, least: 128, start: 128 };
+
+    #[test]
+    fn a_lone_sequence_of_many_keys_fills_the_card_once() {
+        let parts = CARD.splits(8, 32768, MOST_SPLITS);
+        assert_eq!(parts, 396 / 8);
+    }
+
+    #[test]
+    fn more_blocks_than_run_at_once_are_cut_into_few_parts_or_none() {
+        assert_eq!(CARD.splits(100 * 396, 4096, 32), 1);
+        assert!(CARD.splits(400, 4096, 32) <= 16, "blocks of a wave hardly begun are worth cutting, not more");
+    }
+
+    #[test]
+    fn few_keys_are_never_cut() {
+        assert_eq!(CARD.splits(8, 100, 1), 1);
+        assert_eq!(CARD.splits(1, 0, 1), 1);
+    }
+}

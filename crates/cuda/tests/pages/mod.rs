@@ -89,6 +89,20 @@ pub(crate) fn lying(card: &Card, attrs: AttentionAttrs, dtype: DType, (table, le
     }
 }
 
+/// Runs a prompt of six packed queries and eight keys with these offsets and lengths, that the card may neither follow outside
+/// its memory nor be stopped by; the operands stay as they are.
+pub(crate) fn lying_lengths(card: &Card, dtype: DType, cu: [i64; 3], len: [i64; 2]) {
+    let attrs = AttentionAttrs { causal: true, ..Default::default() };
+    let ones = |n: usize| vec![1.0; n];
+    let raw = |v: &[i64]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let index = |n: usize| TensorDesc::new(DType::I64, &[n]).unwrap();
+    let trial = Trial::new(Op::AttentionPrefill(attrs)).values(dtype, &[6, 2, 8], &ones(96));
+    let trial = trial.values(dtype, &[8, 1, 8], &ones(64)).values(dtype, &[8, 1, 8], &ones(64));
+    let trial = trial.input(index(3), raw(&cu)).input(index(2), raw(&len));
+    let (before, after) = (trial.build().unwrap().bytes, survives(card, &trial));
+    assert_eq!(before[..5], after[..5], "{dtype} {cu:?} {len:?}");
+}
+
 /// Runs a trial whose data break the operator's meaning; the bytes of its bound tensors afterwards.
 pub(crate) fn survives(card: &Card, trial: &Trial) -> Vec<Vec<u8>> {
     let built = trial.build().unwrap();
