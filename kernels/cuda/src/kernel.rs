@@ -39,6 +39,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("rowwise.cuh", include_str!("../text/rowwise.cuh")),
     ("norms.cuh", include_str!("../text/norms.cuh")),
     ("codes.cuh", include_str!("../text/codes.cuh")),
+    ("rope.cuh", include_str!("../text/rope.cuh")),
     ("select.cuh", include_str!("../text/select.cuh")),
     ("attention.cuh", include_str!("../text/attention.cuh")),
     ("attention_tiles.cuh", include_str!("../text/attention_tiles.cuh")),

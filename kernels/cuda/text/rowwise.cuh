@@ -77,6 +77,7 @@ template <class T> struct Dense {
 
     DEVICE Dense(const void* base, const Rows& rows, u32 r)
         : row(const_cast<T*>(static_cast<const T*>(base)) + rows.at(r)) {}
+    DEVICE explicit Dense(T* start) : row(start) {}
     DEVICE bool whole(u32 i, u32 n) const { return i + VEC <= n && (reinterpret_cast<u64>(row + i) & 15) == 0; }
     DEVICE Raw fetch(u32 i, u32 n) const {
         if (whole(i, n)) return {load16(row + i)};
@@ -84,6 +85,13 @@ template <class T> struct Dense {
 #pragma unroll
         for (int l = 0; l < VEC; l++) v[l] = i + l < n ? to_f32(row[i + l]) : 0.0f;
         return {close16<T>(v)};
+    }
+    // The elements as they were fetched, bit for bit where they came whole.
+    DEVICE void put(u32 i, u32 n, Raw raw) const {
+        if (whole(i, n)) return store16(row + i, raw.v);
+        float v[VEC];
+        open(raw, v);
+        store(i, n, v);
     }
     DEVICE static void open(Raw raw, float* out) { open16<T>(raw.v, out); }
     DEVICE void load(u32 i, u32 n, float* out) const { open(fetch(i, n), out); }

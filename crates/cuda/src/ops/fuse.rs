@@ -3,7 +3,7 @@
 use qiao_core::Graph;
 
 use super::launch::{Chip, Prepared};
-use super::norms;
+use super::{norms, rope};
 
 /// Nodes that run as one.
 pub(crate) struct Fused {
@@ -18,11 +18,16 @@ pub(crate) struct Fused {
 pub(crate) type Rule = fn(&Graph, usize, &Chip) -> Option<Fused>;
 
 /// The rules, best first. A node that an earlier match took is offered to no other.
-pub(crate) const RULES: &[Rule] = &[norm_and_codes];
+pub(crate) const RULES: &[Rule] = &[norm_and_codes, rotations_and_cache];
 
 /// A norm whose rows are quantised next.
 fn norm_and_codes(graph: &Graph, node: usize, chip: &Chip) -> Option<Fused> {
     norms::with_codes(graph, node, chip).map(|(last, prepared)| Fused { nodes: vec![node, last], prepared })
+}
+
+/// Keys that are turned and go into the cache, and queries that are turned alike.
+fn rotations_and_cache(graph: &Graph, node: usize, _: &Chip) -> Option<Fused> {
+    rope::with_cache(graph, node).map(|(nodes, prepared)| Fused { nodes, prepared })
 }
 
 /// Every match in a graph, first nodes ascending.

@@ -20,6 +20,7 @@ mod norms_int8;
 mod quant;
 mod quantize;
 mod rope;
+mod rope_kv;
 mod rows;
 mod sample;
 mod unpack;
@@ -40,6 +41,7 @@ pub const UNITS: &[Unit] = &[
     norms_int8::UNIT,
     quantize::UNIT,
     rope::UNIT,
+    rope_kv::UNIT,
     rows::UNIT,
     sample::UNIT,
     attention_decode_bf16::UNIT,
