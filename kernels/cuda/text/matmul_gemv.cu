@@ -22,7 +22,9 @@ template <class T, u32 COUNT, u32 DEPTH> struct Ring {
     // Asks for the elements from k on of every stream, zeros where not `any`.
     DEVICE void ask(u64 k, bool any) {
 #pragma unroll
-        for (u32 i = 0; i < COUNT; i++) copy_async16(slots + (write * COUNT + i) * THREADS, from[i] + (any ? k : 0), any);
+        for (u32 i = 0; i < COUNT; i++) {
+            copy_async16_once(slots + (write * COUNT + i) * THREADS, from[i] + (any ? k : 0), any);
+        }
         write = write + 1 == DEPTH ? 0 : write + 1;
     }
     // Takes the oldest step, once it is there.
@@ -141,7 +143,7 @@ template <class T, int ROWS> DEVICE void scalar(const void* a, const T* b, const
             if (k >= p.k) continue;
 #pragma unroll
             for (u32 m = 0; m < ROWS; m++) {
-                if (m >= p.m) break;
+                if (m >= p.m) continue;
                 float x[V];
                 load_many<V>(p.a_type, a, at.a + m * p.a_row + k, x);
 #pragma unroll
@@ -196,7 +198,7 @@ template <class T, int ROWS> DEVICE void upright(const void* a, const T* b, cons
             unpack16<T>(w, y);
 #pragma unroll
             for (u32 m = 0; m < ROWS; m++) {
-                if (m >= p.m) break;
+                if (m >= p.m) continue;
                 const float x = load_any(p.a_type, a, at.a + m * p.a_row + k * p.a_col);
 #pragma unroll
                 for (u32 j = 0; j < V; j++) d[m][j] = fmaf(x, y[j], d[m][j]);

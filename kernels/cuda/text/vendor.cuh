@@ -307,6 +307,19 @@ DEVICE void copy_async16(void* shared, const void* global, bool valid) {
     store16(shared, valid ? load16(global) : Vec4{0, 0, 0, 0});
 #endif
 }
+// The same of bytes that are read once: the first to leave L2, whose lines come whole.
+DEVICE void copy_async16_once(void* shared, const void* global, bool valid) {
+#if defined(QIAO_PTX)
+    u64 policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(
+                     (u32)__cvta_generic_to_shared(shared)),
+                 "l"(__cvta_generic_to_global(global)), "r"(valid ? 16 : 0), "l"(policy)
+                 : "memory");
+#else
+    copy_async16(shared, global, valid);
+#endif
+}
 // Closes a group of copies.
 DEVICE void copy_async_commit() {
 #if defined(QIAO_PTX)
@@ -422,7 +435,10 @@ struct DotE4m3 {
 // The portable twin: what each lane needs of the others comes by shuffles.
 template <class Dot, class T> DEVICE void mma_by_shuffles(T* d, const u32* a, const u32* b, Dot dot) {
     const u32 lane = lane32(), row = lane & ~3u, column = (lane & 3) * 8;
+    // Four times the text for each mma of a tile is more than compilers care to read.
+#pragma unroll 1
     for (u32 step = 0; step < 4; step++) {
+#pragma unroll
         for (u32 half = 0; half < 2; half++) {
             const u32 top = warp_from(a[2 * half], row + step), bottom = warp_from(a[2 * half + 1], row + step);
             const u32 left = warp_from(b[half], column + step), right = warp_from(b[half], column + 4 + step);

@@ -326,3 +326,70 @@ fn any(node: &NodeView<'_>, chip: &Chip) -> Result<Prepared> {
     let tile = Tile { family: "fma_any", size: [64, 64], step: 16, shared: 0, resident: 2 };
     Ok(tile.prepare(node, &p, "", chip))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qiao_core::{Epilogue, Graph, TensorDesc};
+
+    const H100: Chip = Chip { arch: 90, processors: 132, shared: 232_448, blas: false };
+
+    /// The launches of a bf16 product with weights `[n, k]`.
+    fn launches(m: usize, n: usize, k: usize, epilogue: Epilogue, chip: &Chip) -> Prepared {
+        let (mut g, bf16) = (Graph::new(), |shape: &[usize]| TensorDesc::new(DType::BF16, shape).unwrap());
+        let (a, b) = (g.bind("a", bf16(&[m, k])), g.bind("b", bf16(&[n, k])));
+        g.op1(Op::Matmul(MatmulAttrs { trans_b: true, epilogue, ..Default::default() }), &[a, b]).unwrap();
+        let node = g.node(0);
+        let row = rows().into_iter().find(|row| (row.accepts)(&node).is_ok()).unwrap();
+        (row.launch)(&node, chip).unwrap()
+    }
+
+    fn blocks(launch: &Launch) -> u32 {
+        match launch.what {
+            What::Kernel { grid, .. } => grid.iter().product(),
+            What::Product { .. } => 0,
+        }
+    }
+
+    #[test]
+    fn every_product_of_a_large_models_step_fills_the_card() {
+        for m in [1, 8, 16, 64] {
+            for (n, k, epilogue) in [
+                (6144, 4096, Epilogue::None),
+                (4096, 4096, Epilogue::None),
+                (28_672, 4096, Epilogue::SiluMul),
+                (4096, 14_336, Epilogue::None),
+                (128_256, 4096, Epilogue::None),
+            ] {
+                let prepared = launches(m, n, k, epilogue, &H100);
+                let first = blocks(&prepared.launches[0]);
+                assert!(first >= H100.processors, "{m}x{n}x{k}: {first} blocks");
+            }
+        }
+    }
+
+    #[test]
+    fn a_few_rows_are_one_launch_without_scratch() {
+        for (n, k) in [(896, 896), (1152, 896), (4096, 14_336)] {
+            let prepared = launches(8, n, k, Epilogue::None, &H100);
+            assert_eq!((prepared.launches.len(), prepared.scratch), (1, 0));
+        }
+    }
+
+    #[test]
+    fn the_library_takes_large_products_only() {
+        let chip = Chip { blas: true, ..H100 };
+        let by_library =
+            |m| matches!(launches(m, 4096, 4096, Epilogue::None, &chip).launches[0].what, What::Product { .. });
+        assert!(by_library(128) && by_library(4096));
+        assert!(!by_library(1) && !by_library(64));
+    }
+
+    #[test]
+    fn a_card_with_little_shared_memory_takes_the_kernel_that_needs_none() {
+        let chip = Chip { shared: 49_152, ..H100 };
+        let launch = &launches(256, 256, 256, Epilogue::None, &chip).launches[0];
+        let What::Kernel { kernel, shared, .. } = launch.what else { panic!("{launch:?}") };
+        assert_eq!((kernel.symbol, shared), ("matmul_fma_any_64x64", 0));
+    }
+}

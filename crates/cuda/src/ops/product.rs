@@ -262,3 +262,46 @@ fn last_two(desc: &TensorDesc) -> [usize; 2] {
     let rank = desc.rank();
     [desc.shape[rank - 2], desc.shape[rank - 1]]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qiao_core::{Graph, MatmulAttrs, Op};
+
+    /// A product of a in these strides with b.
+    fn product(a: (&[usize], &[usize]), b: &[usize]) -> Product {
+        let mut g = Graph::new();
+        let a = g.bind("a", TensorDesc::strided(DType::F16, a.0, a.1).unwrap());
+        let b = g.bind("b", TensorDesc::new(DType::F16, b).unwrap());
+        g.op1(Op::Matmul(MatmulAttrs { trans_b: true, ..Default::default() }), &[a, b]).unwrap();
+        Product::of(&g.node(0), true, Epilogue::None).unwrap()
+    }
+
+    #[test]
+    fn axes_in_front_of_shared_weights_are_rows() {
+        let p = product((&[2, 3, 5, 8], &[120, 40, 8, 1]), &[16, 8]);
+        assert_eq!((p.m, p.batches(), p.a.row, p.c.row), (30, 1, 8, 16));
+        let p = product((&[6, 1, 8], &[24, 8, 1]), &[16, 8]);
+        assert_eq!((p.m, p.batches(), p.a.row, p.c.row), (6, 1, 24, 16));
+    }
+
+    #[test]
+    fn rows_that_are_not_even_are_batches() {
+        let p = product((&[2, 3, 8], &[40, 8, 1]), &[16, 8]);
+        assert_eq!((p.m, p.batches(), p.batches.len()), (3, 2, 1));
+        assert_eq!(p.batches[0].steps, [40, 0, 48, 0]);
+    }
+
+    #[test]
+    fn batches_that_continue_each_other_are_one_axis() {
+        let p = product((&[2, 3, 5, 8], &[120, 40, 8, 1]), &[2, 3, 16, 8]);
+        assert_eq!((p.m, p.batches(), p.batches.len()), (5, 6, 1));
+        assert_eq!(p.batches[0].steps, [40, 128, 80, 0]);
+    }
+
+    #[test]
+    fn a_struct_of_a_product_has_the_size_that_kernels_read() {
+        let p = product((&[3, 8], &[8, 1]), &[16, 8]);
+        assert_eq!(p.bytes(Division::default()).len(), 33 * 8 + 22 * 4);
+    }
+}
