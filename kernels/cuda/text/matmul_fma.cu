@@ -1,8 +1,8 @@
 // Products by multiply-add in f32: those of f32 operands, and whatever the other kernels leave.
 //
-// The floor is 2 M N K operations over the rate of f32 multiply-add. What holds the kernels back is shared memory, which
-// feeds 8x8 sums of a thread with 16 floats for 64 operations; a step's operands are loaded while those of the step before
-// are multiplied. The kernel for any strides and dtypes loads element by element and is meant to be right.
+// The floor is 2 M N K operations over the rate of f32 multiply-add. What holds the kernels back is shared memory,
+// which feeds 8x8 sums of a thread with 16 floats for 64 operations; a step's operands are loaded while those of the
+// step before are multiplied. The kernel for any strides and dtypes loads element by element and is meant to be right.
 #include "product.cuh"
 
 #define THREADS 256
@@ -147,10 +147,10 @@ DEVICE void tile(const void* a, const void* b, const Tail& tail, float* partial,
 }
 
 #define ARGUMENTS const void *a, const void *b, const void *bias, const void *residual, void *c, float *partial, Product p
-#define TILE(name, qm, qn, deep, lie_a, lie_b)                                                                               \
+#define TILE(name, qm, qn, deep, lie_a, lie_b)                                                                         \
     KERNEL_BLOCKS(THREADS, 2) matmul_fma_##name(ARGUMENTS) {                                                           \
         const Tail tail = {bias, residual, c};                                                                         \
-        tile<qm, qn, deep, lie_a, lie_b>(a, b, tail, partial, p);                                                            \
+        tile<qm, qn, deep, lie_a, lie_b>(a, b, tail, partial, p);                                                      \
     }
 
 TILE(f32_128x128_nk, 2, 2, 8, ALONG_K, ALONG_K)

@@ -1,9 +1,9 @@
 // Products of up to 8 rows: every element of b is read once, whatever the number of rows.
 //
 // The floor is b's bytes over the memory's bandwidth; a and c are small beside it. What holds a kernel back is bytes in
-// flight: each thread copies its own 16 bytes of b several steps ahead into a ring in shared memory that nobody else reads,
-// so that neither registers nor the compiler's order decide how much is under way. K goes in parts to the groups of a
-// block where columns are few; their sums meet in shared memory, in order.
+// flight: each thread copies its own 16 bytes of b several steps ahead into a ring in shared memory that nobody else
+// reads, so that neither registers nor the compiler's order decide how much is under way. K goes in parts to the groups
+// of a block where columns are few; their sums meet in shared memory, in order.
 #include "product.cuh"
 
 // Threads of a block: 8 groups of 32.
@@ -36,8 +36,8 @@ template <class T, u32 COUNT, u32 DEPTH> struct Ring {
     }
 };
 
-// Adds the parts of each sum and finishes it. sums[group][row][slot]: the groups of a tile stand together. The first half
-// of a tile's slots is the gate and the second the up half with silu_mul.
+// Adds the parts of each sum and finishes it. sums[group][row][slot]: the groups of a tile stand together. The first
+// half of a tile's slots is the gate and the second the up half with silu_mul.
 template <int SLOTS>
 DEVICE void finish_tiles(const Product& p, const Tail& tail, const Start& at, const float* sums, u32 first, u32 parts) {
     const bool pairs = p.then == THEN_SILU_MUL;
@@ -59,9 +59,9 @@ DEVICE void finish_tiles(const Product& p, const Tail& tail, const Start& at, co
     sync();
 }
 
-// b [N, K] and a of one 16-bit dtype, on tensor cores: columns of c are the rows of the unit's 16x8 result, rows of a its
-// columns. The order of K inside a unit is free as long as both operands have it, so that each lane's 16 bytes of b and of
-// a are its elements of two units, with no exchange between lanes. HALVES * 8 columns to a group.
+// b [N, K] and a of one 16-bit dtype, on tensor cores: columns of c are the rows of the unit's 16x8 result, rows of a
+// its columns. The order of K inside a unit is free as long as both operands have it, so that each lane's 16 bytes of b
+// and of a are its elements of two units, with no exchange between lanes. HALVES * 8 columns to a group.
 template <class T, u32 HALVES, u32 DEPTH> DEVICE void thin(const T* a, const T* b, const Tail& tail, const Product& p) {
     SHARED(Vec4, slots, DEPTH * HALVES * THREADS);
     float* const sums = reinterpret_cast<float*>(slots);
@@ -223,17 +223,17 @@ template <class T, int ROWS> DEVICE void upright(const void* a, const T* b, cons
 
 #define ARGUMENTS const void *a, const void *b, const void *bias, const void *residual, void *c, Product p
 #define THIN(dtype, columns, depth)                                                                                    \
-    KERNEL_BLOCKS(THREADS, 4) matmul_thin_##dtype##_8x##columns(ARGUMENTS) {                                                     \
+    KERNEL_BLOCKS(THREADS, 4) matmul_thin_##dtype##_8x##columns(ARGUMENTS) {                                           \
         const Tail tail = {bias, residual, c};                                                                         \
         thin<dtype, columns / 8, depth>((const dtype*)a, (const dtype*)b, tail, p);                                    \
     }
 #define SCALAR(name, T, rows)                                                                                          \
-    KERNEL_BLOCKS(THREADS, 2) matmul_gemv_##name##_nk_##rows(ARGUMENTS) {                                                        \
+    KERNEL_BLOCKS(THREADS, 2) matmul_gemv_##name##_nk_##rows(ARGUMENTS) {                                              \
         const Tail tail = {bias, residual, c};                                                                         \
         scalar<T, rows>(a, (const T*)b, tail, p);                                                                      \
     }
 #define UPRIGHT(name, T, rows)                                                                                         \
-    KERNEL_BLOCKS(THREADS, 2) matmul_gemv_##name##_kn_##rows(ARGUMENTS) {                                                        \
+    KERNEL_BLOCKS(THREADS, 2) matmul_gemv_##name##_kn_##rows(ARGUMENTS) {                                              \
         const Tail tail = {bias, residual, c};                                                                         \
         upright<T, rows>(a, (const T*)b, tail, p);                                                                     \
     }

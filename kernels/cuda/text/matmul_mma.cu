@@ -1,10 +1,10 @@
 // Products in 16-bit floats, and in f32 where operands may be rounded to tf32, on tensor cores.
 //
-// The floor is the greater of 2 M N K operations over the tensor cores' rate and the operands' bytes over the bandwidth. What
-// holds large products back is the shared memory that feeds the mma units: a group of 32 has 64x64 sums, so that each row
-// it loads serves 64 columns, and rows lie turned in pieces of 16 bytes, so that no load meets a bank twice. Copies run
-// several steps ahead. What holds small products back is bytes in flight, so K goes in parts to blocks of their own, whose
-// sums `join` adds in order.
+// The floor is the greater of 2 M N K operations over the tensor cores' rate and the operands' bytes over the
+// bandwidth. What holds large products back is the shared memory that feeds the mma units: a group of 32 has 64x64
+// sums, so that each row it loads serves 64 columns, and rows lie turned in pieces of 16 bytes, so that no load meets a
+// bank twice. Copies run several steps ahead. What holds small products back is bytes in flight, so K goes in parts to
+// blocks of their own, whose sums `join` adds in order.
 #include "product.cuh"
 
 // The dtype's unit: 32 bytes of K to a step.
@@ -22,8 +22,8 @@ template <> struct Unit<float> {
     static DEVICE void multiply(float* d, const u32* a, const u32* b) { mma_tf32(d, a, b); }
 };
 
-// Where piece `piece` of row `row` lies in a tile of PIECES pieces to a row, in bytes. Eight rows that one load takes at
-// the same piece fall into eight different groups of banks.
+// Where piece `piece` of row `row` lies in a tile of PIECES pieces to a row, in bytes. Eight rows that one load takes
+// at the same piece fall into eight different groups of banks.
 template <u32 PIECES> DEVICE u32 place(u32 row, u32 piece) {
     const u32 turn = PIECES == 4 ? row >> 1 & 3 : row & 7;
     return (row * PIECES + (piece ^ turn)) * 16;
@@ -75,7 +75,8 @@ template <class T, u32 BM_, u32 BN_, u32 BK, u32 WM, u32 WN, u32 STAGES_, bool K
             s.b_step = B_STEP * p.b_col;
             s.b_rows = column < p.n ? B_COUNT : 0;
         } else {
-            // Within a thread's column of the tile the columns of the result are B_STEP apart, or half as many with pairs.
+            // Within a thread's column of the tile the columns of the result are B_STEP apart, or half as many with
+            // pairs.
             const u32 j = spot.n * BN + b_row, out = pairs ? j / 16 * 8 + j % 8 : j, width = columns(p);
             const u32 step = pairs ? B_STEP / 2 : B_STEP;
             s.b = b + (u64)(out + (pairs && j / 8 % 2 ? p.n / 2 : 0)) * p.b_row;

@@ -8,7 +8,8 @@ enum : u32 { IN_F32 = 0, IN_F16 = 1, IN_BF16 = 2 };
 // What follows the sums, as the op list numbers it; a bias and a residual are added wherever one is given.
 enum : u32 { THEN_SILU_MUL = 3, THEN_GELU = 4 };
 
-// c[m][n] = sum over k of a[m][k] b[n][k], for every batch. Distances are in elements. The host writes it field by field.
+// c[m][n] = sum over k of a[m][k] b[n][k], for every batch. Distances are in elements. The host writes it field by
+// field.
 struct Product {
     u64 a_row, a_col;      // along M, along K
     u64 b_row, b_col;      // along N, along K
@@ -53,8 +54,9 @@ DEVICE Start start_of(const Product& p, u32 batch) {
 // Columns of the result.
 DEVICE u32 columns(const Product& p) { return p.then == THEN_SILU_MUL ? p.n / 2 : p.n; }
 
-// Columns of a product stand in tiles by groups of 8. With silu_mul groups of the gate and of the up half take turns, so
-// that both halves of a result meet in one tile. The column j of the tiles is the column of the product, or beyond n.
+// Columns of a product stand in tiles by groups of 8. With silu_mul groups of the gate and of the up half take turns,
+// so that both halves of a result meet in one tile. The column j of the tiles is the column of the product, or beyond
+// n.
 DEVICE u32 product_column(const Product& p, u32 j) {
     if (p.then != THEN_SILU_MUL) return j;
     const u32 out = j / 16 * 8 + j % 8;
@@ -179,7 +181,8 @@ DEVICE void finish_8(const Product& p, const Tail& tail, const Start& at, u32 m,
     store_8(p.c_type, tail.c, at.c + m * p.c_row + o, c);
 }
 
-// The tile of the result that a block has. Blocks that run together share rows of a and of b: eight rows of tiles at a time.
+// The tile of the result that a block has. Blocks that run together share rows of a and of b: eight rows of tiles at a
+// time.
 struct Spot { u32 m, n; };
 DEVICE Spot spot_of(const Product& p, u32 id) {
     const u32 band = 8 * p.tiles_n, first = id / band * 8, left = p.tiles_m - first;
@@ -187,8 +190,8 @@ DEVICE Spot spot_of(const Product& p, u32 id) {
     return {first + rest % rows, rest / rows};
 }
 
-// Writes rows of a tile whose sums lie in shared memory, `pitch` floats apart: ROWS rows from row m, COLUMNS columns from
-// column j of the tiles. With K in parts the sums go to `partial`, for `join`.
+// Writes rows of a tile whose sums lie in shared memory, `pitch` floats apart: ROWS rows from row m, COLUMNS columns
+// from column j of the tiles. With K in parts the sums go to `partial`, for `join`.
 template <int ROWS, int COLUMNS, int THREADS>
 DEVICE void finish_rows(const Product& p, const Tail& tail, const Start& at, float* partial, u32 batch, u32 split,
                         const float* sums, u32 pitch, u32 m, u32 j) {
