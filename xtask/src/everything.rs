@@ -87,7 +87,10 @@ pub(crate) fn run() -> Result<(), String> {
     tool(&mut skipped, "clippy", &clippy)?;
     step("CUDA and HIP: every text is compiled");
     skipped.extend(cuda::gate()?);
-    let tally = cargo_test()?;
+    let mut tally = cargo_test("cargo test", &["--workspace"], &[])?;
+    // The other width that chips have; the card is built for it by a variable.
+    let wide = ["--package", "qiao-cuda", "--package", "qiao-simcuda"];
+    tally.passed += cargo_test("CUDA kernels with waves of 64", &wide, &[("QIAO_SIMCUDA_WARP", "64")])?.passed;
     step("documentation");
     pass(cargo().args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     demo()?;
@@ -138,11 +141,11 @@ fn pass(command: &mut Command) -> Result<(), String> {
     if status.success() { Ok(()) } else { Err(format!("{command:?} failed: {status}")) }
 }
 
-/// Runs all tests to their end and counts them.
-fn cargo_test() -> Result<Tally, String> {
-    step("cargo test");
+/// Runs the tests of some packages to their end and counts them.
+fn cargo_test(name: &str, packages: &[&str], variables: &[(&str, &str)]) -> Result<Tally, String> {
+    step(name);
     let mut command = cargo();
-    command.args(["test", "--workspace", "--no-fail-fast"]).stdout(Stdio::piped());
+    command.arg("test").args(packages).arg("--no-fail-fast").envs(variables.iter().copied()).stdout(Stdio::piped());
     let mut child = command.spawn().map_err(|e| format!("cargo test does not start: {e}"))?;
     let mut tally = Tally::default();
     let output = child.stdout.take().expect("the output is piped");
