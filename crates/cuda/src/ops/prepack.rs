@@ -76,15 +76,19 @@ pub(super) fn word(value: usize) -> [u8; 4] {
     u32::try_from(value).expect("a row accepts sizes that fit").to_ne_bytes()
 }
 
-/// What can be packed: two axes, whole codes along K, fewer than 2^31 of each.
+/// What can be packed: two axes, packed codes side by side along K, no more of each than kernels count.
 fn matrix(tensor: &TensorDesc) -> Option<(Format, usize, usize)> {
     let &[n, k] = &tensor.shape[..] else { return None };
     let format = format(tensor.dtype)?;
-    (n.max(k) <= MOST && (tensor.dtype.block_bytes() == 1 || tensor.rows_are_contiguous())).then_some((format, n, k))
+    (n <= MOST && k <= MOST_INPUTS && (tensor.dtype.block_bytes() == 1 || tensor.rows_are_contiguous()))
+        .then_some((format, n, k))
 }
 
-/// The most rows and inputs of a weight.
+/// The most rows of a weight, or of activations.
 pub(super) const MOST: usize = 1 << 30;
+
+/// The most inputs of a weight: kernels count the words of a tile in 32 bits.
+pub(super) const MOST_INPUTS: usize = 1 << 24;
 
 /// Whether a weight can be packed as far as its own description tells.
 pub(super) fn has_tiles(tensor: &TensorDesc) -> bool {

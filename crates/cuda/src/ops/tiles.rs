@@ -3,7 +3,7 @@
 use qiao_core::{Accept, DType, NodeView, Property, Reason, Rule, TensorDesc};
 
 use super::launch::{Arg, Chip, Launch};
-use super::prepack::{CHUNK, MOST, PAIRS, TILES, has_tiles, word};
+use super::prepack::{CHUNK, MOST, MOST_INPUTS, PAIRS, TILES, has_tiles, word};
 use super::sound::can_be_packed;
 
 /// Threads of a kernel that stages or joins, and the most blocks of it.
@@ -54,7 +54,7 @@ pub(super) fn accepts_rows(node: &NodeView<'_>, operand: usize, contiguous: bool
 /// Accepts sizes that the kernels can count: rows of activations with their parts, features, inputs, blocks of a grid.
 pub(super) fn accepts_sizes(m: usize, n: usize, k: usize) -> Result<(), Reason> {
     let blocks = n.div_ceil(128).saturating_mul(m.saturating_mul(3).div_ceil(32));
-    for (operand, size, most) in [(0, m, MOST), (1, n.max(k), MOST), (0, blocks, i32::MAX as usize)] {
+    for (operand, size, most) in [(0, m, MOST), (1, n, MOST), (1, k, MOST_INPUTS), (0, blocks, i32::MAX as usize)] {
         if size > most {
             return Err(Reason::operand(operand, Property::Memory, Rule::AtMost, size, most));
         }
