@@ -19,15 +19,21 @@ template <int THREADS, class A> struct Row {
     u32 n;
     float top, temperature;
 
-    // Every element of the row, as its index and its number, by some thread.
-    template <class F> DEVICE void each(F f) const {
-#pragma unroll 2
-        for (u32 i = threadIdx.x * A::VEC; i < n; i += THREADS * A::VEC) {
-            float v[A::VEC];
-            from.load(i, n, v);
+    // Every element of the row, as its index and its number, by some thread, which has AHEAD slots under way at once.
+    template <int AHEAD = 1, class F> DEVICE void each(F f) const {
+        constexpr u32 STEP = THREADS * A::VEC;
+        for (u32 i = threadIdx.x * A::VEC; i < n; i += AHEAD * STEP) {
+            typename A::Raw raw[AHEAD];
 #pragma unroll
-            for (int l = 0; l < A::VEC; l++)
-                if (i + l < n) f(i + l, v[l]);
+            for (int c = 0; c < AHEAD; c++) raw[c] = from.fetch(i + c * STEP, n);
+#pragma unroll
+            for (int c = 0; c < AHEAD; c++) {
+                float v[A::VEC];
+                A::open(raw[c], v);
+#pragma unroll
+                for (int l = 0; l < A::VEC; l++)
+                    if (i + c * STEP + l < n) f(i + c * STEP + l, v[l]);
+            }
         }
     }
     // Relative to the largest, which weighs 1 even where it is infinite.
@@ -119,7 +125,7 @@ DEVICE u64 below(double x, u64 end) {
 template <int THREADS, int LEVELS, class A>
 DEVICE u32 sample(Row<THREADS, A>& row, Tables& t, float u, i64 top_k, float top_p, float min_p) {
     u64 best = 0;
-    row.each([&](u32 i, float v) { best = Most()(best, place_of(v, i)); });
+    row.template each<4>([&](u32 i, float v) { best = Most()(best, place_of(v, i)); });
     best = team_join<THREADS>(best, Most());
     row.top = value_of((u32)(best >> 32));
     if (row.temperature == 0.0f || is_nan(row.top) || row.n == 1) return index_of(best);
