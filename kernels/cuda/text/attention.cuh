@@ -1,8 +1,8 @@
 // What the kernels of attention share: the shapes of an operator, where queries and keys lie, and how a row ends.
 //
-// Rows are query tokens times the query heads that share a key head, token first: row r of a sequence is head r % group of
-// token r / group. A tile of rows reads each key once for all of them. Scores are kept in units of log2, so that a weight
-// is exp2(score - reference); the reference of a row is its largest score, less a constant of the kernel.
+// Rows are query tokens times the query heads that share a key head, token first: row r of a sequence is head r % group
+// of token r / group. A tile of rows reads each key once for all of them. Scores are kept in units of log2, so that a
+// weight is exp2(score - reference); the reference of a row is its largest score, less a constant of the kernel.
 #pragma once
 
 #include "vendor.cuh"
@@ -109,8 +109,8 @@ DEVICE u64 packed_start(const Attention& a, const Operands& x, u32 sequence) {
     return sum < a.block_size ? sum : a.block_size;
 }
 
-// Tile number `index` of at most `most` rows each. Query tokens behind the last sequence are one without keys. All lanes of
-// a group come.
+// Tile number `index` of at most `most` rows each. Query tokens behind the last sequence are one without keys. All
+// lanes of a group come.
 DEVICE Tile find_tile(const Attention& a, const Operands& x, u32 index, u32 most) {
     const u32 group = a.heads / a.kv_heads;
     Tile t = {};
@@ -127,7 +127,8 @@ DEVICE Tile find_tile(const Attention& a, const Operands& x, u32 index, u32 most
             i32 from = 0, to = 0;
             if (b <= a.batch) {
                 from = between(index_at(x.cu, b * a.cu_stride, a.wide_cu), 0, (i32)a.tokens);
-                to = b < a.batch ? between(index_at(x.cu, (b + 1) * a.cu_stride, a.wide_cu), from, (i32)a.tokens) : (i32)a.tokens;
+                to = (i32)a.tokens;
+                if (b < a.batch) to = between(index_at(x.cu, (b + 1) * a.cu_stride, a.wide_cu), from, to);
             }
             const u32 tiles = (u32)(((u64)(to - from) * group + most - 1) / most);
             u32 before = tiles;

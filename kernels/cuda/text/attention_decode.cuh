@@ -1,9 +1,9 @@
 // Attention of one query a sequence: flash decoding (Dao et al. 2023) on tensor cores.
 //
-// A block takes up to 16 query heads of one key head and a part of a sequence's keys. Each of its four groups of lanes takes
-// 16 keys at a time straight from memory into the fragments of the products: lane (g, c) reads eight elements of keys g and
-// g + 8 and of values 2c, 2c + 1, 2c + 8 and 2c + 9, and the queries lie so that they fit. Nothing is rounded on the way:
-// queries and weights are sums of two or three halves.
+// A block takes up to 16 query heads of one key head and a part of a sequence's keys. Each of its four groups of lanes
+// takes 16 keys at a time straight from memory into the fragments of the products: lane (g, c) reads eight elements of
+// keys g and g + 8 and of values 2c, 2c + 1, 2c + 8 and 2c + 9, and the queries lie so that they fit. Nothing is
+// rounded on the way: queries and weights are sums of two or three halves.
 #pragma once
 
 #include "attention_tiles.cuh"
@@ -69,13 +69,13 @@ template <class T, int TILES> DEVICE void weigh(Running<TILES>& run, float (&s)[
     }
 }
 
-// Adds 64 columns of 16 weighted values. A number that is not finite meets the first part of its weight alone: the others may
-// be 0 or negative.
+// Adds 64 columns of 16 weighted values. A number that is not finite meets the first part of its weight alone: the
+// others may be 0 or negative.
 template <class T>
 DEVICE void add_values(float (*o)[4], const u32 (&p)[Part<T>::COUNT][4], Vec4 (&v)[4]) {
     u32 marks = 0;
 #pragma unroll
-    for (int j = 0; j < 4; j++) marks |= unbounded<T>(v[j].x) | unbounded<T>(v[j].y) | unbounded<T>(v[j].z) | unbounded<T>(v[j].w);
+    for (int j = 0; j < 4; j++) marks |= unbounded<T>(v[j]);
 #pragma unroll
     for (int part = 0; part < Part<T>::COUNT; part++) {
 #pragma unroll
@@ -90,7 +90,7 @@ DEVICE void add_values(float (*o)[4], const u32 (&p)[Part<T>::COUNT][4], Vec4 (&
         }
         if (part == 0 && marks != 0) {
 #pragma unroll
-            for (int j = 0; j < 4; j++) v[j] = {bounded<T>(v[j].x), bounded<T>(v[j].y), bounded<T>(v[j].z), bounded<T>(v[j].w)};
+            for (int j = 0; j < 4; j++) v[j] = bounded<T>(v[j]);
         }
     }
 }
@@ -193,7 +193,8 @@ DEVICE bool decode_keys(const Attention& a, const Operands& x, const Tile& t, u3
     return lost;
 }
 
-// Joins the four groups' weighted values in `all`, [16][8 TILES + 1], in their order, beside the references and sums of each.
+// Joins the four groups' weighted values in `all`, [16][8 TILES + 1], in their order, beside the references and sums of
+// each.
 template <int TILES>
 DEVICE void join_groups(Running<TILES>& run, float* all, float (*references)[DECODE_ROWS], float (*sums)[DECODE_ROWS]) {
     const int COLUMNS = TILES * 8 + 1;

@@ -1,7 +1,8 @@
 // Attention of any dtypes and head sizes, by sums in f32, and the kernel that joins split keys.
 //
 // A block takes up to eight rows of one key head and a part of the keys, 32 at a time: each group of lanes scores every
-// fourth key for all rows, then turns the scores of every fourth row into weights; then each thread adds up its columns.
+// fourth key for all rows, then turns the scores of every fourth row into weights; then each thread adds up its
+// columns.
 #include "attention.cuh"
 
 static const u32 PLAIN_ROWS = 8;

@@ -1,8 +1,8 @@
 // Attention of many queries a sequence: FlashAttention-2 (Dao 2023) on tensor cores, over pages where they lie.
 //
-// A block takes 64 MR rows of one key head and a part of the keys, KEYS at a time: values are on their way while scores are
-// computed, and the next keys while values are added. Each of the four groups of lanes has 16 MR rows, so that a fragment of
-// keys or values serves MR products. Weights are rounded to halves before they meet the values.
+// A block takes 64 MR rows of one key head and a part of the keys, KEYS at a time: values are on their way while scores
+// are computed, and the next keys while values are added. Each of the four groups of lanes has 16 MR rows, so that a
+// fragment of keys or values serves MR products. Weights are rounded to halves before they meet the values.
 #pragma once
 
 #include "attention_tiles.cuh"
@@ -217,15 +217,15 @@ template <class P, int DP, int KEYS> DEVICE bool all_finite(const u16* v, u32* o
     u32 marks = 0;
     for (u32 i = threadIdx.x; i < KEYS * DP / 8; i += 128) {
         const Vec4 x = load16(v + i / (DP / 8) * Pitch<DP>::HALVES + i % (DP / 8) * 8);
-        marks |= unbounded<P>(x.x) | unbounded<P>(x.y) | unbounded<P>(x.z) | unbounded<P>(x.w);
+        marks |= unbounded<P>(x);
     }
     if (marks != 0) odd[0] = 1;
     sync();
     return odd[0] == 0;
 }
 
-// Adds a step's values that are not finite to the rows that see them, and leaves zeros in their place: a weight of 0 would
-// not hide them from the others. All threads of the block come.
+// Adds a step's values that are not finite to the rows that see them, and leaves zeros in their place: a weight of 0
+// would not hide them from the others. All threads of the block come.
 template <class P, int DP, int MR, int KEYS>
 DEVICE void take_unbounded(u16* v, const Range* seen, i32 base, Sums<DP, MR>& run, u32* odd) {
     const u32 c = lane32() & 3;
@@ -248,8 +248,7 @@ DEVICE void take_unbounded(u16* v, const Range* seen, i32 base, Sums<DP, MR>& ru
     sync();
     for (u32 i = threadIdx.x; i < KEYS * DP / 8; i += 128) {
         u16* at = v + i / (DP / 8) * Pitch<DP>::HALVES + i % (DP / 8) * 8;
-        const Vec4 x = load16(at);
-        store16(at, {bounded<P>(x.x), bounded<P>(x.y), bounded<P>(x.z), bounded<P>(x.w)});
+        store16(at, bounded<P>(load16(at)));
     }
     if (threadIdx.x == 0) odd[0] = 0;
     sync();

@@ -53,6 +53,14 @@ template <class T, bool CODES> DEVICE Vec4 eight(const void* cache, u64 at, u32 
     return {first.x, first.y, second.x, second.y};
 }
 
+// The same over eight halves.
+template <class T> DEVICE u32 unbounded(const Vec4& v) {
+    return unbounded<T>(v.x) | unbounded<T>(v.y) | unbounded<T>(v.z) | unbounded<T>(v.w);
+}
+template <class T> DEVICE Vec4 bounded(const Vec4& v) {
+    return {bounded<T>(v.x), bounded<T>(v.y), bounded<T>(v.z), bounded<T>(v.w)};
+}
+
 // A word of Vec4 by a number that the compiler knows.
 DEVICE u32 word(const Vec4& v, u32 i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
 

@@ -1,7 +1,7 @@
 // Rows of keys and values go to their slots of a cache.
 //
-// A group of lanes takes one head of one token. Where a cache has scales, the row's largest magnitude sets the scale and each
-// element becomes the code of what remains.
+// A group of lanes takes one head of one token. Where a cache has scales, the row's largest magnitude sets the scale
+// and each element becomes the code of what remains.
 #include "vendor.cuh"
 
 // Keys or values. Strides count elements.
