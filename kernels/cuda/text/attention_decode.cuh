@@ -293,12 +293,13 @@ DEVICE void attention_decode(const Attention& a, const Operands& x) {
     }
 }
 
-#define ATTENTION_DECODE(name, T, CODES, size, chunks, halves)                                                         \
-    KERNEL_BLOCKS(128, 2) name##_##size(ATTENTION_PARAMS) {                                                            \
+// BOUNDS: how the kernels are declared, which says how many registers they may have.
+#define ATTENTION_DECODE(name, T, CODES, BOUNDS, size, chunks, halves)                                                 \
+    BOUNDS name##_##size(ATTENTION_PARAMS) {                                                                           \
         attention_decode<T, CODES, chunks, halves>(a, Operands ATTENTION_OPERANDS);                                    \
     }
-#define ATTENTION_DECODE_SIZES(name, T, CODES)                                                                         \
-    ATTENTION_DECODE(name, T, CODES, 64, 2, 1)                                                                         \
-    ATTENTION_DECODE(name, T, CODES, 96, 3, 2)                                                                         \
-    ATTENTION_DECODE(name, T, CODES, 128, 4, 2)                                                                        \
-    ATTENTION_DECODE(name, T, CODES, 256, 8, 4)
+#define ATTENTION_DECODE_SIZES(name, T, CODES, BOUNDS)                                                                 \
+    ATTENTION_DECODE(name, T, CODES, BOUNDS, 64, 2, 1)                                                                 \
+    ATTENTION_DECODE(name, T, CODES, BOUNDS, 96, 3, 2)                                                                 \
+    ATTENTION_DECODE(name, T, CODES, BOUNDS, 128, 4, 2)                                                                \
+    ATTENTION_DECODE(name, T, CODES, BOUNDS, 256, 8, 4)

@@ -326,8 +326,8 @@ fn decode_tiles(node: &NodeView<'_>, chip: &Chip) -> CoreResult<Prepared> {
     let from = if is_codes(step.k.dtype) { "codes" } else { step.k.dtype.name() };
     let blocks = match size {
         64 => 4,
-        256 => 2,
-        _ => 3,
+        96 | 128 if from != "codes" => 3,
+        _ => 2,
     };
     let ways = Ways { at_once: blocks * chip.processors as usize, least: 128, start: 128 };
     Ok(step.prepared(&format!("attention_decode_{from}_{size}"), 16, 0, ways))
