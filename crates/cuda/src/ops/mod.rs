@@ -13,6 +13,9 @@ mod capture;
 
 mod walk;
 
+mod moves;
+
+mod casts;
 mod elementwise;
 
 mod product;
@@ -64,6 +67,8 @@ pub(crate) use sound::support;
 /// Every kernel of the card, best first for each operator.
 pub(crate) fn table() -> Table {
     let mut rows = Vec::new();
+    rows.extend(moves::rows());
+    rows.extend(casts::rows());
     rows.extend(elementwise::rows());
     rows.extend(matmul::rows());
     rows.extend(choose::rows());
