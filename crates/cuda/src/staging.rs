@@ -19,6 +19,8 @@ const THREADS: usize = 4;
 /// Places of one size, used in turn.
 pub(crate) struct Ring {
     slots: Vec<Slot>,
+    /// The memory of all slots.
+    host: *mut u8,
     next: usize,
     /// Bytes of a slot.
     bytes: usize,
@@ -33,6 +35,8 @@ struct Slot {
 
 // SAFETY: page-locked memory that belongs to the slot alone, and a handle of the driver, which any thread may use.
 unsafe impl Send for Slot {}
+// SAFETY: as above.
+unsafe impl Send for Ring {}
 
 /// What a transfer needs.
 #[derive(Clone, Copy)]
@@ -93,17 +97,11 @@ impl Ring {
     /// # Errors
     /// No page-locked memory is left.
     pub(crate) fn new(context: &Context, count: usize, bytes: usize) -> Result<Ring> {
-        let mut ring = Ring { slots: Vec::with_capacity(count), next: 0, bytes };
-        for _ in 0..count {
-            let slot = context.alloc_host(bytes).and_then(|host| match context.new_event(false) {
-                Ok(done) => Ok(Slot { host, done, used: false }),
-                Err(error) => {
-                    context.bury(Grave::Host(host.cast()));
-                    Err(error)
-                }
-            });
-            match slot {
-                Ok(slot) => ring.slots.push(slot),
+        let host = context.alloc_host(count * bytes)?;
+        let mut ring = Ring { slots: Vec::with_capacity(count), host, next: 0, bytes };
+        for i in 0..count {
+            match context.new_event(false) {
+                Ok(done) => ring.slots.push(Slot { host: host.wrapping_add(i * bytes), done, used: false }),
                 Err(error) => {
                     ring.into_graves().into_iter().for_each(|grave| context.bury(grave));
                     return Err(error);
@@ -115,7 +113,8 @@ impl Ring {
 
     /// What is to be given back when nothing uses it any more.
     pub(crate) fn into_graves(self) -> Vec<Grave> {
-        self.slots.into_iter().flat_map(|slot| [Grave::Host(slot.host.cast()), Grave::Event(slot.done)]).collect()
+        let events = self.slots.into_iter().map(|slot| Grave::Event(slot.done));
+        events.chain([Grave::Host(self.host.cast())]).collect()
     }
 
     fn turn(&mut self) -> usize {

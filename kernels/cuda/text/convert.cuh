@@ -143,7 +143,7 @@ DEVICE void write_wide(void* to, u32 type, u64 at, bool negative, u64 magnitude)
     double x = (double)magnitude;
     if (type != F64 && magnitude >> 53) {
         int extra = 0;
-        while (magnitude >> (53 + extra)) extra++;
+        while (extra < 11 && magnitude >> (53 + extra)) extra++;
         const u64 kept = magnitude >> extra;
         const u64 odd = kept | (kept << extra != magnitude ? 1 : 0);
         x = (double)odd * power_of_two(extra);

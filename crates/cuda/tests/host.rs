@@ -1,0 +1,269 @@
+//! What the host does around the kernels, on a card that can be made to fail: memory, waits, graphs, losses, leaks.
+
+mod rig;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use qiao_core::*;
+use qiao_cuda::CudaBackend;
+use qiao_simcuda::{Kind, Knob};
+use rig::{Run, card};
+
+const PLAIN: NoAttrs = NoAttrs {};
+const SOON: Duration = Duration::from_secs(60);
+
+/// `n` operators one after the other: x + x + x ...
+fn chain(n: usize) -> (Graph, Vec<Vec<u8>>) {
+    let mut g = Graph::new();
+    let desc = || TensorDesc::new(DType::F32, &[64]).unwrap();
+    let x = g.bind("x", desc());
+    let y = g.bind("y", desc());
+    let mut sum = x;
+    for _ in 1..n {
+        sum = g.op1(Op::Add(PLAIN), &[sum, x]).unwrap();
+    }
+    g.add_into(Op::Add(PLAIN), &[Some(sum), Some(x)], &[y]).unwrap();
+    let ones = [1f32; 64].iter().flat_map(|v| v.to_le_bytes()).collect();
+    (g, vec![ones, vec![0; 256]])
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+fn open() -> Arc<dyn Device> {
+    CudaBackend.open(0).unwrap()
+}
+
+#[test]
+fn a_plan_is_captured_the_second_time_and_replayed_then() {
+    let card = card().alone();
+    let device = open();
+    let (graph, bytes) = chain(5);
+    let plan = device.plan(&graph).unwrap();
+    let mut run = Run::new(&*device, &*plan, &bytes).unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        run.execute(&*plan).unwrap();
+        assert_eq!(floats(&run.read(1).unwrap()), [6.0; 64]);
+        seen.push((card.calls("cuStreamBeginCapture_v2"), card.calls("cuGraphLaunch")));
+    }
+    assert_eq!(seen, [(0, 0), (1, 1), (1, 2), (1, 3)]);
+    // Other addresses are another graph.
+    let mut other = Run::new(&*device, &*plan, &bytes).unwrap();
+    other.execute(&*plan).unwrap();
+    other.execute(&*plan).unwrap();
+    assert_eq!(floats(&other.read(1).unwrap()), [6.0; 64]);
+    assert_eq!((card.calls("cuStreamBeginCapture_v2"), card.calls("cuGraphLaunch")), (2, 4));
+    // What was captured reads what is bound now.
+    let twos: Vec<u8> = [2f32; 64].iter().flat_map(|v| v.to_le_bytes()).collect();
+    run.stream.upload(&run.bindings[0].clone(), &twos).unwrap();
+    run.execute(&*plan).unwrap();
+    assert_eq!(floats(&run.read(1).unwrap()), [12.0; 64]);
+}
+
+#[test]
+fn only_a_few_graphs_are_kept() {
+    let card = card().alone();
+    let device = open();
+    let (graph, bytes) = chain(4);
+    let plan = device.plan(&graph).unwrap();
+    let mut runs: Vec<Run> = (0..12).map(|_| Run::new(&*device, &*plan, &bytes).unwrap()).collect();
+    for run in &mut runs {
+        for _ in 0..3 {
+            run.execute(&*plan).unwrap();
+        }
+        assert_eq!(floats(&run.read(1).unwrap()), [5.0; 64]);
+    }
+    assert!(card.live(Kind::Executables) <= 9, "{} are kept", card.live(Kind::Executables));
+    drop(plan);
+    runs[0].stream.sync(SOON).unwrap();
+    assert_eq!(card.live(Kind::Executables), 0);
+}
+
+#[test]
+fn a_driver_that_does_not_capture_launches() {
+    let card = card().alone();
+    let device = open();
+    let (graph, bytes) = chain(4);
+    let plan = device.plan(&graph).unwrap();
+    let mut run = Run::new(&*device, &*plan, &bytes).unwrap();
+    card.fail("cuStreamBeginCapture_v2", 0, 1, 900);
+    for _ in 0..3 {
+        run.execute(&*plan).unwrap();
+        assert_eq!(floats(&run.read(1).unwrap()), [5.0; 64]);
+    }
+    assert_eq!(card.calls("cuGraphLaunch"), 0);
+}
+
+#[test]
+fn one_plan_runs_on_several_streams_at_a_time() {
+    let _card = card().alone();
+    let device = open();
+    let (graph, bytes) = chain(6);
+    let plan = device.plan(&graph).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut run = Run::new(&*device, &*plan, &bytes).unwrap();
+                for _ in 0..5 {
+                    run.execute(&*plan).unwrap();
+                }
+                assert_eq!(floats(&run.read(1).unwrap()), [7.0; 64]);
+            });
+        }
+    });
+}
+
+#[test]
+fn memory_that_is_dropped_while_work_is_queued_is_given_back_after_it() {
+    let card = card().alone();
+    let device = open();
+    let (graph, bytes) = chain(2);
+    let plan = device.plan(&graph).unwrap();
+    let mut run = Run::new(&*device, &*plan, &bytes).unwrap();
+    run.stream.sync(SOON).unwrap();
+    let before = card.live(Kind::Memory);
+    card.set(Knob::Stalled, 1);
+    run.execute(&*plan).unwrap();
+    run.bindings.clear();
+    assert_eq!(card.live(Kind::Memory), before, "work is queued that uses it");
+    assert!(matches!(run.stream.sync(Duration::from_millis(5)), Err(Error::Timeout { .. })));
+    card.set(Knob::Stalled, 0);
+    run.stream.sync(SOON).unwrap();
+    assert_eq!(card.live(Kind::Memory), before - 2);
+}
+
+#[test]
+fn nothing_is_left_when_everything_is_dropped() {
+    let card = card().alone();
+    let kinds = [
+        Kind::Memory,
+        Kind::Pinned,
+        Kind::Streams,
+        Kind::Events,
+        Kind::Modules,
+        Kind::Graphs,
+        Kind::Executables,
+        Kind::Contexts,
+    ];
+    // A card that was lost before kept what it had.
+    let before = kinds.map(|kind| card.live(kind));
+    {
+        let device = open();
+        let (graph, bytes) = chain(4);
+        let plan = device.plan(&graph).unwrap();
+        let mut run = Run::new(&*device, &*plan, &bytes).unwrap();
+        let event = device.event().unwrap();
+        for _ in 0..3 {
+            run.execute(&*plan).unwrap();
+        }
+        run.stream.record(&*event).unwrap();
+        // Dropped with work queued.
+    }
+    assert_eq!(kinds.map(|kind| card.live(kind)), before, "{kinds:?}");
+}
+
+#[test]
+fn more_than_there_is_is_refused_with_what_is_left() {
+    let card = card().alone();
+    let device = open();
+    let total = device.info().memories[0].total_bytes;
+    let asked = card.calls("cuMemAlloc_v2");
+    match device.alloc(0, total as usize + 1) {
+        Err(Error::OutOfMemory { asked, free, .. }) => assert!(asked == total + 1 && free > 0 && free <= total),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(card.calls("cuMemAlloc_v2"), asked, "the driver is not asked");
+    card.fail("cuMemAlloc_v2", 0, 1, 2);
+    assert!(matches!(device.alloc(0, 1 << 20), Err(Error::OutOfMemory { .. })));
+    assert!(device.alloc(0, 1 << 20).is_ok());
+}
+
+#[test]
+fn a_launch_that_fails_poisons_its_stream_and_no_other() {
+    let card = card().alone();
+    let device = open();
+    let (graph, bytes) = chain(2);
+    let plan = device.plan(&graph).unwrap();
+    let [mut bad, mut good] = [0; 2].map(|_| Run::new(&*device, &*plan, &bytes).unwrap());
+    card.fail("cuLaunchKernel", 0, 1, 701);
+    let error = bad.execute(&*plan).unwrap_err().to_string();
+    assert!(error.contains("launching binary_f32"), "{error}");
+    assert!(matches!(bad.execute(&*plan), Err(Error::Poisoned { .. })));
+    let event = device.event().unwrap();
+    assert!(bad.stream.record(&*event).is_err());
+    assert!(event.sync(SOON).is_err() && good.stream.wait(&*event).is_err());
+    good.execute(&*plan).unwrap();
+    assert_eq!(floats(&good.read(1).unwrap()), [3.0; 64]);
+}
+
+#[test]
+fn a_lost_card_says_so_until_it_is_opened_again() {
+    let card = card().alone();
+    let (graph, bytes) = chain(2);
+    {
+        let device = open();
+        let plan = device.plan(&graph).unwrap();
+        let mut run = Run::new(&*device, &*plan, &bytes).unwrap();
+        run.execute(&*plan).unwrap();
+        card.lose(0, 700);
+        assert!(matches!(run.stream.sync(SOON), Err(Error::DeviceLost { .. })));
+        assert!(matches!(run.execute(&*plan), Err(Error::DeviceLost { .. })));
+        assert!(matches!(device.alloc(0, 16), Err(Error::DeviceLost { .. })));
+        assert!(matches!(device.stream().err(), Some(Error::DeviceLost { .. })));
+        assert!(matches!(CudaBackend.open(0), Err(Error::DeviceLost { .. })));
+    }
+    card.lose(0, 0);
+    card.forget();
+    let device = open();
+    let plan = device.plan(&graph).unwrap();
+    let mut run = Run::new(&*device, &*plan, &bytes).unwrap();
+    run.execute(&*plan).unwrap();
+    assert_eq!(floats(&run.read(1).unwrap()), [3.0; 64]);
+}
+
+#[test]
+fn a_card_that_does_not_answer_ends_a_patient_wait() {
+    let card = card().alone();
+    let device = open();
+    let mut stream = device.stream().unwrap();
+    let buffer = Binding::whole(device.alloc(0, 64).unwrap());
+    stream.upload(&buffer, &[3; 64]).unwrap();
+    stream.set_patience(Duration::from_millis(10));
+    card.set(Knob::Stalled, 1);
+    let mut out = [0; 64];
+    assert!(matches!(stream.download(&mut out, &buffer), Err(Error::Timeout { .. })));
+    card.set(Knob::Stalled, 0);
+    stream.download(&mut out, &buffer).unwrap();
+    assert_eq!(out, [3; 64]);
+}
+
+#[test]
+fn large_transfers_go_through_in_parts() {
+    let _card = card().alone();
+    let device = open();
+    let mut stream = device.stream().unwrap();
+    for bytes in [1usize, 16 << 10, (16 << 10) + 1, (4 << 20) + 3, (37 << 20) + 5] {
+        let data: Vec<u8> = (0..bytes).map(|i| (i * 31 + i / 4096) as u8).collect();
+        let buffer = device.alloc(0, bytes + 7).unwrap();
+        let part = Binding::part(&buffer, 5, bytes);
+        stream.upload(&part, &data).unwrap();
+        let mut back = vec![0; bytes];
+        stream.download(&mut back, &part).unwrap();
+        assert!(back == data, "{bytes} bytes");
+    }
+}
+
+#[test]
+fn a_card_that_is_too_old_is_not_present() {
+    let card = card().alone();
+    card.set(Knob::Arch, 75);
+    match CudaBackend.open(0) {
+        Err(Error::NotPresent { why, .. }) => assert!(why.contains("compute capability 7.5"), "{why}"),
+        other => panic!("{:?}", other.map(|d| d.info().name.clone())),
+    }
+    card.set(Knob::Arch, 80);
+    assert_eq!(open().info().arch, "sm_80");
+}
