@@ -1,36 +1,15 @@
-//! The card runs the plain cases of the operators that it has.
+//! The card runs the plain cases of every operator.
 
 mod rig;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use qiao_conformance::{Case, Depth, Status, Subject};
 use qiao_core::{Backend, OpKind};
 use qiao_cuda::CudaBackend;
 
-/// Operators of which no plain case is run.
-const LACKING: &[&str] = &[
-    "add_rms_norm",
-    "argmax",
-    "attention_decode",
-    "attention_prefill",
-    "kv_write",
-    "layer_norm",
-    "matmul",
-    "matmul_quant",
-    "quantize_dynamic",
-    "quantize_static",
-    "reduce",
-    "rms_norm",
-    "rope",
-    "sample",
-    "scaled_matmul",
-    "softmax",
-    "top_k",
-];
-
 #[test]
-fn plain_cases_pass() {
+fn plain_cases_of_every_operator_pass() {
     let card = rig::card();
     let subject = Subject::open(|| CudaBackend.open(0)).unwrap();
     let mut passed: BTreeMap<OpKind, usize> = OpKind::ALL.iter().map(|&kind| (kind, 0)).collect();
@@ -46,6 +25,6 @@ fn plain_cases_pass() {
     }
     let (shown, said) = (failures[..failures.len().min(12)].join("\n"), card.fault().unwrap_or_default());
     assert!(failures.is_empty(), "{} cases failed:\n{shown}\n{said}", failures.len());
-    let lacking: BTreeSet<&str> = passed.into_iter().filter(|(_, n)| *n == 0).map(|(kind, _)| kind.name()).collect();
-    assert_eq!(lacking, LACKING.iter().copied().collect());
+    let lacking: Vec<&str> = passed.into_iter().filter(|(_, n)| *n == 0).map(|(kind, _)| kind.name()).collect();
+    assert!(lacking.is_empty(), "no case of these is run: {lacking:?}");
 }
