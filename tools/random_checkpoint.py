@@ -4,6 +4,8 @@
     .venv/bin/python tools/random_checkpoint.py --shape qwen2.5-0.5b --dtype bf16 --out models/qwen2.5-0.5b-bf16
     .venv/bin/python tools/random_checkpoint.py --shape llama-3.2-1b --dtype f16 --out models/l1b --shards 3
     ... --gguf FILE      the same weights once more as GGUF, so that llama.cpp runs the same model
+    ... --tiled          the same few million numbers again and again: ten times as fast, for sizes where speed alone counts
+    ... --blocks q8_0 --gguf FILE      a GGUF file of random Q8_0 or Q4_K blocks alone, no folder: speed alone
 
 The folder has the layout of a published checkpoint: config.json (older keys, as those models were published),
 generation_config.json, model.safetensors or shards with an index, and the small tokenizer of
@@ -74,12 +76,38 @@ SHAPES = {
         "bos_token_id": 128000,
         "eos_token_id": [128001, 128008, 128009],
     },
+    "llama-3.1-8b": {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 128256,
+        "max_position_embeddings": 131072,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "rope_theta": 500000.0,
+        "rope_scaling": {
+            "factor": 8.0,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        },
+        "rms_norm_eps": 1e-5,
+        "bos_token_id": 128000,
+        "eos_token_id": [128001, 128008, 128009],
+        "tie_word_embeddings": False,
+    },
 }
 EVERYWHERE = {"hidden_act": "silu", "attention_dropout": 0.0, "initializer_range": 0.02, "tie_word_embeddings": True}
 
 
 def tensors(config: dict) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all tensors in file order; the embedding is tied."""
+    """Names and shapes of all tensors in file order."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     head = hidden // config["num_attention_heads"]
     q, kv = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
@@ -97,6 +125,8 @@ def tensors(config: dict) -> dict[str, tuple[int, ...]]:
         shapes[at + "mlp.up_proj.weight"] = (inner, hidden)
         shapes[at + "mlp.down_proj.weight"] = (hidden, inner)
     shapes["model.norm.weight"] = (hidden,)
+    if not config["tie_word_embeddings"]:
+        shapes["lm_head.weight"] = (config["vocab_size"], hidden)
     return shapes
 
 
@@ -120,20 +150,23 @@ def cast(values: np.ndarray, dtype: str) -> np.ndarray:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def pieces(name: str, shape: tuple[int, ...], layers: int, seed: int):
-    """Draw a tensor's elements in f32, PIECE at a time, in row-major order."""
+def pieces(name: str, shape: tuple[int, ...], layers: int, seed: int, tiled: bool):
+    """Draw a tensor's elements in f32, PIECE at a time, in row-major order; tiled: one piece over and over."""
     generator = np.random.Generator(np.random.SFC64([seed, zlib.crc32(name.encode())]))
     mean, deviation = spread(name, shape, layers)
     left = math.prod(shape)
+    values = None
     while left:
-        values = generator.standard_normal(min(left, PIECE), dtype=np.float32)
-        values *= np.float32(deviation)
-        values += np.float32(mean)
-        left -= values.size
-        yield values
+        if values is None or not tiled:
+            values = generator.standard_normal(min(left, PIECE), dtype=np.float32)
+            values *= np.float32(deviation)
+            values += np.float32(mean)
+        part = values[:left]
+        left -= part.size
+        yield part
 
 
-def write_shard(path: pathlib.Path, shapes: dict, dtype: str, layers: int, seed: int) -> None:
+def write_shard(path: pathlib.Path, shapes: dict, dtype: str, layers: int, seed: int, tiled: bool) -> None:
     """Write one safetensors file: header length, header, then the tensors in header order."""
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in shapes.items():
@@ -145,7 +178,7 @@ def write_shard(path: pathlib.Path, shapes: dict, dtype: str, layers: int, seed:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, shape in shapes.items():
-            for values in pieces(name, shape, layers, seed):
+            for values in pieces(name, shape, layers, seed, tiled):
                 cast(values, dtype).tofile(file)
 
 
@@ -176,7 +209,7 @@ def write_checkpoint(out: pathlib.Path, config: dict, args) -> None:
     for index, part in enumerate(parts):
         numbered = f"model-{index + 1:05}-of-{len(parts):05}.safetensors"
         file = "model.safetensors" if args.shards == 1 else numbered
-        write_shard(out / file, part, args.dtype, config["num_hidden_layers"], args.seed)
+        write_shard(out / file, part, args.dtype, config["num_hidden_layers"], args.seed, args.tiled)
         weight_map |= dict.fromkeys(part, file)
     total = sum(map(math.prod, shapes.values())) * SIZES[args.dtype]
     if args.shards > 1:
@@ -196,7 +229,11 @@ def write_json(path: pathlib.Path, value) -> None:
 
 def gguf_name(name: str) -> str:
     """llama.cpp's name of a tensor."""
-    fixed = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
+    fixed = {
+        "model.embed_tokens.weight": "token_embd.weight",
+        "model.norm.weight": "output_norm.weight",
+        "lm_head.weight": "output.weight",
+    }
     if name in fixed:
         return fixed[name]
     _, _, layer, rest = name.split(".", 3)
@@ -277,16 +314,12 @@ def gguf_tokenizer(writer, config: dict, gguf) -> None:
     writer.add_add_bos_token(False)
 
 
-def write_gguf(path: pathlib.Path, out: pathlib.Path, config: dict, dtype: str) -> None:
-    """Repeat the checkpoint's weights as GGUF: matrices as stored, vectors in f32."""
-    import gguf
-
+def gguf_writer(path: pathlib.Path, config: dict, file_type, gguf):
+    """A file with the model's shape and tokenizer, and no weights yet."""
     kind = config["model_type"]
-    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
-    file_types = {"bf16": gguf.LlamaFileType.MOSTLY_BF16, "f16": gguf.LlamaFileType.MOSTLY_F16}
     writer = gguf.GGUFWriter(path, kind)
     writer.add_name(path.stem)
-    writer.add_file_type(file_types.get(dtype, gguf.LlamaFileType.ALL_F32))
+    writer.add_file_type(file_type)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -300,6 +333,57 @@ def write_gguf(path: pathlib.Path, out: pathlib.Path, config: dict, dtype: str) 
         writer.add_rope_dimension_count(config["head_dim"])
         writer.add_tensor("rope_freqs.weight", llama3_factors(config))
     gguf_tokenizer(writer, config, gguf)
+    return writer
+
+
+def finish(writer, path: pathlib.Path) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    print(f"{path}: {path.stat().st_size / 1e6:.0f} MB")
+
+
+def blocks(kind: str, count: int, deviation: float, seed: list[int]) -> np.ndarray:
+    """`count` blocks of random codes whose values have about this spread: Q8_0 of 32 weights, Q4_K of 256."""
+    generator = np.random.Generator(np.random.SFC64(seed))
+    size, scales = {"q8_0": (34, [deviation / 73.9]), "q4_k": (144, [deviation / 190, deviation / 25])}[kind]
+    raw = np.frombuffer(generator.bytes(min(count, 1 << 16) * size), dtype=np.uint8).reshape(-1, size).copy()
+    raw[:, : 2 * len(scales)] = np.array(scales, dtype=np.float16).view(np.uint8)
+    return np.resize(raw, (count, size))
+
+
+def write_blocks(path: pathlib.Path, config: dict, kind: str, seed: int) -> None:
+    """Write a GGUF file whose matrices are random blocks; vectors are f32 as drawn."""
+    import gguf
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    layers = config["num_hidden_layers"]
+    types = {
+        "q8_0": (gguf.LlamaFileType.MOSTLY_Q8_0, gguf.GGMLQuantizationType.Q8_0, 32),
+        "q4_k": (gguf.LlamaFileType.MOSTLY_Q4_K_S, gguf.GGMLQuantizationType.Q4_K, 256),
+    }
+    file_type, dtype, block = types[kind]
+    writer = gguf_writer(path, config, file_type, gguf)
+    for name, shape in tensors(config).items():
+        if len(shape) == 1:
+            writer.add_tensor(gguf_name(name), np.concatenate(list(pieces(name, shape, layers, seed, False))))
+            continue
+        if shape[1] % block:
+            raise SystemExit(f"--blocks {kind}: rows of {name} have {shape[1]} weights, no multiple of {block}")
+        raw = blocks(kind, math.prod(shape) // block, spread(name, shape, layers)[1], [seed, zlib.crc32(name.encode())])
+        writer.add_tensor(gguf_name(name), raw.reshape(shape[0], -1), raw_dtype=dtype)
+    finish(writer, path)
+
+
+def write_gguf(path: pathlib.Path, out: pathlib.Path, config: dict, dtype: str) -> None:
+    """Repeat the checkpoint's weights as GGUF: matrices as stored, vectors in f32."""
+    import gguf
+
+    kind = config["model_type"]
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    file_types = {"bf16": gguf.LlamaFileType.MOSTLY_BF16, "f16": gguf.LlamaFileType.MOSTLY_F16}
+    writer = gguf_writer(path, config, file_types.get(dtype, gguf.LlamaFileType.ALL_F32), gguf)
     for name, values in stored(out):
         part = name.split(".")[-2]
         if kind == "llama" and part in heads:
@@ -310,28 +394,33 @@ def write_gguf(path: pathlib.Path, out: pathlib.Path, config: dict, dtype: str) 
             writer.add_tensor(gguf_name(name), values.view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
         else:
             writer.add_tensor(gguf_name(name), values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    print(f"{path}: {path.stat().st_size / 1e6:.0f} MB")
+    finish(writer, path)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=sorted(SHAPES), required=True)
     parser.add_argument("--dtype", choices=sorted(SIZES), default="bf16")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to write")
+    parser.add_argument("--out", type=pathlib.Path, help="folder to write")
     parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
     parser.add_argument("--gguf", type=pathlib.Path, help="also write this GGUF file")
+    parser.add_argument("--tiled", action="store_true", help="repeat a few million numbers: quick, for speed alone")
+    parser.add_argument("--blocks", choices=["q8_0", "q4_k"], help="only a GGUF file, of random blocks")
     args = parser.parse_args()
     if args.shards < 1:
         parser.error(f"--shards {args.shards}: give 1 or more")
-    config = SHAPES[args.shape] | EVERYWHERE | {"torch_dtype": NAMES[args.dtype], "use_cache": True}
+    config = EVERYWHERE | SHAPES[args.shape] | {"torch_dtype": NAMES[args.dtype], "use_cache": True}
     if args.layers:
         config["num_hidden_layers"] = args.layers
+    if args.blocks:
+        if not args.gguf or args.out:
+            parser.error("--blocks: give --gguf FILE, and no --out")
+        write_blocks(args.gguf, config, args.blocks, args.seed)
+        return 0
+    if not args.out:
+        parser.error("give --out DIR")
     write_checkpoint(args.out, config, args)
     if args.gguf:
         write_gguf(args.gguf, args.out, config, args.dtype)
