@@ -32,15 +32,26 @@ impl Backend for CudaBackend {
     }
 
     fn devices(&self) -> Result<Vec<DeviceInfo>> {
-        (0..count()?).map(describe).collect()
+        usable()?.into_iter().map(describe).collect()
     }
 
     fn open(&self, ordinal: usize) -> Result<Arc<dyn Device>> {
-        let count = count()?;
-        if ordinal >= count {
+        let usable = usable()?;
+        let Some(&number) = usable.get(ordinal) else {
             let found = format!("cuda:{ordinal}");
-            return Err(Error::invalid("device", found, format!("there are cuda:0 to cuda:{}", count - 1)));
-        }
-        Ok(Arc::new(CudaDevice::new(ordinal, context(ordinal)?)?))
+            return Err(Error::invalid("device", found, format!("there are cuda:0 to cuda:{}", usable.len() - 1)));
+        };
+        Ok(Arc::new(CudaDevice::new(number, context(number)?)?))
+    }
+}
+
+/// The driver's numbers of those cards that the kernels run on, at least one.
+fn usable() -> Result<Vec<usize>> {
+    let mut refused = None;
+    let runs = |&number: &usize| describe(number).map_err(|why| refused.get_or_insert(why).clone()).is_ok();
+    let usable: Vec<usize> = (0..count()?).filter(runs).collect();
+    match refused {
+        Some(why) if usable.is_empty() => Err(why),
+        _ => Ok(usable),
     }
 }

@@ -1,4 +1,4 @@
-//! Units as images that the driver loads: embedded in the program, kept on disk, or compiled here and now.
+//! Units as images that the driver loads: kept on disk, or compiled here and now.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -9,7 +9,6 @@ use qiao_core::{Error, Result};
 use qiao_kernels_cuda::{HEADERS, Kernel, Unit};
 
 use crate::cache;
-use crate::prebuilt;
 use crate::sys::{CUfunction, CUmodule, Code, Compiler, Driver, SUCCESS, compiler, nvrtcProgram};
 
 /// Bytes of dynamic shared memory that a function may have without being asked for more.
@@ -29,14 +28,6 @@ impl Target {
     pub(crate) fn name(self) -> String {
         format!("sm_{}{}", self.arch, if self.arch == 90 { "a" } else { "" })
     }
-}
-
-/// Whether kernels can be had on a card.
-///
-/// # Errors
-/// [`Error::NotPresent`]: there is no compiler, and the program has no images for this architecture.
-pub(crate) fn available(target: Target) -> Result<()> {
-    if prebuilt::covers(target.arch) { Ok(()) } else { compiler().map(|_| ()) }
 }
 
 /// A unit on the card.
@@ -158,11 +149,8 @@ impl Module {
     }
 }
 
-/// The image of a unit: the program's own, that of the disk, or a new one.
+/// The image of a unit: that of the disk, or a new one.
 fn image(unit: &Unit, target: Target) -> Result<Vec<u8>> {
-    if let Some(image) = prebuilt::image(unit.name, target.arch) {
-        return Ok(image);
-    }
     let compiler = compiler()?;
     let (mut major, mut minor) = (0, 0);
     // SAFETY: writes two numbers.

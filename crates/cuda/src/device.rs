@@ -10,7 +10,7 @@ use qiao_core::{
     MemoryKind, NodeSupport, Plan, Result, Stream, TensorDesc,
 };
 
-use crate::compile::{Target, available};
+use crate::compile::Target;
 use crate::context::{Context, attribute_of};
 use crate::event::CudaEvent;
 use crate::memory::{ALIGN, CudaBuffer};
@@ -65,7 +65,7 @@ impl Facts {
             let why = format!("{name} has compute capability {major}.{minor}, and the kernels need 8.0 or newer");
             return Err(Error::not_present(format!("cuda:{ordinal}"), why));
         }
-        available(target)?;
+        compiler()?;
         Ok(Facts { device, name: if name.is_empty() { "CUDA device".into() } else { name }, target, total })
     }
 

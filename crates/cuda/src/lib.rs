@@ -13,7 +13,6 @@
 mod sys;
 
 mod cache;
-mod prebuilt;
 
 mod compile;
 

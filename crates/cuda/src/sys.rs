@@ -199,8 +199,9 @@ pub(crate) fn compiler() -> Result<&'static Compiler> {
     let absent = |why: String| Error::not_present("cuda", why);
     // SAFETY: only opens the library and closes it again.
     if !unsafe { rtc::is_culib_present() } {
-        let mend = "install NVRTC of CUDA 12 or 13, or use a build with the feature 'prebuilt'";
-        return Err(absent(format!("libnvrtc, which compiles the kernels, was not found: {mend}")));
+        return Err(absent(
+            "libnvrtc, which compiles the kernels, was not found: install that of CUDA 12 or 13".into(),
+        ));
     }
     let compiler = Compiler::load()
         .map_err(|symbol| absent(format!("its NVRTC has no {symbol}: install one of CUDA 12.0 or newer")))?;
