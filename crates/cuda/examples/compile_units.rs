@@ -79,8 +79,8 @@ fn nvrtc(folder: &str) -> Answer<Compiler> {
 /// hipRTC is a part of the run-time library up to release 5, and a library of its own since.
 fn hiprtc() -> Answer<Compiler> {
     let names = ["libhiprtc.so", "libhiprtc.so.6", "libamdhip64.so", "libamdhip64.so.5"];
-    // SAFETY: AMD's libraries.
     let open = |name: &&str| {
+        // SAFETY: the library is the run-time compiler, whose initialisers only fill tables.
         unsafe { Library::new(*name) }.ok().and_then(|l| Compiler::load(&l, "hiprtc", "Code").ok().map(|c| (l, c)))
     };
     let (library, compiler) = names.iter().find_map(open).ok_or("hipRTC is not here")?;
