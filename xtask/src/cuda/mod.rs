@@ -29,8 +29,8 @@ use wheels::Wheels;
 /// What nvcc compiles for; the PTX of the first is for every newer card.
 const ARCHITECTURES: &[&str] = &["sm_80", "sm_89", "sm_90a"];
 
-/// What NVRTC compiles for: between these two lies no other reading of a text.
-const AT_RUN_TIME: &[&str] = &["sm_80", "sm_90a"];
+/// What NVRTC compiles for: it reads a text as nvcc does, so that one will do.
+const AT_RUN_TIME: &[&str] = &["sm_90a"];
 
 /// The HIP target that Hygon's cards grew from.
 const HIP: &str = "gfx906";
