@@ -1,4 +1,4 @@
-//! Units as images that the driver loads: kept on disk, or compiled here and now.
+//! Units as images that the driver loads: built in, kept on disk, or compiled here and now.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -9,6 +9,7 @@ use qiao_core::{Error, Result};
 use qiao_kernels_cuda::{HEADERS, Kernel, Unit};
 
 use crate::cache;
+use crate::prebuilt;
 use crate::sys::{CUfunction, CUmodule, Code, Compiler, Driver, SUCCESS, compiler, nvrtcProgram};
 
 /// Bytes of dynamic shared memory that a function may have without being asked for more.
@@ -62,24 +63,40 @@ impl Modules {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes these units ready; those that are missing are compiled side by side. The context is current.
+    /// Makes these units ready. An image that was built in comes first; units that have none for this card, or one that its
+    /// driver does not take, are compiled side by side. The context is current.
     ///
     /// # Errors
     /// The compiler's or the driver's words, with the unit's name.
     pub(crate) fn load(&self, driver: &Driver, units: &[&'static Unit]) -> Result<()> {
         let mut loaded = self.lock();
-        let missing: Vec<&'static Unit> = units.iter().copied().filter(|u| !loaded.contains_key(u.name)).collect();
         let target = self.target;
+        let mut missing: Vec<(&'static Unit, Option<Error>)> = Vec::new();
+        for &unit in units {
+            if loaded.contains_key(unit.name) {
+                continue;
+            }
+            match prebuilt::image(unit.name, target.arch).map(|image| Module::new(driver, unit, image)) {
+                Some(Ok(module)) => drop(loaded.insert(unit.name, module)),
+                Some(Err(why)) => missing.push((unit, Some(why))),
+                None => missing.push((unit, None)),
+            }
+        }
         let images: Vec<Result<Vec<u8>>> = match missing[..] {
             [] => return Ok(()),
-            [unit] => vec![image(unit, target)],
+            [(unit, _)] => vec![image(unit, target)],
             _ => std::thread::scope(|scope| {
-                let at_work: Vec<_> = missing.iter().map(|&unit| scope.spawn(move || image(unit, target))).collect();
+                let at_work: Vec<_> =
+                    missing.iter().map(|&(unit, _)| scope.spawn(move || image(unit, target))).collect();
                 at_work.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(died()))).collect()
             }),
         };
-        for (unit, image) in missing.iter().zip(images) {
-            loaded.insert(unit.name, Module::new(driver, unit, &image?)?);
+        for ((unit, refused), image) in missing.into_iter().zip(images) {
+            let image = image.map_err(|why| match refused {
+                Some(refused) if matches!(why, Error::NotPresent { .. }) => refused,
+                _ => why,
+            })?;
+            loaded.insert(unit.name, Module::new(driver, unit, &image)?);
         }
         Ok(())
     }

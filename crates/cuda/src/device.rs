@@ -16,6 +16,7 @@ use crate::event::CudaEvent;
 use crate::memory::{ALIGN, CudaBuffer};
 use crate::ops::launch::Chip;
 use crate::ops::{self, Card, CudaPlan};
+use crate::prebuilt;
 use crate::stream::CudaStream;
 use crate::sys::{CUdevice, Driver, SUCCESS, blas, compiler, driver};
 
@@ -65,7 +66,9 @@ impl Facts {
             let why = format!("{name} has compute capability {major}.{minor}, and the kernels need 8.0 or newer");
             return Err(Error::not_present(format!("cuda:{ordinal}"), why));
         }
-        compiler()?;
+        if !prebuilt::serves(target.arch) {
+            compiler()?;
+        }
         Ok(Facts { device, name: if name.is_empty() { "CUDA device".into() } else { name }, target, total })
     }
 

@@ -5,6 +5,7 @@
 //! - A card has one context, entered by each call, so that any thread may call. What is dropped while queued work may still
 //!   use it is given back when an event behind that work is reached.
 //! - Kernels are compiled when a plan first needs their unit, and kept on disk by text, options, compiler, driver and card.
+//!   With the feature `prebuilt` the crate embeds what nvcc makes of them, and no run-time compiler is needed.
 //! - A plan fills addresses into a block of arguments and queues its launches; executed again with the same addresses it runs
 //!   as a captured graph. `QIAO_CUDA_GRAPHS=0` keeps it from that.
 //!
@@ -13,6 +14,8 @@
 mod sys;
 
 mod cache;
+
+mod prebuilt;
 
 mod compile;
 
