@@ -1,4 +1,4 @@
-//! With the feature `prebuilt`, compiles every unit by nvcc into images that the crate embeds; without it, does nothing.
+//! With the feature `prebuilt`, compiles every unit by nvcc into images that the crate embeds; else does nothing.
 
 use std::collections::HashSet;
 use std::env;
@@ -12,8 +12,8 @@ use std::thread;
 
 use qiao_kernels_cuda::{HEADERS, UNITS, Unit};
 
-/// What nvcc compiles for, with the option that says so: code of three architectures, and text that the driver of a newer
-/// card translates.
+/// What nvcc compiles for, with the option that says so: code of three architectures, and text that the driver of a
+/// newer card translates.
 const TARGETS: &[(&str, &str)] =
     &[("sm_80", "-cubin"), ("sm_89", "-cubin"), ("sm_90a", "-cubin"), ("compute_90", "-ptx")];
 

@@ -21,7 +21,7 @@ const IMAGES: &[Image] = &[];
 
 /// The target whose images run on a card of this compute capability (ten times the major number plus the minor).
 ///
-/// Code runs on cards of its own major number from its own minor on; that of `sm_90a` on 9.0 alone. Newer cards get PTX.
+/// Code runs on cards of its own major number from its own minor on; that of `sm_90a` on 9.0 alone. Newer ones get PTX.
 fn target_of(arch: u32) -> Option<&'static str> {
     match arch {
         0..80 => None,
