@@ -41,6 +41,11 @@ struct Attention {
 }
 
 impl Shape {
+    /// The dtype of queries and results: that of a model's activations, which its cache has unless it is quantised.
+    fn queries_in(&self) -> DType {
+        if self.dtype.is_activation() { self.dtype } else { DType::BF16 }
+    }
+
     /// Bytes of keys, values and scales.
     fn cached(&self) -> usize {
         let scale = if self.dtype.is_activation() { 0 } else { 4 };
@@ -77,7 +82,7 @@ impl Attention {
         let pages = [blocks * s.batch, s.kv_heads, BLOCK, s.d];
         let order = Rng::new(1).permutation(blocks * s.batch);
         let cache = || Some(numbers(s.dtype, &pages));
-        let mut inputs = vec![Some(numbers(DType::F32, &[tokens, heads, s.d])), cache(), cache()];
+        let mut inputs = vec![Some(numbers(s.queries_in(), &[tokens, heads, s.d])), cache(), cache()];
         if s.queries > 1 {
             inputs.push(Some(ints(&[s.batch + 1], (0..=s.batch).map(|b| b * s.queries))));
         }
@@ -97,8 +102,9 @@ impl Attention {
                 Some(g.bind(format!("x{}", data.len()), desc))
             })
             .collect();
-        let y = g.bind("y", desc(DType::F32, &[tokens, heads, s.d]));
-        data.push(vec![0; tokens * heads * s.d * 4]);
+        let y = desc(s.queries_in(), &[tokens, heads, s.d]);
+        data.push(vec![0; y.bytes()?]);
+        let y = g.bind("y", y);
         let attrs = AttentionAttrs { causal: true, kv_layout: KvLayout::BlockHeadToken, ..Default::default() };
         g.add_into(if s.queries > 1 { Op::AttentionPrefill(attrs) } else { Op::AttentionDecode(attrs) }, &ids, &[y])?;
         let mut stream = device.stream()?;

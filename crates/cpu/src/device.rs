@@ -78,7 +78,8 @@ impl CpuDevice {
             return Err(Error::invalid("threads", found, format!("use a number from 1 to {MAX_THREADS}")));
         }
         let pool = Pool::new(options.thread_count()).map_err(|e| Error::internal("starting threads", e.to_string()))?;
-        let core = Core { kernels: options.kernels()?, pool, table: ops::table() };
+        let kernels = options.kernels()?;
+        let core = Core { table: ops::table(&kernels), kernels, pool };
         Ok(CpuDevice { info: Self::describe(options)?, core: Arc::new(core) })
     }
 

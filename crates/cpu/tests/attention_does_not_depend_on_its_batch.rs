@@ -12,16 +12,19 @@ use trials::run;
 /// Query heads for each key head, key heads, head size.
 type Heads = (usize, usize, usize);
 
-/// The cache dtypes, those that have scales with them.
-const CACHES: [(DType, bool); 8] = [
-    (DType::F32, false),
-    (DType::F16, false),
-    (DType::BF16, false),
-    (DType::I8, true),
-    (DType::F8E4M3, true),
-    (DType::F8E5M2, true),
-    (DType::F8E4M3, false),
-    (DType::F8E5M2, false),
+/// A cache's dtype, whether it has scales, and the dtype of the queries.
+type Dtypes = (DType, bool, DType);
+
+const CACHES: [Dtypes; 9] = [
+    (DType::F32, false, DType::F32),
+    (DType::F16, false, DType::F32),
+    (DType::BF16, false, DType::F32),
+    (DType::BF16, false, DType::BF16),
+    (DType::I8, true, DType::F32),
+    (DType::F8E4M3, true, DType::F32),
+    (DType::F8E5M2, true, DType::BF16),
+    (DType::F8E4M3, false, DType::F32),
+    (DType::F8E5M2, false, DType::F16),
 ];
 
 /// One sequence: as many queries as keys, by position.
@@ -29,7 +32,8 @@ struct Sequence {
     heads: Heads,
     dtype: DType,
     scaled: bool,
-    /// `[len, H, D]` f32.
+    q_dtype: DType,
+    /// `[len, H, D]`.
     q: Vec<u8>,
     /// `[len, Hkv, D]` of the cache's dtype, keys and values.
     kv: [Vec<u8>; 2],
@@ -38,7 +42,7 @@ struct Sequence {
 }
 
 impl Sequence {
-    fn new(seed: u64, heads: Heads, len: usize, (dtype, scaled): (DType, bool)) -> Self {
+    fn new(seed: u64, heads: Heads, len: usize, (dtype, scaled, q_dtype): Dtypes) -> Self {
         let (group, kv_heads, d) = heads;
         let mut rng = Rng::new(seed);
         let q: Vec<f64> = (0..len * group * kv_heads * d).map(|_| 2.0 * rng.normal()).collect();
@@ -55,7 +59,7 @@ impl Sequence {
             to_bytes(DType::F32, &(0..len * kv_heads).map(|_| least * (1.0 + rng.uniform())).collect::<Vec<_>>())
         };
         let scales = [scales(), scales()];
-        Sequence { heads, dtype, scaled, q: to_bytes(DType::F32, &q), kv, scales }
+        Sequence { heads, dtype, scaled, q_dtype, q: to_bytes(q_dtype, &q), kv, scales }
     }
 }
 
@@ -137,9 +141,10 @@ fn attend(
         Pool::new(way, kv_heads, size, blocks, &asked)
     };
     let mut inputs: Vec<Option<(TensorDesc, Vec<u8>)>> = Vec::new();
-    let q: Vec<u8> = batch.iter().flat_map(|(s, a)| s.q[a.first * token..a.end * token].to_vec()).collect();
-    let tokens = q.len() / token;
-    inputs.push(Some((TensorDesc::new(DType::F32, &[tokens, heads, d]).unwrap(), q)));
+    let query = token / 4 * s.q_dtype.block_bytes();
+    let q: Vec<u8> = batch.iter().flat_map(|(s, a)| s.q[a.first * query..a.end * query].to_vec()).collect();
+    let tokens: usize = batch.iter().map(|(_, a)| a.end - a.first).sum();
+    inputs.push(Some((TensorDesc::new(s.q_dtype, &[tokens, heads, d]).unwrap(), q)));
     for i in 0..2 {
         let pool = pool(&|s| &s.kv[i], d * s.dtype.block_bytes());
         inputs.push(Some((TensorDesc::new(s.dtype, &[&pool.shape[..], &[d]].concat()).unwrap(), pool.bytes)));
@@ -219,7 +224,7 @@ const PLAIN: AttentionAttrs =
 const NANS: u8 = 0xff;
 
 /// Decoding one token of a long context, alone and in company, over every kind of page, on one to three threads.
-fn decodes(attrs: AttentionAttrs, sinks: bool, heads: Heads, cache: (DType, bool), len: usize) {
+fn decodes(attrs: AttentionAttrs, sinks: bool, heads: Heads, cache: Dtypes, len: usize) {
     let long = Sequence::new(7, heads, len, cache);
     let other = Sequence::new(8, heads, 150, cache);
     for isa in Isa::ALL {
@@ -265,7 +270,7 @@ fn windows_caps_and_sinks_change_nothing_of_it() {
 }
 
 /// A prompt in one piece, in pieces of any size, packed and in pages: the tokens of each run against each alone.
-fn prompts(attrs: AttentionAttrs, heads: Heads, cache: (DType, bool), len: usize, cuts: &[usize]) {
+fn prompts(attrs: AttentionAttrs, heads: Heads, cache: Dtypes, len: usize, cuts: &[usize]) {
     let s = Sequence::new(9, heads, len, cache);
     let other = Sequence::new(10, heads, 40, cache);
     let tokens: Vec<usize> = (0..len).filter(|t| t % 61 == 0 || (505..=520).contains(t) || t + 2 > len).collect();

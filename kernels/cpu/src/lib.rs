@@ -32,7 +32,10 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
-pub use attention::{Ahead, Cached, E4m3, E5m2, KEY_BLOCK, KEYS, PackKeys, Soften, WeighValues, fetch_ahead};
+pub use attention::{
+    Ahead, AttentionPairs, Cached, E4m3, E5m2, KEY_BLOCK, KEYS, PackKeys, PackPairs, PvPairs, QkPairs, RoundWeights,
+    Soften, WeighPairs, WeighValues, fetch_ahead,
+};
 pub use gemm::GemmBlock;
 pub use isa::{Features, Isa, IsaError, detect};
 pub use layout::{

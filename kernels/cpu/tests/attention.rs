@@ -74,7 +74,7 @@ fn scores<T: Number>(kernels: &Kernels) {
         let mut packed = output(dim * KEY_BLOCK);
         // SAFETY: every key holds dim elements.
         unsafe {
-            let block = PackKeys { keys: &keys, dim };
+            let block = PackKeys { keys: &keys, dim, ahead: Ahead { rows: &[data.as_ptr().cast(); 3], bytes: 70 } };
             (T::pack_keys(kernels).run)(packed.inside(), &block);
         }
         let packed = packed.checked();
@@ -115,12 +115,11 @@ fn values<T: Number>(kernels: &Kernels) {
     for dim in DIMS {
         let (data, at) = scattered::<T>(&mut random, KEYS, dim);
         let tokens: Vec<*const T> = at.iter().map(|&at| data[at..].as_ptr()).collect();
-        let ahead = [data.as_ptr().cast(); KEYS];
         for rows in [1, 2, 3, 4, 6, 7, 8, 15] {
             let (before, alpha, p) = (random.row(rows * dim), random.row(rows), random.row(rows * KEYS));
             for (first, end) in [(0, KEYS), (0, 1), (5, 5), (17, 90)] {
                 let run = |acc: &mut [f32], alpha: &[f32], p: &[f32], first: usize, end: usize| {
-                    let mut block = WeighValues { acc, alpha, p, values: &tokens, first, end, dim, ahead: &ahead };
+                    let mut block = WeighValues { acc, alpha, p, values: &tokens, first, end, dim };
                     // SAFETY: every value holds dim elements.
                     unsafe { (entry.run)(&mut block) };
                 };

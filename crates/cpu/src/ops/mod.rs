@@ -40,12 +40,13 @@ mod rows;
 mod plan;
 
 use qiao_core::OpTable;
+use qiao_kernels_cpu::Kernels;
 
 use exec::Table;
 pub(crate) use plan::CpuPlan;
 
 /// Every kernel of the CPU, best first for each operator.
-pub(crate) fn table() -> Table {
+pub(crate) fn table(kernels: &Kernels) -> Table {
     let mut rows = Vec::new();
     rows.extend(moves::rows());
     rows.extend(elementwise::rows());
@@ -53,7 +54,7 @@ pub(crate) fn table() -> Table {
     rows.extend(rows::rows());
     rows.extend(rope::rows());
     rows.extend(kv::rows());
-    rows.extend(attention::rows());
+    rows.extend(attention::rows(kernels));
     rows.extend(choose::rows());
     rows.extend(int8::rows());
     rows.extend(matmul_quant::rows());

@@ -8,16 +8,24 @@
 //! - [`soften`] makes weights of a row of scores, each sum in lanes that the key's place among the [`KEYS`] chooses;
 //! - [`pv`] adds the weighted values, each element one chain of multiply-adds in the order of the keys.
 //!
+//! Where queries, keys and values are all bf16 and a tier has an instruction for it, [`AttentionPairs`] does the same without
+//! widening.
+//!
 //! So an element of a result does not depend on the rows and keys that are computed beside it, and a key that a row does
 //! not see is not read for it at all.
 
+mod ahead;
 mod cached;
+mod pairs;
 mod pv;
 mod qk;
 mod soften;
 
+pub(crate) use ahead::Wanted;
+pub use ahead::{Ahead, fetch_ahead};
 pub(crate) use cached::Lanes;
 pub use cached::{Cached, E4m3, E5m2};
+pub use pairs::{AttentionPairs, PackPairs, PvPairs, QkPairs, RoundWeights, WeighPairs};
 pub(crate) use pv::pv;
 pub(crate) use qk::{pack_keys, qk};
 pub(crate) use soften::soften;
@@ -35,15 +43,8 @@ pub struct PackKeys<'a, T> {
     pub keys: &'a [*const T],
     /// Elements of a key.
     pub dim: usize,
-}
-
-/// What is wanted in the caches soon.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Ahead<'a> {
-    /// Any addresses.
-    pub rows: &'a [*const u8],
-    /// Bytes from each of these.
-    pub bytes: usize,
+    /// What is asked for on the way.
+    pub ahead: Ahead<'a>,
 }
 
 /// Weighted values to add up: `acc[r] = alpha[r]·acc[r] + Σ_j p[r][j]·v[j]` for the tokens `first..end`, in their order.
@@ -63,8 +64,6 @@ pub struct WeighValues<'a, T> {
     pub end: usize,
     /// Elements of a value.
     pub dim: usize,
-    /// What is wanted in the caches soon: [`KEYS`] addresses, any.
-    pub ahead: &'a [*const u8],
 }
 
 /// A row of scores to make weights of.
@@ -86,19 +85,4 @@ pub struct Soften<'a> {
     pub softcap: f32,
     /// The largest score of the row so far.
     pub max: f32,
-}
-
-/// Asks for `bytes` bytes from `p` on to be in the second-level cache soon, where a chunk of keys and values has room and
-/// more requests can wait than at the first. A hint: the address may be anything.
-#[inline(always)]
-pub fn fetch_ahead(p: *const u8, bytes: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for line in (0..bytes).step_by(64) {
-        // SAFETY: the instruction never faults.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.wrapping_add(line).cast());
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (p, bytes);
 }

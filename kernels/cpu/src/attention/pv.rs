@@ -1,7 +1,7 @@
 //! Weighted sums of values.
 
 use super::cached::Stored;
-use super::{KEYS, Lanes, WeighValues, fetch_ahead};
+use super::{KEYS, Lanes, WeighValues};
 
 /// Weighted values of a few rows, in tiles of up to `RQ` rows by `NV` vectors (an even number) of a head's elements.
 ///
@@ -11,7 +11,7 @@ use super::{KEYS, Lanes, WeighValues, fetch_ahead};
 pub(crate) unsafe fn pv<S: Lanes, T: Stored, const RQ: usize, const NV: usize>(s: S, b: &mut WeighValues<'_, T>) {
     let (rows, dim) = (b.alpha.len(), b.dim);
     assert!(b.acc.len() >= rows * dim && b.p.len() >= rows * KEYS, "{rows} rows of {dim} elements");
-    assert!(b.first <= b.end && b.end <= KEYS && b.values.len() >= KEYS && b.ahead.len() >= KEYS, "tokens of a chunk");
+    assert!(b.first <= b.end && b.end <= KEYS && b.values.len() >= KEYS, "tokens of a chunk");
     let tiles = rows.div_ceil(RQ);
     let mut d = 0;
     while d < dim {
@@ -73,10 +73,6 @@ unsafe fn pv_tile<S: Lanes, T: Stored, const R: usize, const N: usize>(
         let p = b.p.as_ptr().add(r * KEYS);
         for j in b.first..b.end {
             let row = b.values.get_unchecked(j).add(d);
-            if r == 0 {
-                let wanted = *b.ahead.get_unchecked(j);
-                fetch_ahead(wanted.wrapping_add(d * size_of::<T>()), N * S::LANES * size_of::<T>());
-            }
             let mut value = [s.splat(0.0); N];
             for n in (0..N).step_by(2) {
                 [value[n], value[n + 1]] = T::load_two(s, row.add(n * S::LANES));

@@ -1,7 +1,7 @@
 //! Keys turned around, and their scores.
 
 use super::cached::Stored;
-use super::{Ahead, KEY_BLOCK, KEYS, Lanes, PackKeys, fetch_ahead};
+use super::{Ahead, KEY_BLOCK, KEYS, Lanes, PackKeys, Wanted};
 use crate::simd::MAX_LANES;
 
 /// `out[d * KEY_BLOCK + j] = keys[j][d]`, widened.
@@ -13,10 +13,13 @@ pub(crate) unsafe fn pack_keys<S: Lanes, T: Stored>(s: S, out: &mut [f32], block
     let keys: &[*const T] = &block.keys[..KEY_BLOCK];
     let (dim, out) = (block.dim, &mut out[..block.dim * KEY_BLOCK]);
     let whole = dim - dim % S::LANES;
+    let mut wanted = Wanted::new(block.ahead, KEY_BLOCK / S::LANES * dim.div_ceil(S::LANES));
     for first in (0..KEY_BLOCK).step_by(S::LANES) {
         let pairs = if T::PAIRS { dim - dim % (2 * S::LANES) } else { 0 };
         for d in (0..pairs).step_by(2 * S::LANES) {
             // Words of two elements are turned around, then taken apart.
+            wanted.step();
+            wanted.step();
             let mut square = [s.splat(0.0); MAX_LANES];
             for (v, key) in square[..S::LANES].iter_mut().zip(&keys[first..]) {
                 // SAFETY: the caller vouches for the key; d + 2 * LANES <= dim, and LANES words are as long.
@@ -30,6 +33,7 @@ pub(crate) unsafe fn pack_keys<S: Lanes, T: Stored>(s: S, out: &mut [f32], block
             }
         }
         for d in (pairs..whole).step_by(S::LANES) {
+            wanted.step();
             let mut square = [s.splat(0.0); MAX_LANES];
             for (v, key) in square[..S::LANES].iter_mut().zip(&keys[first..]) {
                 // SAFETY: the caller vouches for the key; d + LANES <= dim.
@@ -41,6 +45,7 @@ pub(crate) unsafe fn pack_keys<S: Lanes, T: Stored>(s: S, out: &mut [f32], block
             }
         }
         if whole < dim {
+            wanted.step();
             let mut square = [s.splat(0.0); MAX_LANES];
             for (v, key) in square[..S::LANES].iter_mut().zip(&keys[first..]) {
                 // SAFETY: the caller vouches for the key, of which dim - whole elements are left.
@@ -49,40 +54,6 @@ pub(crate) unsafe fn pack_keys<S: Lanes, T: Stored>(s: S, out: &mut [f32], block
             s.transpose(&mut square);
             for (i, v) in square[..dim - whole].iter().enumerate() {
                 s.store(&mut out[(whole + i) * KEY_BLOCK + first..], *v);
-            }
-        }
-    }
-}
-
-/// Cache lines that are asked for one by one over a number of steps.
-struct Wanted<'a> {
-    ahead: Ahead<'a>,
-    lines: usize,
-    steps: usize,
-    due: usize,
-    row: usize,
-    byte: usize,
-}
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
-impl<'a> Wanted<'a> {
-    fn new(ahead: Ahead<'a>, steps: usize) -> Self {
-        let lines = ahead.rows.len() * ahead.bytes.div_ceil(LINE);
-        Wanted { ahead, lines, steps: steps.max(1), due: 0, row: 0, byte: 0 }
-    }
-
-    #[inline(always)]
-    fn step(&mut self) {
-        self.due += self.lines;
-        while self.due >= self.steps {
-            self.due -= self.steps;
-            let Some(start) = self.ahead.rows.get(self.row) else { return };
-            fetch_ahead(start.wrapping_add(self.byte), 1);
-            self.byte += LINE;
-            if self.byte >= self.ahead.bytes {
-                (self.row, self.byte) = (self.row + 1, 0);
             }
         }
     }

@@ -8,6 +8,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
+use crate::attention::AttentionPairs;
 use crate::isa::Features;
 use crate::simd::Simd;
 use crate::table::{Entry, Gemm, GemvDot};
@@ -26,6 +27,11 @@ fn gemm_bf16_dot(_: &Features) -> Option<Gemm<bf16, bf16, f32>> {
 
 /// See [`gemm_bf16_dot`].
 fn gemv_bf16_dot(_: &Features) -> Option<Entry<GemvDot>> {
+    None
+}
+
+/// See [`gemm_bf16_dot`].
+fn attention_pairs(_: &Features) -> Option<AttentionPairs> {
     None
 }
 

@@ -156,7 +156,7 @@ unsafe fn tile<const HEIGHT: usize, const R: usize, const P: usize>(
 /// The processor has AVX-512 F.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn as_bf16(x: __m512i) -> __m512bh {
+pub(super) unsafe fn as_bf16(x: __m512i) -> __m512bh {
     // SAFETY: both types are 512 bits, and any bits are a value of either.
     unsafe { std::mem::transmute(x) }
 }

@@ -4,6 +4,7 @@ mod attention;
 mod codes;
 mod dot;
 mod int8;
+mod pairs;
 
 use std::arch::x86_64::*;
 
@@ -14,6 +15,7 @@ use crate::simd::Simd;
 use crate::avx2::{quantize_row_i8, sum_lanes_128};
 use dot::{gemm_bf16_dot, gemv_bf16_dot};
 use int8::int8;
+use pairs::attention_pairs;
 
 crate::entry::entry_points! {
     token: Avx512, isa: Avx512 "avx512",

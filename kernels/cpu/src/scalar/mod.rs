@@ -4,6 +4,7 @@ mod attention;
 mod codes;
 mod dot;
 mod int8;
+mod pairs;
 
 use half::{bf16, f16};
 
@@ -13,6 +14,7 @@ use crate::simd::Simd;
 use dot::{gemm_bf16_dot, gemv_bf16_dot};
 pub(crate) use int8::larger;
 use int8::{int8, quantize_row_i8};
+use pairs::attention_pairs;
 
 crate::entry::entry_points! {
     token: Scalar, isa: Scalar "scalar", features: [],

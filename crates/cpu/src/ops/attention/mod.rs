@@ -14,8 +14,8 @@ mod queries;
 mod tile;
 mod walk;
 
-use qiao_core::{Accept, AttentionAttrs, NodeView, Op, OpKind, Reason, Row};
-use qiao_kernels_cpu::KEYS;
+use qiao_core::{Accept, AttentionAttrs, DType, NodeView, Op, OpKind, Reason, Row};
+use qiao_kernels_cpu::{AttentionPairs, KEYS, Kernels};
 
 use super::access::Operand;
 use super::cache::{self, Cache};
@@ -23,11 +23,17 @@ use super::exec::{Core, Exec, Prepare, Prepared, activations, no_layouts, row};
 use queries::Queries;
 use tile::{Scratch, State};
 
-pub(super) fn rows() -> Vec<Row<Prepare>> {
-    vec![
-        row(OpKind::AttentionPrefill, "attention_prefill", accepts, attention),
-        row(OpKind::AttentionDecode, "attention_decode", accepts, attention),
-    ]
+pub(super) fn rows(kernels: &Kernels) -> Vec<Row<Prepare>> {
+    let mut rows = Vec::new();
+    if kernels.attention_pairs.is_some() {
+        // Weights are rounded to bf16 before they meet the values.
+        let pairs = |op, name| Row { act_dtype: Some(DType::BF16), ..row(op, name, accepts_pairs, attention) };
+        rows.push(pairs(OpKind::AttentionPrefill, "attention_prefill_pairs"));
+        rows.push(pairs(OpKind::AttentionDecode, "attention_decode_pairs"));
+    }
+    rows.push(row(OpKind::AttentionPrefill, "attention_prefill", accepts, attention));
+    rows.push(row(OpKind::AttentionDecode, "attention_decode", accepts, attention));
+    rows
 }
 
 /// Keys whose running numbers are kept apart; a multiple of [`KEYS`].
@@ -58,6 +64,14 @@ fn accepts(node: &NodeView<'_>) -> Result<Accept, Reason> {
     no_layouts(node)
 }
 
+/// Queries, keys and values in bf16 meet pair by pair.
+fn accepts_pairs(node: &NodeView<'_>) -> Result<Accept, Reason> {
+    match (0..3).find(|&i| node.required(i).dtype != DType::BF16) {
+        Some(i) => Err(Reason::dtype(i, node.required(i).dtype, &[DType::BF16])),
+        None => accepts(node),
+    }
+}
+
 struct Attention {
     attrs: AttentionAttrs,
     q: Operand,
@@ -74,6 +88,8 @@ struct Attention {
     /// Query tokens of a unit, at most.
     tile: usize,
     scale: f32,
+    /// How queries, keys and values meet where all are bf16 and the tier has a way for that.
+    pairs: Option<AttentionPairs>,
 }
 
 fn attention(node: &NodeView<'_>, core: &Core) -> Prepared {
@@ -99,6 +115,7 @@ fn attention(node: &NodeView<'_>, core: &Core) -> Prepared {
         heads,
         tile: most.clamp(1, q.shape[0].max(1)),
         scale,
+        pairs: core.kernels.attention_pairs.filter(|_| accepts_pairs(node).is_ok()),
         q,
         k,
         v,

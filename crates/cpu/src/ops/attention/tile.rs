@@ -4,8 +4,12 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 use qiao_core::DType;
-use qiao_kernels_cpu::{Ahead, CacheElement, E4m3, E5m2, KEY_BLOCK, KEYS, Kernels, PackKeys, Soften, WeighValues};
+use qiao_kernels_cpu::{
+    Ahead, AttentionPairs, CacheElement, E4m3, E5m2, KEY_BLOCK, KEYS, Kernels, PackKeys, Soften, WeighPairs,
+    WeighValues,
+};
 
+use super::super::cache::Cache;
 use super::queries::Queries;
 use super::walk::Chunk;
 use super::{Attention, Exec, PART};
@@ -103,10 +107,16 @@ fn typed<T>(addresses: &[*const u8]) -> &[*const T] {
     unsafe { std::slice::from_raw_parts(addresses.as_ptr().cast(), addresses.len()) }
 }
 
+/// The bits of floats.
+fn words(floats: &mut [f32]) -> &mut [u32] {
+    // SAFETY: both are 32 bits, aligned alike, and any bits are a value of either.
+    unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), floats.len()) }
+}
+
 /// # Safety
 /// The addresses are those of keys of this dtype and size, whose memory is live and not written meanwhile.
-unsafe fn pack<T: CacheElement>(k: &Kernels, out: &mut [f32], keys: &[*const u8], dim: usize) {
-    let block = PackKeys { keys: typed::<T>(keys), dim };
+unsafe fn pack<T: CacheElement>(k: &Kernels, out: &mut [f32], keys: &[*const u8], dim: usize, ahead: Ahead<'_>) {
+    let block = PackKeys { keys: typed::<T>(keys), dim, ahead };
     // SAFETY: as the caller vouches.
     unsafe { (T::pack_keys(k).run)(out, &block) }
 }
@@ -122,12 +132,24 @@ struct Weights<'a> {
 
 /// # Safety
 /// As for [`pack`], for values.
-unsafe fn weigh<T: CacheElement>(k: &Kernels, w: Weights<'_>, values: &[*const u8], ahead: &[*const u8]) {
+unsafe fn weigh<T: CacheElement>(k: &Kernels, w: Weights<'_>, values: &[*const u8]) {
     let Weights { acc, alpha, p, tokens, dim } = w;
     let (first, end) = (tokens.start, tokens.end);
-    let mut block = WeighValues { acc, alpha, p, values: typed::<T>(values), first, end, dim, ahead };
+    let mut block = WeighValues { acc, alpha, p, values: typed::<T>(values), first, end, dim };
     // SAFETY: as the caller vouches.
     unsafe { (T::pv(k).run)(&mut block) }
+}
+
+/// # Safety
+/// As for [`weigh`], for values in bf16 and weights in pairs.
+unsafe fn weigh_pairs(k: &AttentionPairs, w: Weights<'_>, values: &[*const u8]) {
+    let Weights { acc, alpha, p, tokens, dim } = w;
+    // SAFETY: both are 32 bits, aligned alike, and any bits are a value of either.
+    let p = unsafe { std::slice::from_raw_parts(p.as_ptr().cast::<u32>(), p.len()) };
+    let (first, end) = (tokens.start, tokens.end);
+    let mut block = WeighPairs { acc, alpha, p, values: typed(values), first, end, dim };
+    // SAFETY: as the caller vouches.
+    unsafe { (k.pv.run)(&mut block) }
 }
 
 impl Attention {
@@ -189,7 +211,7 @@ impl Attention {
         unsafe { self.finish(exec, q, head, &mut total) };
     }
 
-    /// Reads the queries of a tile.
+    /// Reads the queries of a tile: wide, or as pairs of bf16.
     fn read(&self, exec: &Exec<'_>, q: &Queries, head: usize, s: &mut Scratch<'_>) {
         let (group, dk) = (self.group(), self.k.pages.head_dim);
         for i in 0..q.count * group {
@@ -197,6 +219,16 @@ impl Attention {
             let out = &mut s.q[i * dk..][..dk];
             // SAFETY: the row is in the operand, which nothing writes.
             unsafe { self.q.read_part(exec.kernels(), exec.address(self.q.tensor), r, 0, out) };
+        }
+        if self.pairs.is_some() {
+            // What was read of bf16 is exact in its upper half; words are written behind what is still to be read.
+            let (q, pairs) = (words(s.q), dk.div_ceil(2));
+            for i in 0..q.len().checked_div(dk).unwrap_or(0) {
+                for w in 0..pairs {
+                    let second = if 2 * w + 1 < dk { q[i * dk + 2 * w + 1] } else { 0 };
+                    q[i * pairs + w] = q[i * dk + 2 * w] >> 16 | second & 0xffff_0000;
+                }
+            }
         }
     }
 
@@ -216,12 +248,12 @@ impl Attention {
         let (mut at, end) = (lo.max(part * PART), hi.min((part + 1) * PART));
         let stop = |at: usize| hi.min((at / KEYS + 1) * KEYS);
         let mut chunks = [Chunk::new(), Chunk::new()];
+        let [mut here, mut next] = chunks.each_mut();
         state.clear();
-        if !self.walk(exec, q, head, (at, stop(at)), &mut chunks[0]) {
+        if !self.walk(exec, q, head, (at, stop(at)), here) {
             return state.spoil();
         }
         while at < end {
-            let [here, next] = &mut chunks;
             let after = stop(at);
             // The next chunk is fetched while this one is worked on.
             let found = after < hi && self.walk(exec, q, head, (after, stop(after)), next);
@@ -230,7 +262,7 @@ impl Attention {
             if after < end && !found {
                 return state.spoil();
             }
-            chunks.swap(0, 1);
+            std::mem::swap(&mut here, &mut next);
             at = after;
         }
     }
@@ -263,14 +295,27 @@ impl Attention {
         }
         let chunk = &*chunk;
         let ahead = ahead.unwrap_or(chunk);
-        let wanted = self.v.pages.head_dim * self.v.dtype.block_bytes();
+        let bytes = |cache: &Cache| cache.pages.head_dim * cache.dtype.block_bytes();
         for block in (at - base) / KEY_BLOCK..(end - base).div_ceil(KEY_BLOCK) {
             let tokens = block * KEY_BLOCK..(block + 1) * KEY_BLOCK;
-            let (keys, values) = (&chunk.keys.at[tokens.clone()], &ahead.values.at[tokens.clone()]);
-            // SAFETY: as the caller vouches; the dtype is that of the keys.
-            unsafe { with_dtype!(self.k.dtype, pack(k, s.packed, keys, dk)) };
-            let values = Ahead { rows: values, bytes: wanted };
-            (k.qk.run)(&mut s.scores[tokens.start..], (s.q, rows), s.packed, dk, values);
+            let keys = &chunk.keys.at[tokens.clone()];
+            // The next chunk is asked for while this one's scores are made: keys first, they are wanted first.
+            let next_keys = Ahead { rows: &ahead.keys.at[tokens.clone()], bytes: bytes(&self.k) };
+            let next_values = Ahead { rows: &ahead.values.at[tokens.clone()], bytes: bytes(&self.v) };
+            let scores = &mut s.scores[tokens.start..];
+            match &self.pairs {
+                Some(pairs) => {
+                    let block = PackKeys { keys: typed(keys), dim: dk, ahead: next_keys };
+                    // SAFETY: as the caller vouches; keys are bf16 here.
+                    unsafe { (pairs.pack_keys.run)(words(s.packed), &block) };
+                    (pairs.qk.run)(scores, (words(s.q), rows), words(s.packed), dk.div_ceil(2), next_values);
+                }
+                None => {
+                    // SAFETY: as the caller vouches; the dtype is that of the keys.
+                    unsafe { with_dtype!(self.k.dtype, pack(k, s.packed, keys, dk, next_keys)) };
+                    (k.qk.run)(scores, (s.q, rows), s.packed, dk, next_values);
+                }
+            }
         }
         let tokens = (at - base, end - base);
         let seen = |token: usize| {
@@ -282,7 +327,7 @@ impl Attention {
             self.soften(k, s, state, token, seen(token), chunk);
         }
         // SAFETY: as the caller vouches.
-        unsafe { self.weigh(k, q.count, s, state, &seen, chunk, ahead) };
+        unsafe { self.weigh(k, q.count, s, state, &seen, chunk) };
     }
 
     /// Turns the scores of a token's rows into weights and moves their maxima and sums along.
@@ -313,6 +358,9 @@ impl Attention {
             s.alpha[i] = if state.max[i] == f32::NEG_INFINITY { 0.0 } else { (state.max[i] - top).exp() };
             state.sum[i] = state.sum[i] * s.alpha[i] + sum;
             state.max[i] = top;
+            if let Some(pairs) = &self.pairs {
+                (pairs.round_weights.run)(words(&mut s.scores[i * KEYS..][..KEYS]), seen.start, seen.end);
+            }
         }
     }
 
@@ -330,7 +378,6 @@ impl Attention {
         state: &mut State<'_>,
         seen: &dyn Fn(usize) -> Range<usize>,
         chunk: &Chunk,
-        ahead: &Chunk,
     ) {
         let (group, dim) = (self.group(), self.v.pages.head_dim);
         let mut add = |alpha: &[f32], of: Range<usize>, tokens: Range<usize>| {
@@ -343,11 +390,20 @@ impl Attention {
                 dim,
             };
             // SAFETY: as the caller vouches; the dtype is that of the values.
-            unsafe { with_dtype!(self.v.dtype, weigh(k, w, &chunk.values.at, &ahead.keys.at)) };
+            unsafe {
+                match &self.pairs {
+                    Some(pairs) => weigh_pairs(pairs, w, &chunk.values.at),
+                    None => with_dtype!(self.v.dtype, weigh(k, w, &chunk.values.at)),
+                }
+            };
         };
         let (mut first, mut end, mut least) = (0, KEYS, KEYS);
         for range in (0..count).map(seen) {
             (first, end, least) = (first.max(range.start), end.min(range.end), least.min(range.start));
+        }
+        if self.pairs.is_some() {
+            // A pair is never torn: what a row sees of it is added at once.
+            (first, end) = (first.next_multiple_of(2), end / 2 * 2);
         }
         if first >= end {
             for token in (0..count).filter(|&token| !seen(token).is_empty()) {
