@@ -86,10 +86,11 @@ pub(crate) fn run() -> Result<(), String> {
     let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
     tool(&mut skipped, "clippy", &clippy)?;
     step("CUDA and HIP: every text is compiled");
-    skipped.extend(cuda::gate()?);
+    skipped.extend(cuda::gate(cuda::Reach::Once)?);
     let mut tally = cargo_test("cargo test", &["--workspace"], &[])?;
     // The other width that chips have; the card is built for it by a variable.
-    let wide = ["--package", "qiao-cuda", "--package", "qiao-simcuda"];
+    let wide = ["--package", "qiao-cuda", "--test", "norms"];
+    skipped.push("waves of 64 beyond norms: QIAO_SIMCUDA_WARP=64 cargo test -p qiao-cuda -p qiao-simcuda".into());
     tally.passed += cargo_test("CUDA kernels with waves of 64", &wide, &[("QIAO_SIMCUDA_WARP", "64")])?.passed;
     step("documentation");
     pass(cargo().args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;
