@@ -76,7 +76,8 @@ fn to_text(backend: &str, ordinal: usize, info: &DeviceInfo) -> String {
     line("arch", info.arch.clone());
     line("driver", info.driver.clone());
     for memory in info.memories.iter().filter(|m| m.total_bytes > 0) {
-        line("memory", format!("{}, {} free", gib(memory.total_bytes), gib(memory.free_bytes)));
+        let free = if memory.free_bytes > 0 { format!(", {} free", gib(memory.free_bytes)) } else { String::new() };
+        line("memory", gib(memory.total_bytes) + &free);
     }
     let names = |compute: bool| {
         let of = info.dtypes.iter().filter(|d| d.compute == compute).map(|d| d.dtype.name());
