@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::mem::take;
 use std::sync::Arc;
 
-use qiao_core::{Binding, DType, Device, Error, Graph, NodeView, OpKind, Plan, Stream, TensorId};
+use qiao_core::{Binding, DType, Device, Error, Graph, NodeView, OpKind, Plan, Stream, Support, TensorId};
 use qiao_layers::{Home, Lowered, lower_with};
 
 use super::pages::Pages;
@@ -120,9 +120,20 @@ impl Lane {
         &self.planned[&tokens].g
     }
 
-    /// The dtype to which the device rounds activations in a node of a step that has run.
+    /// The dtype to which whoever runs a node of a step that has run rounds activations.
     pub(super) fn act(&self, tokens: usize, index: usize) -> Option<DType> {
         self.planned[&tokens].act.get(index).copied().flatten()
+    }
+
+    /// For each node, the dtype to which whoever runs it rounds activations: the device, or the host where the device refuses.
+    fn rounding(&self, graph: &Graph) -> Vec<Option<DType>> {
+        let mut answers = self.model.device().support(graph);
+        if self.model.policy().host().is_some() {
+            let host = self.model.sides().of(Home::Host).support(graph);
+            let refused = answers.iter_mut().zip(host).filter(|(answer, _)| matches!(answer.answer, Support::No(_)));
+            refused.for_each(|(answer, host)| *answer = host);
+        }
+        answers.into_iter().map(|answer| answer.act_dtype).collect()
     }
 
     fn plan(&self, tokens: usize) -> Result<Planned> {
@@ -132,7 +143,7 @@ impl Lane {
         let key = (step, self.cache.shape());
         let g = model.packed_graph(key)?;
         let tapped = Tapped::new(&g.graph)?;
-        let act = device.support(&g.graph).into_iter().map(|answer| answer.act_dtype).collect();
+        let act = self.rounding(&g.graph);
         // What is tapped stands after all else that is bound, on the device.
         let mut homes = model.fixed_homes(&g);
         homes.resize(tapped.graph.bound().len(), Some(Home::Device));
