@@ -12,7 +12,7 @@
 //!   a default.
 //!
 //! Modules, from ground to roof: `attrs`, `dtype`, `support`, `error`, `shape`, `op`, `rules`, `graph`, `text`,
-//! `cost`, `decompose`, `place`, `table`, `event`, `device`, `host`, `noop`, `registry`.
+//! `cost`, `decompose`, `place`, `table`, `sound`, `event`, `device`, `host`, `noop`, `registry`.
 #![forbid(unsafe_code)]
 
 pub mod attrs;
@@ -36,6 +36,8 @@ pub mod decompose;
 pub mod place;
 
 pub mod table;
+
+pub mod sound;
 
 pub mod event;
 
