@@ -21,9 +21,9 @@ pub fn pack_quant_panel(dst: &mut [u8], format: QuantFormat, k: usize, rows: &[&
     // Where scales lie beside the codes the whole row counts as one block.
     let per_block = if format.carries_scales() { elems / CHUNK } else { usize::MAX };
     let mut out = [0; CHUNK];
-    for (lane, row) in rows.iter().enumerate() {
-        for (chunk, dst) in codes.chunks_exact_mut(chunk_bytes).enumerate() {
-            let (block, s) = (chunk / per_block, chunk % per_block);
+    for (chunk, dst) in codes.chunks_exact_mut(chunk_bytes).enumerate() {
+        let (block, s) = (chunk / per_block, chunk % per_block);
+        for (lane, row) in rows.iter().enumerate() {
             blocks::codes(format, &row[block * bytes..], s, &mut out);
             match format.codes() {
                 QuantCodes::Bits(low, high) => {
@@ -34,6 +34,8 @@ pub fn pack_quant_panel(dst: &mut [u8], format: QuantFormat, k: usize, rows: &[&
                 _ => (0..CHUNK).for_each(|i| dst[i * NR + lane] = out[i]),
             }
         }
+    }
+    for (lane, row) in rows.iter().enumerate() {
         pack_scales(scales, format, lane, row);
     }
 }
@@ -50,19 +52,28 @@ fn by_bytes(codes: &[u8; CHUNK], bits: u32) -> [u8; CHUNK] {
     out
 }
 
-/// Writes `bits` bits from bit `from` of each code into the words of one output.
+/// Writes `bits` bits (0, 1, 2 or 4) from bit `from` of each code into the words of one output.
 fn put_plane(plane: &mut [u8], lane: usize, bits: u32, from: u32, codes: &[u8; CHUNK]) {
     if bits == 0 {
         return;
     }
-    let mask = (1u32 << bits) - 1;
-    for (word, codes) in plane.chunks_exact_mut(4 * NR).zip(codes.chunks_exact((32 / bits) as usize)) {
-        let mut value = 0;
-        for (j, code) in codes.iter().enumerate() {
-            value |= (u32::from(*code) >> from & mask) << (bits * j as u32);
-        }
-        word[4 * lane..][..4].copy_from_slice(&value.to_le_bytes());
+    let mut squeezed = [0; CHUNK / 2];
+    for (out, codes) in squeezed.chunks_exact_mut(bits as usize).zip(codes.as_chunks::<8>().0) {
+        out.copy_from_slice(&squeeze(u64::from_le_bytes(*codes) >> from, bits).to_le_bytes()[..bits as usize]);
     }
+    for (word, bytes) in plane.chunks_exact_mut(4 * NR).zip(squeezed.chunks_exact(4)) {
+        word[4 * lane..][..4].copy_from_slice(bytes);
+    }
+}
+
+/// The lowest `bits` bits of each of 8 bytes, side by side.
+fn squeeze(bytes: u64, bits: u32) -> u64 {
+    let mut fields = bytes & 0x0101_0101_0101_0101 * ((1 << bits) - 1);
+    for (lane, mask) in [(8, 0x0001_0001_0001_0001), (16, 0x0000_0001_0000_0001), (32, 1)] {
+        let pair = 2 * bits * lane / 8;
+        fields = (fields | fields >> (lane - pair / 2)) & mask * (u64::MAX >> (64 - pair));
+    }
+    fields
 }
 
 /// Writes the scales of one output's blocks.
