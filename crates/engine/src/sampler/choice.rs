@@ -142,16 +142,20 @@ impl Chooser {
 /// # Errors
 /// [`EngineError::Logits`] when a logit is not a number, or none is above −∞.
 pub fn argmax(logits: &[f32]) -> Result<u32> {
-    let mut best = (f32::NEG_INFINITY, None);
-    let mut broken = false;
-    for (id, logit) in logits.iter().enumerate() {
-        broken |= logit.is_nan();
-        if *logit > best.0 {
-            best = (*logit, Some(id as u32));
+    // The largest first and then where it stands: lanes that know nothing of each other's places.
+    let mut largest = [f32::NEG_INFINITY; 16];
+    let mut broken = [0u32; 16];
+    let (blocks, rest) = logits.as_chunks::<16>();
+    for block in blocks {
+        for ((largest, broken), logit) in largest.iter_mut().zip(&mut broken).zip(block) {
+            *broken |= u32::from(logit.is_nan());
+            *largest = if *logit > *largest { *logit } else { *largest };
         }
     }
-    match best.1 {
-        Some(id) if !broken => Ok(id),
+    let best = largest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    let broken = broken.iter().any(|&b| b != 0) || rest.iter().any(|logit| logit.is_nan());
+    match logits.iter().position(|logit| *logit == best) {
+        Some(id) if !broken && best > f32::NEG_INFINITY => Ok(id as u32),
         _ => Err(hopeless(logits)),
     }
 }
