@@ -12,7 +12,8 @@
 //!   a default.
 //!
 //! Modules, from ground to roof: `attrs`, `dtype`, `support`, `error`, `shape`, `op`, `rules`, `graph`, `text`,
-//! `cost`, `decompose`, `place`, `table`, `sound`, `event`, `device`, `host`, `noop`, `registry`.
+//! `cost`, `decompose`, `place`, `table`, `sound`,
+//! `walk`, `event`, `patience`, `device`, `host`, `noop`, `registry`.
 #![forbid(unsafe_code)]
 
 pub mod attrs;
@@ -38,8 +39,10 @@ pub mod place;
 pub mod table;
 
 pub mod sound;
+pub mod walk;
 
 pub mod event;
+pub mod patience;
 
 pub mod device;
 pub mod host;

@@ -8,9 +8,9 @@ use cudarc::driver::sys::CUjit_option_enum as Jit;
 use qiao_core::{Error, Result};
 use qiao_kernels_cuda::{HEADERS, Kernel, Unit};
 
-use crate::cache;
 use crate::prebuilt;
 use crate::sys::{CUfunction, CUmodule, Code, Compiler, Driver, SUCCESS, compiler, nvrtcProgram};
+use qiao_images as cache;
 
 /// Bytes of dynamic shared memory that a function may have without being asked for more.
 const PLAIN_SHARED: u32 = 48 << 10;
@@ -182,7 +182,7 @@ fn image(unit: &Unit, target: Target) -> Result<Vec<u8>> {
     }
     options.iter().for_each(|o| key.part(o.as_bytes()));
     key.part(format!("{major}.{minor} {} {}", target.driver, target.arch).as_bytes());
-    let entry = cache::Entry::new(&key.name());
+    let entry = cache::Entry::new("cuda", &key.name());
     if let Some(image) = entry.read() {
         return Ok(image);
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use qiao_core::{Error, Event, Result};
 
 use crate::context::{Context, Grave};
-use crate::patience::Watch;
 use crate::sys::{CUevent, NOT_READY, SUCCESS};
+use qiao_core::patience::Watch;
 
 /// An event of a card.
 pub(crate) struct CudaEvent {

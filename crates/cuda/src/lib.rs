@@ -13,8 +13,6 @@
 
 mod sys;
 
-mod cache;
-
 mod prebuilt;
 
 mod compile;
@@ -24,8 +22,6 @@ mod blas;
 mod context;
 
 mod memory;
-
-mod patience;
 
 mod event;
 

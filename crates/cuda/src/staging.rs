@@ -7,8 +7,8 @@ use std::time::Duration;
 use qiao_core::{Error, Result};
 
 use crate::context::{Context, Grave, Queue};
-use crate::patience::Watch;
 use crate::sys::{CUdeviceptr, CUevent, NOT_READY, SUCCESS};
+use qiao_core::patience::Watch;
 
 /// Uploads from this size on are copied by several threads.
 const MANY: usize = 16 << 20;

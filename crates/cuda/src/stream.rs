@@ -8,9 +8,9 @@ use qiao_core::{Binding, Error, Event, Result, Stream};
 use crate::context::{Context, Queue};
 use crate::event::CudaEvent;
 use crate::memory::resolve;
-use crate::patience::Watch;
 use crate::staging::{Ring, Way};
 use crate::sys::{CUdeviceptr, NOT_READY, SUCCESS};
+use qiao_core::patience::Watch;
 
 /// Places for small transfers: how many, and their bytes.
 const SMALL: (usize, usize) = (32, 16 << 10);

@@ -48,7 +48,7 @@ fn images_are_kept_and_mended() {
     let middle = flipped.len() / 2;
     flipped[middle] ^= 1;
     for (i, damaged) in
-        [flipped, whole[..whole.len() / 2].to_vec(), Vec::new(), b"QIAOCU01".to_vec()].iter().enumerate()
+        [flipped, whole[..whole.len() / 2].to_vec(), Vec::new(), b"QIAOIM01".to_vec()].iter().enumerate()
     {
         fs::write(&kept[0], damaged).unwrap();
         plan().unwrap();

@@ -5,7 +5,7 @@ use qiao_core::{Accept, DType, NodeView, OpKind, Property, Reason, Result, Row, 
 use super::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
 use super::moves::{copy, gather_same, is_scalar, wide};
 use super::sound::alignment;
-use super::walk::{Walk, no_layouts};
+use super::walk::{Launched, Walk, no_layouts};
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
     vec![row(OpKind::Cast, "cast", casts, cast), row(OpKind::GatherRows, "gather_rows", gathers, gather_rows)]

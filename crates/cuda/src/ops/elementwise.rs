@@ -4,7 +4,7 @@ use qiao_core::{Accept, DType, GeluForm, NodeView, Op, OpKind, Reason, Result, R
 
 use super::launch::{Arg, Chip, Launch, Prepare, Prepared, row, suffix};
 use super::sound::alignment;
-use super::walk::{Walk, broadcast_strides, no_layouts};
+use super::walk::{Launched, Walk, broadcast_strides, no_layouts};
 
 /// Bytes of one access of the kernels for rows.
 const WIDE: usize = 16;

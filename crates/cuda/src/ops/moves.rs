@@ -5,7 +5,7 @@ use qiao_quant::minifloat::{BF16, F8E4M3, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ, F16, e
 
 use super::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
 use super::sound::alignment;
-use super::walk::{Walk, no_layouts};
+use super::walk::{Launched, Walk, no_layouts};
 
 /// The most bytes that a kernel moves at a time.
 const WIDEST: u64 = 16;

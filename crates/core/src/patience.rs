@@ -1,8 +1,8 @@
-//! Waiting for the card: mostly asleep, awake when the work should be about done.
+//! Waiting for a device that is asked again and again: mostly asleep, awake when the work should be about done.
 
 use std::time::{Duration, Instant};
 
-use qiao_core::{Error, Result};
+use crate::error::{Error, Result};
 
 /// How long a wait asks again and again before it sleeps.
 const EAGER: Duration = Duration::from_micros(30);
@@ -11,7 +11,7 @@ const EAGER: Duration = Duration::from_micros(30);
 const LONGEST: Duration = Duration::from_millis(1);
 
 /// A wait with an end.
-pub(crate) struct Watch {
+pub struct Watch {
     what: &'static str,
     limit: Duration,
     start: Option<Instant>,
@@ -20,25 +20,26 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(what: &'static str, limit: Duration) -> Watch {
+    /// A wait for `what`, no longer than `limit`.
+    pub fn new(what: &'static str, limit: Duration) -> Watch {
         Watch { what, limit, start: None, expected: Duration::ZERO }
     }
 
     /// A wait that is like one that took so long.
-    pub(crate) fn like(what: &'static str, limit: Duration, expected: Duration) -> Watch {
+    pub fn like(what: &'static str, limit: Duration, expected: Duration) -> Watch {
         Watch { expected, ..Watch::new(what, limit) }
     }
 
     /// How long it took so far.
-    pub(crate) fn elapsed(&self) -> Duration {
+    pub fn elapsed(&self) -> Duration {
         self.start.map_or(Duration::ZERO, |start| start.elapsed())
     }
 
-    /// Lets some time pass before the card is asked again.
+    /// Lets some time pass before the device is asked again.
     ///
     /// # Errors
     /// [`Error::Timeout`] at the end of the wait.
-    pub(crate) fn pause(&mut self) -> Result<()> {
+    pub fn pause(&mut self) -> Result<()> {
         let elapsed = self.start.get_or_insert_with(Instant::now).elapsed();
         let Some(left) = self.limit.checked_sub(elapsed).filter(|left| !left.is_zero()) else {
             let millis = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
