@@ -11,11 +11,9 @@ use std::sync::OnceLock;
 use cudarc::cublaslt::sys as lt;
 use cudarc::cublaslt::sys::cublasLtMatmulPreferenceAttributes_t as Preference;
 use qiao_core::DType;
+use qiao_launch::{LargeProduct, WORKSPACE};
 
 use crate::sys::{Blas, CUstream, Code, SUCCESS, blas};
-
-/// Bytes of scratch that a product may use.
-pub(crate) const WORKSPACE: usize = 32 << 20;
 
 /// What algorithms may use, how they may add parts of K, and what operands' addresses are multiples of.
 const MOST_WORKSPACE: u32 = Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES as u32;
@@ -31,26 +29,6 @@ const IN_COMPUTE_TYPE: u32 = lt::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_S
 /// What is done to an operand first, as the library numbers it.
 const AS_IT_IS: u32 = 0;
 const TRANSPOSED: u32 = 1;
-
-/// A product `c[M, N] = a[M, K]·b`, plus a residual where one is given, rounded once. Distances are in elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LargeProduct {
-    pub(crate) m: usize,
-    pub(crate) n: usize,
-    pub(crate) k: usize,
-    /// The dtype of a and b.
-    pub(crate) dtype: DType,
-    /// The dtype of the result and of the residual.
-    pub(crate) out: DType,
-    /// Whether b is `[N, K]`, else `[K, N]`.
-    pub(crate) trans_b: bool,
-    /// From row to row of a, b, the residual and the result.
-    pub(crate) rows: [usize; 4],
-    /// Whether the residual is added.
-    pub(crate) residual: bool,
-    /// What the address of every operand is a multiple of, in bytes.
-    pub(crate) align: usize,
-}
 
 /// The library for one card.
 #[derive(Default)]

@@ -9,12 +9,12 @@ use qiao_core::{
     Binding, Buffer, Caps, DType, Device, DeviceInfo, DtypeInfo, Error, Event, Graph, KvInfo, KvLayout, MemoryInfo,
     MemoryKind, NodeSupport, Plan, Result, Stream, TensorDesc,
 };
+use qiao_launch::Chip;
 
 use crate::compile::Target;
 use crate::context::{Context, attribute_of};
 use crate::event::CudaEvent;
 use crate::memory::{ALIGN, CudaBuffer};
-use crate::ops::launch::Chip;
 use crate::ops::{self, Card, CudaPlan};
 use crate::prebuilt;
 use crate::stream::CudaStream;
@@ -177,7 +177,7 @@ impl CudaDevice {
             blas: blas().is_some(),
         };
         let graphs = std::env::var("QIAO_CUDA_GRAPHS").map_or(true, |v| v != "0");
-        let card = Card { context, chip, table: ops::table(), rules: ops::RULES, graphs };
+        let card = Card { context, chip, table: ops::table(), rules: qiao_launch::fuse::RULES, graphs };
         Ok(CudaDevice { info: facts.info(driver, free), card: Arc::new(card) })
     }
 }

@@ -7,8 +7,7 @@ use qiao_core::{Binding, Buffer, BufferExt, Error, Result};
 use crate::context::{Context, Grave};
 use crate::sys::CUdeviceptr;
 
-/// Every tensor starts on a multiple of this, so that a warp's loads fill whole lines.
-pub(crate) const ALIGN: usize = 256;
+pub(crate) use qiao_launch::ALIGN;
 
 /// Bytes of the card.
 pub(crate) struct CudaBuffer {

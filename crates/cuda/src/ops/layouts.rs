@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use qiao_core::{Binding, Error, Result, TensorDesc};
+use qiao_launch::{Layout, prepack};
 
-use super::launch::Layout;
 use super::plan::Card;
-use super::prepack;
 use super::program::{Place, Program};
 use crate::context::Context;
 use crate::memory::{ALIGN, CudaBuffer, resolve};

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use qiao_core::place::place_where;
-use qiao_core::{Accept, Binding, DeviceInfo, Error, Graph, Plan, PlanInfo, Result, Storage, Stream, device};
+use qiao_core::{Accept, Binding, DeviceInfo, Error, Graph, Plan, PlanInfo, Result, Storage, Stream, device, sound};
+use qiao_launch::fuse::{Fused, Rule, matches};
+use qiao_launch::{Arg, Chip, Launch, Prepared, Table};
 
 use super::capture::Captured;
-use super::fuse::{Fused, Rule, matches};
-use super::launch::{Arg, Chip, Launch, Prepared, Table};
 use super::program::{Block, Place, Program};
-use super::sound;
+use super::support;
 use crate::context::Context;
 use crate::memory::{ALIGN, resolve};
 use crate::stream::CudaStream;
@@ -149,7 +149,7 @@ fn prepare(card: &Card, info: &DeviceInfo, graph: &Graph) -> Result<(Vec<Prepare
     for node in graph.views() {
         match sound::find(&card.table, &node) {
             Ok((row, Accept::Native)) => accepted.push(row.launch),
-            _ => return Err(device::refuse(info, graph, &sound::support(&card.table, graph))),
+            _ => return Err(device::refuse(info, graph, &support(&card.table, graph))),
         }
     }
     let mut moments: Vec<usize> = (0..accepted.len()).collect();

@@ -3,9 +3,9 @@
 use std::ffi::c_void;
 
 use qiao_core::{Error, Result};
-use qiao_kernels_cuda::Unit;
+use qiao_kernels_cuda::{Kernel, Unit};
+use qiao_launch::{Arg, Launch, Prepared, What};
 
-use super::launch::{Arg, Launch, Prepared, What};
 use crate::blas::Ready;
 use crate::context::Context;
 use crate::stream::CudaStream;
@@ -60,11 +60,15 @@ pub(crate) struct Block {
 // SAFETY: the addresses are those of its own words.
 unsafe impl Send for Block {}
 
-/// The unit that holds a launch's kernel.
-fn unit_of(launch: &Launch) -> Option<&'static Unit> {
-    match launch.what {
-        What::Kernel { kernel, .. } => qiao_kernels_cuda::find(kernel.symbol).map(|(unit, _)| unit),
-        What::Product { .. } => None,
+/// The kernel of a launch, its arguments being those of the row, and the unit that holds it.
+///
+/// # Errors
+/// There is none, or it takes other arguments: a fault of this crate.
+fn kernel_of(symbol: &str, launch: &Launch) -> Result<(&'static Unit, &'static Kernel)> {
+    match qiao_kernels_cuda::find(symbol) {
+        Some((unit, kernel)) if kernel.params == launch.letters() => Ok((unit, kernel)),
+        Some(_) => Err(Error::internal(format!("kernel {symbol}"), format!("it is given {}", launch.letters()))),
+        None => Err(Error::internal(format!("kernel {symbol}"), "no unit holds it")),
     }
 }
 
@@ -103,7 +107,9 @@ impl Program {
             choose(context, launch, &mut launches);
         }
         let mut units: Vec<&'static Unit> = Vec::new();
-        for unit in launches.iter().filter_map(|(launch, _)| unit_of(launch)) {
+        for (launch, _) in &launches {
+            let What::Kernel { symbol, .. } = &launch.what else { continue };
+            let (unit, _) = kernel_of(symbol, launch)?;
             if !units.iter().any(|u| u.name == unit.name) {
                 units.push(unit);
             }
@@ -112,11 +118,16 @@ impl Program {
         for (launch, ready) in launches {
             let run = match (&launch.what, ready) {
                 (_, Some(ready)) => Run::Product(ready),
-                (&What::Kernel { kernel, grid, shared }, None) => {
-                    let unit = unit_of(launch)
-                        .ok_or_else(|| Error::internal(format!("kernel {}", kernel.symbol), "no unit holds it"))?;
-                    let function = context.modules.function(context.driver, unit, kernel, shared)?;
-                    Run::Kernel { function, grid, threads: kernel.threads, shared, symbol: kernel.symbol }
+                (What::Kernel { symbol, grid, shared }, None) => {
+                    let (unit, kernel) = kernel_of(symbol, launch)?;
+                    let function = context.modules.function(context.driver, unit, kernel, *shared)?;
+                    Run::Kernel {
+                        function,
+                        grid: *grid,
+                        threads: kernel.threads,
+                        shared: *shared,
+                        symbol: kernel.symbol,
+                    }
                 }
                 (What::Product { .. }, None) => return Err(Error::internal("a product", "nothing runs it")),
             };

@@ -5,10 +5,10 @@
 
 use qiao_core::{Accept, DType, Epilogue, MatmulQuantAttrs, NodeView, Op, OpKind, Property, Reason, Result, Row, Rule};
 
-use super::launch::{Arg, Chip, Launch, Prepare, Prepared, row, suffix};
-use super::prepack::{CHUNK, Order, format, pack, tile_bytes, word};
-use super::sound::alignment;
-use super::tiles::{
+use crate::launch::{Arg, Chip, Launch, Prepare, Prepared, row, suffix};
+use crate::prepack::{CHUNK, Order, format, pack, tile_bytes, word};
+use crate::sound::alignment;
+use crate::tiles::{
     FEW, Path, Rows, Scratch, accepts_rows, accepts_sizes, accepts_weight, kind, planes, rows as rows_of, spread, stage,
 };
 
@@ -24,7 +24,8 @@ const GELU: u32 = 1;
 const SILU_MUL: u32 = 2;
 const PARTIAL: u32 = 3;
 
-pub(super) fn rows() -> Vec<Row<Prepare>> {
+/// The rows of this family, best kernel first for each operator.
+pub fn rows() -> Vec<Row<Prepare>> {
     vec![
         row(OpKind::MatmulQuant, "gemv_quant", accepts_few, product),
         row(OpKind::MatmulQuant, "gemm_quant", accepts, product),

@@ -2,10 +2,11 @@
 
 use qiao_core::{Accept, DType, NodeView, Op, OpKind, Property, Reason, Result, Row, Rule};
 
-use super::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
-use super::rowwise::{Fields, Rows, accessor, blocks, floats, team};
+use crate::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
+use crate::rowwise::{Fields, Rows, accessor, blocks, floats, team};
 
-pub(super) fn rows() -> Vec<Row<Prepare>> {
+/// The rows of this family, best kernel first for each operator.
+pub fn rows() -> Vec<Row<Prepare>> {
     vec![
         row(OpKind::Argmax, "argmax", |node| floats(node, &[0]), argmax),
         row(OpKind::TopK, "top_k", k_fits, top_k),

@@ -2,10 +2,11 @@
 
 use qiao_core::{Accept, Graph, NodeView, NormAttrs, Op, OpKind, Reason, Result, Row, Storage, TensorId};
 
-use super::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
-use super::rowwise::{Fields, Rows, accessor, all_floats, blocks, dense_vector, number, team};
+use crate::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
+use crate::rowwise::{Fields, Rows, accessor, all_floats, blocks, dense_vector, number, team};
 
-pub(super) fn rows() -> Vec<Row<Prepare>> {
+/// The rows of this family, best kernel first for each operator.
+pub fn rows() -> Vec<Row<Prepare>> {
     vec![
         row(OpKind::RmsNorm, "rms_norm", |node| accepts(node, &[1]), norm),
         row(OpKind::AddRmsNorm, "add_rms_norm", |node| accepts(node, &[2]), norm),
@@ -90,7 +91,7 @@ fn norm(node: &NodeView<'_>, chip: &Chip) -> Result<Prepared> {
 
 /// An RMS norm and the quantisation of its y as one launch: the position of the latter, and what runs. y is written where
 /// somebody else reads it too.
-pub(super) fn with_codes(graph: &Graph, index: usize, chip: &Chip) -> Option<(usize, Prepared)> {
+pub(crate) fn with_codes(graph: &Graph, index: usize, chip: &Chip) -> Option<(usize, Prepared)> {
     /// Elements that a thread keeps.
     const KEPT: usize = 32;
     let node = graph.node(index);

@@ -1,8 +1,8 @@
 //! Walks as arguments of kernels.
 
-use super::launch::Arg;
+use crate::launch::Arg;
 
-pub(super) use qiao_core::walk::{Walk, broadcast_strides, no_layouts};
+pub(crate) use qiao_core::walk::{Walk, broadcast_strides, no_layouts};
 
 /// Threads of a block of every kernel that walks.
 const THREADS: u64 = 256;
@@ -11,7 +11,7 @@ const THREADS: u64 = 256;
 const MOST_BLOCKS: u64 = 1 << 20;
 
 /// What a launch needs of a walk.
-pub(super) trait Launched {
+pub(crate) trait Launched {
     /// Blocks that take an element a thread, or several where there are very many.
     fn grid(&self) -> [u32; 3];
 

@@ -8,9 +8,9 @@ use qiao_core::{
     Accept, AttentionAttrs, DType, NodeView, Op, OpKind, Property, Reason, Result as CoreResult, Row, Rule,
 };
 
-use super::cache::{self, Cache, aligned, kind, steps_are};
-use super::fields::Fields;
-use super::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
+use crate::cache::{self, Cache, aligned, kind, steps_are};
+use crate::fields::Fields;
+use crate::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
 
 /// Elements of a key and a value that the plain kernel has room for.
 const PLAIN_DIMS: usize = 1408;
@@ -21,7 +21,8 @@ const SPLIT_BYTES: usize = 64 << 20;
 /// Bytes of shared memory that prefill's kernels have beside what they are launched with, at most.
 const STATIC_SHARED: u32 = 6 << 10;
 
-pub(super) fn rows() -> Vec<Row<Prepare>> {
+/// The rows of this family, best kernel first for each operator.
+pub fn rows() -> Vec<Row<Prepare>> {
     let rounded = |name, dtype, accepts| Row {
         act_dtype: Some(dtype),
         ..row(OpKind::AttentionPrefill, name, accepts, prefill_tiles as Prepare)

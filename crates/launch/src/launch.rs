@@ -1,64 +1,63 @@
 //! What a node becomes: launches as plain data, whose addresses are filled in at each execution.
 
 use qiao_core::{Accept, DType, NodeView, OpKind, OpTable, Reason, Result, Row, TensorDesc};
-use qiao_kernels_cuda::Kernel;
 
-use crate::blas::LargeProduct;
+use crate::large::LargeProduct;
 
-/// What launches may depend on: the card that they are prepared for.
+/// What launches may depend on: the device that they are prepared for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Chip {
+pub struct Chip {
     /// Compute capability, ten times the major number plus the minor: 90 for sm_90.
-    pub(crate) arch: u32,
+    pub arch: u32,
     /// Multiprocessors.
-    pub(crate) processors: u32,
+    pub processors: u32,
     /// Bytes of shared memory that a block may ask for.
-    pub(crate) shared: u32,
+    pub shared: u32,
     /// Whether cuBLASLt is there.
-    pub(crate) blas: bool,
+    pub blas: bool,
 }
 
 /// The card's kernels.
-pub(crate) type Table = OpTable<Prepare>;
+pub type Table = OpTable<Prepare>;
 
 /// Prepares a node that the row accepted.
-pub(crate) type Prepare = fn(&NodeView<'_>, &Chip) -> Result<Prepared>;
+pub type Prepare = fn(&NodeView<'_>, &Chip) -> Result<Prepared>;
 
 /// A node, ready to run: launches in order, and bytes of scratch that they share, on a multiple of 256.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Prepared {
+pub struct Prepared {
     /// What runs, in order.
-    pub(crate) launches: Vec<Launch>,
+    pub launches: Vec<Launch>,
     /// Bytes of scratch; the plan lays them out in its workspace.
-    pub(crate) scratch: usize,
+    pub scratch: usize,
 }
 
 /// A private layout.
-pub(crate) struct Layout {
+pub struct Layout {
     /// Its number, as a row's answer names it; never 0.
-    pub(crate) id: u64,
+    pub id: u64,
     /// The bytes of a tensor in it.
-    pub(crate) bytes: fn(&TensorDesc) -> Result<usize>,
+    pub bytes: fn(&TensorDesc) -> Result<usize>,
     /// Packs a tensor: argument tensor 0 is the source, tensor 1 the result.
-    pub(crate) pack: fn(&TensorDesc, &Chip) -> Result<Prepared>,
+    pub pack: fn(&TensorDesc, &Chip) -> Result<Prepared>,
 }
 
 /// One launch of a kernel, or one call of a library.
 #[derive(Clone, Debug)]
-pub(crate) struct Launch {
+pub struct Launch {
     /// What runs.
-    pub(crate) what: What,
+    pub what: What,
     /// One argument per parameter.
-    pub(crate) args: Vec<Arg>,
+    pub args: Vec<Arg>,
 }
 
 /// What a launch runs.
 #[derive(Clone, Debug)]
-pub(crate) enum What {
+pub enum What {
     /// A kernel.
     Kernel {
-        /// Its row.
-        kernel: &'static Kernel,
+        /// Its symbol.
+        symbol: Box<str>,
         /// Blocks along x, y and z; a launch of no blocks does nothing.
         grid: [u32; 3],
         /// Bytes of dynamic shared memory.
@@ -77,9 +76,8 @@ pub(crate) enum What {
 }
 
 /// An argument of a launch.
-#[allow(dead_code, reason = "each family uses some of them")]
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Arg {
+pub enum Arg {
     /// The address of a tensor of the graph, this many bytes on.
     Tensor(usize, usize),
     /// The address of this byte of the node's scratch.
@@ -99,19 +97,19 @@ pub(crate) enum Arg {
 }
 
 impl Launch {
-    /// A launch of the kernel of this name.
-    ///
-    /// # Panics
-    /// No row has this name, or the arguments are not those of its row: a fault of this crate.
-    pub(crate) fn new(symbol: &str, grid: [u32; 3], shared: u32, args: Vec<Arg>) -> Self {
-        let (_, kernel) = qiao_kernels_cuda::find(symbol).unwrap_or_else(|| panic!("no kernel is called {symbol}"));
-        let letters: String = args.iter().map(Arg::letter).collect();
-        assert_eq!(letters, kernel.params, "arguments of {symbol}");
-        Launch { what: What::Kernel { kernel, grid, shared }, args }
+    /// A launch of the kernel of this symbol.
+    pub fn new(symbol: &str, grid: [u32; 3], shared: u32, args: Vec<Arg>) -> Self {
+        Launch { what: What::Kernel { symbol: symbol.into(), grid, shared }, args }
+    }
+
+    /// The letters of its arguments, as a kernel's row names its parameters: `p` an address, `u` u32, `i` i32, `l` u64, `f` f32,
+    /// `s` a struct by value.
+    pub fn letters(&self) -> String {
+        self.args.iter().map(Arg::letter).collect()
     }
 
     /// The arguments of all that may run.
-    pub(crate) fn all_args(&self) -> Vec<&Arg> {
+    pub fn all_args(&self) -> Vec<&Arg> {
         let mut args: Vec<&Arg> = self.args.iter().collect();
         if let What::Product { then, otherwise, .. } = &self.what {
             args.extend(then.iter().chain(otherwise).flat_map(Launch::all_args));
@@ -120,24 +118,23 @@ impl Launch {
     }
 }
 
-#[allow(dead_code, reason = "each family uses some of them")]
 impl Arg {
     /// An operand's address, or none where it is left out.
-    pub(crate) fn optional(node: &NodeView<'_>, input: usize) -> Arg {
+    pub fn optional(node: &NodeView<'_>, input: usize) -> Arg {
         node.node.inputs.get(input).copied().flatten().map_or(Arg::Null, |id| Arg::Tensor(id.index(), 0))
     }
 
     /// The address of an operand that is given.
-    pub(crate) fn input(node: &NodeView<'_>, input: usize) -> Arg {
+    pub fn input(node: &NodeView<'_>, input: usize) -> Arg {
         Arg::optional(node, input)
     }
 
     /// The address of a result.
-    pub(crate) fn output(node: &NodeView<'_>, output: usize) -> Arg {
+    pub fn output(node: &NodeView<'_>, output: usize) -> Arg {
         Arg::Tensor(node.node.outputs[output].index(), 0)
     }
 
-    /// The letter of a kernel's row that this argument fits.
+    /// The letter of a parameter that this argument fits.
     fn letter(&self) -> char {
         match self {
             Arg::Tensor(..) | Arg::Scratch(_) | Arg::Null => 'p',
@@ -151,7 +148,7 @@ impl Arg {
 }
 
 /// A row whose kernel keeps activations as they are.
-pub(crate) fn row(
+pub fn row(
     op: OpKind,
     name: &'static str,
     accepts: fn(&NodeView<'_>) -> Result<Accept, Reason>,

@@ -2,14 +2,15 @@
 
 use qiao_core::{Accept, DType, KvLayout, NodeView, Op, OpKind, Property, Reason, Result as CoreResult, Row, Rule};
 
-use super::cache::{self, Cache, aligned};
-use super::fields::Fields;
-use super::launch::{Arg, Chip, Launch, Prepare, Prepared, row, suffix};
+use crate::cache::{self, Cache, aligned};
+use crate::fields::Fields;
+use crate::launch::{Arg, Chip, Launch, Prepare, Prepared, row, suffix};
 
 /// Heads of tokens that a block writes.
 const ROWS: usize = 4;
 
-pub(super) fn rows() -> Vec<Row<Prepare>> {
+/// The rows of this family, best kernel first for each operator.
+pub fn rows() -> Vec<Row<Prepare>> {
     vec![row(OpKind::KvWrite, "kv_write", accepts, kv_write)]
 }
 

@@ -2,14 +2,14 @@
 
 use qiao_core::{Accept, DType, Dims, NodeView, Property, Reason, Rule, TensorDesc};
 
-use super::launch::{Arg, Chip};
+use crate::launch::{Arg, Chip};
 
 /// The dtypes of activations, in the order of the numbers that kernels know them by.
-pub(super) const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+pub(crate) const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// Accepts f32, f16 and bf16 in the operands (inputs first, outputs after them) that `floats` names, and sizes that 31 bits
 /// hold.
-pub(super) fn floats(node: &NodeView<'_>, floats: &[usize]) -> Result<Accept, Reason> {
+pub(crate) fn floats(node: &NodeView<'_>, floats: &[usize]) -> Result<Accept, Reason> {
     for (i, desc) in node.operands() {
         if floats.contains(&i) && !desc.dtype.is_activation() {
             return Err(Reason::dtype(i, desc.dtype, &FLOATS));
@@ -20,7 +20,7 @@ pub(super) fn floats(node: &NodeView<'_>, floats: &[usize]) -> Result<Accept, Re
 }
 
 /// [`floats`] for every operand.
-pub(super) fn all_floats(node: &NodeView<'_>) -> Result<Accept, Reason> {
+pub(crate) fn all_floats(node: &NodeView<'_>) -> Result<Accept, Reason> {
     let all: Vec<usize> = node.operands().map(|(i, _)| i).collect();
     floats(node, &all)
 }
@@ -44,7 +44,7 @@ fn fits(operand: usize, desc: &TensorDesc) -> Result<(), Reason> {
 }
 
 /// Accepts a vector whose elements lie side by side, where it is given.
-pub(super) fn dense_vector(node: &NodeView<'_>, input: usize) -> Result<Accept, Reason> {
+pub(crate) fn dense_vector(node: &NodeView<'_>, input: usize) -> Result<Accept, Reason> {
     match node.input(input) {
         Some(w) if !w.rows_are_contiguous() => Err(Reason::strides(input, "contiguous")),
         _ => Ok(Accept::Native),
@@ -53,12 +53,12 @@ pub(super) fn dense_vector(node: &NodeView<'_>, input: usize) -> Result<Accept, 
 
 /// A tensor as a kernel sees it: rows along the innermost axis.
 #[derive(Clone, Debug)]
-pub(super) struct Rows {
-    pub(super) dtype: DType,
+pub(crate) struct Rows {
+    pub(crate) dtype: DType,
     /// How many rows.
-    pub(super) count: usize,
+    pub(crate) count: usize,
     /// Elements a row.
-    pub(super) len: usize,
+    pub(crate) len: usize,
     /// Elements between neighbours of a row.
     step: usize,
     /// The outer axes, outermost first, as (size, stride); axes that continue each other are one.
@@ -67,19 +67,19 @@ pub(super) struct Rows {
 
 impl Rows {
     /// A tensor's rows.
-    pub(super) fn of(desc: &TensorDesc) -> Self {
+    pub(crate) fn of(desc: &TensorDesc) -> Self {
         Rows::new(desc.dtype, &desc.shape, &desc.strides)
     }
 
     /// Each element a row of one.
-    pub(super) fn of_elements(desc: &TensorDesc) -> Self {
+    pub(crate) fn of_elements(desc: &TensorDesc) -> Self {
         let shape: Vec<usize> = desc.shape.iter().copied().chain([1]).collect();
         let strides: Vec<usize> = desc.strides.iter().copied().chain([1]).collect();
         Rows::new(desc.dtype, &shape, &strides)
     }
 
     /// A tensor's rows, all of them one row where they follow each other without gaps.
-    pub(super) fn flat(desc: &TensorDesc) -> Self {
+    pub(crate) fn flat(desc: &TensorDesc) -> Self {
         let elements = desc.elements();
         match desc.is_contiguous() && elements <= i32::MAX as usize {
             true => Rows::new(desc.dtype, &[elements], &[1]),
@@ -88,7 +88,7 @@ impl Rows {
     }
 
     /// The tensor repeated along axes to fill `shape`, which it broadcasts to.
-    pub(super) fn broadcast(desc: &TensorDesc, shape: &Dims) -> Self {
+    pub(crate) fn broadcast(desc: &TensorDesc, shape: &Dims) -> Self {
         let pad = shape.len() - desc.rank();
         let strides: Vec<usize> = (0..shape.len())
             .map(|i| if i < pad || desc.shape[i - pad] == 1 { 0 } else { desc.strides[i - pad] })
@@ -97,14 +97,14 @@ impl Rows {
     }
 
     /// The tensor with its axes in another order.
-    pub(super) fn permuted(desc: &TensorDesc, axes: &[usize]) -> Self {
+    pub(crate) fn permuted(desc: &TensorDesc, axes: &[usize]) -> Self {
         let shape: Vec<usize> = axes.iter().map(|&a| desc.shape[a]).collect();
         let strides: Vec<usize> = axes.iter().map(|&a| desc.strides[a]).collect();
         Rows::new(desc.dtype, &shape, &strides)
     }
 
     /// No tensor.
-    pub(super) fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Rows { dtype: DType::F32, count: 0, len: 0, step: 0, outer: Vec::new() }
     }
 
@@ -126,13 +126,13 @@ impl Rows {
     }
 
     /// Whether the elements of a row lie side by side.
-    pub(super) fn is_dense(&self) -> bool {
+    pub(crate) fn is_dense(&self) -> bool {
         self.step == 1
     }
 }
 
 /// The name of the accessor that fits all of these: their dtype where it is one and their rows are dense, else `any`.
-pub(super) fn accessor(all: &[&Rows]) -> &'static str {
+pub(crate) fn accessor(all: &[&Rows]) -> &'static str {
     let first = all[0].dtype;
     match all.iter().all(|r| r.dtype == first && r.is_dense()) {
         true => first.name(),
@@ -142,7 +142,7 @@ pub(super) fn accessor(all: &[&Rows]) -> &'static str {
 
 /// Threads for each row: a group of lanes where a row is short, else a block; of 128 threads where there are rows enough to
 /// fill the card with those, and the kernel has such.
-pub(super) fn team(accessor: &str, rows: usize, cols: usize, chip: &Chip, teams_of_128: bool) -> usize {
+pub(crate) fn team(accessor: &str, rows: usize, cols: usize, chip: &Chip, teams_of_128: bool) -> usize {
     match cols {
         ..=256 => 32,
         ..=1024 if accessor != "any" => 32,
@@ -152,22 +152,22 @@ pub(super) fn team(accessor: &str, rows: usize, cols: usize, chip: &Chip, teams_
 }
 
 /// Blocks for this many rows.
-pub(super) fn blocks(rows: usize, team: usize) -> u32 {
+pub(crate) fn blocks(rows: usize, team: usize) -> u32 {
     (if team == 32 { rows.div_ceil(4) } else { rows }) as u32
 }
 
 /// The number by which kernels know a dtype of activations.
-pub(super) fn number(dtype: DType) -> u32 {
+pub(crate) fn number(dtype: DType) -> u32 {
     FLOATS.iter().position(|&d| d == dtype).unwrap_or(0) as u32
 }
 
 /// A kernel's struct, field by field as it lies in memory.
 #[derive(Default)]
-pub(super) struct Fields(Vec<u8>);
+pub(crate) struct Fields(Vec<u8>);
 
 impl Fields {
     /// A [`Rows`].
-    pub(super) fn rows(mut self, rows: &Rows) -> Self {
+    pub(crate) fn rows(mut self, rows: &Rows) -> Self {
         let mut sizes = [0u32; 8];
         let mut strides = [0u64; 8];
         for (i, &(size, stride)) in rows.outer.iter().enumerate() {
@@ -178,32 +178,32 @@ impl Fields {
         strides.into_iter().fold(self, Fields::u64)
     }
 
-    pub(super) fn u32(mut self, value: u32) -> Self {
+    pub(crate) fn u32(mut self, value: u32) -> Self {
         self.0.extend(value.to_ne_bytes());
         self
     }
 
     /// A size, which was found to fit.
-    pub(super) fn size(self, value: usize) -> Self {
+    pub(crate) fn size(self, value: usize) -> Self {
         self.u32(value as u32)
     }
 
-    pub(super) fn flag(self, value: bool) -> Self {
+    pub(crate) fn flag(self, value: bool) -> Self {
         self.u32(value.into())
     }
 
-    pub(super) fn f32(mut self, value: f32) -> Self {
+    pub(crate) fn f32(mut self, value: f32) -> Self {
         self.0.extend(value.to_ne_bytes());
         self
     }
 
-    pub(super) fn u64(mut self, value: u64) -> Self {
+    pub(crate) fn u64(mut self, value: u64) -> Self {
         self.0.extend(value.to_ne_bytes());
         self
     }
 
     /// The struct, filled up to a multiple of its alignment, 8.
-    pub(super) fn arg(mut self) -> Arg {
+    pub(crate) fn arg(mut self) -> Arg {
         self.0.resize(self.0.len().next_multiple_of(8), 0);
         Arg::Struct(self.0)
     }

@@ -5,11 +5,12 @@
 
 use qiao_core::{Accept, DType, MatmulAttrs, NodeView, Op, OpKind, Precision, Property, Reason, Result, Row, Rule};
 
-use super::launch::{Arg, Chip, Launch, Prepare, Prepared, What, row};
-use super::product::{Division, Product};
-use crate::blas::{LargeProduct, WORKSPACE};
+use crate::large::{LargeProduct, WORKSPACE};
+use crate::launch::{Arg, Chip, Launch, Prepare, Prepared, What, row};
+use crate::product::{Division, Product};
 
-pub(super) fn rows() -> Vec<Row<Prepare>> {
+/// The rows of this family, best kernel first for each operator.
+pub fn rows() -> Vec<Row<Prepare>> {
     vec![
         row(OpKind::Matmul, "gemv", accepts_gemv, gemv),
         row(OpKind::Matmul, "gemm_mma", accepts_mma, mma),
@@ -389,7 +390,7 @@ mod tests {
     fn a_card_with_little_shared_memory_takes_the_kernel_that_needs_none() {
         let chip = Chip { shared: 49_152, ..H100 };
         let launch = &launches(256, 256, 256, Epilogue::None, &chip).launches[0];
-        let What::Kernel { kernel, shared, .. } = launch.what else { panic!("{launch:?}") };
-        assert_eq!((kernel.symbol, shared), ("matmul_fma_any_64x64", 0));
+        let What::Kernel { symbol, shared, .. } = &launch.what else { panic!("{launch:?}") };
+        assert_eq!((&**symbol, *shared), ("matmul_fma_any_64x64", 0));
     }
 }

@@ -3,13 +3,13 @@
 use qiao_core::{DType, Dims, KvLayout, NodeView, Pages, Property, Reason, Rule, TensorDesc};
 
 /// The number by which kernels know a dtype of activations or of a cache.
-pub(super) fn kind(dtype: DType) -> Option<usize> {
+pub(crate) fn kind(dtype: DType) -> Option<usize> {
     const KINDS: [DType; 6] = [DType::F32, DType::F16, DType::BF16, DType::I8, DType::F8E4M3, DType::F8E5M2];
     KINDS.iter().position(|&d| d == dtype)
 }
 
 /// Accepts f32, f16 and bf16 in the operands that `floats` names, and no private layout in any.
-pub(super) fn accepts_floats(node: &NodeView<'_>, floats: &[usize]) -> Result<(), Reason> {
+pub(crate) fn accepts_floats(node: &NodeView<'_>, floats: &[usize]) -> Result<(), Reason> {
     for (i, desc) in node.operands() {
         if floats.contains(&i) && !desc.dtype.is_activation() {
             return Err(Reason::dtype(i, desc.dtype, &[DType::F32, DType::F16, DType::BF16]));
@@ -23,7 +23,7 @@ pub(super) fn accepts_floats(node: &NodeView<'_>, floats: &[usize]) -> Result<()
 }
 
 /// Accepts keys and values in f32, f16, bf16, i8 or fp8 whose heads are contiguous.
-pub(super) fn accepts(node: &NodeView<'_>, caches: [usize; 2]) -> Result<(), Reason> {
+pub(crate) fn accepts(node: &NodeView<'_>, caches: [usize; 2]) -> Result<(), Reason> {
     for i in caches {
         let cache = node.required(i);
         if kind(cache.dtype).is_none() {
@@ -37,30 +37,30 @@ pub(super) fn accepts(node: &NodeView<'_>, caches: [usize; 2]) -> Result<(), Rea
 }
 
 /// Whether a tensor's first byte, and every step between its rows, is a multiple of `bytes`, given that storage is.
-pub(super) fn aligned(node: &NodeView<'_>, input: usize, bytes: usize) -> bool {
+pub(crate) fn aligned(node: &NodeView<'_>, input: usize, bytes: usize) -> bool {
     let id = node.node.inputs[input].expect("the operand is given");
     steps_are(node.graph.desc(id), bytes) && node.graph.root(id).1.is_multiple_of(bytes)
 }
 
 /// Whether rows are contiguous and every step between them is a multiple of `bytes`.
-pub(super) fn steps_are(desc: &TensorDesc, bytes: usize) -> bool {
+pub(crate) fn steps_are(desc: &TensorDesc, bytes: usize) -> bool {
     let outer = &desc.strides[..desc.rank().saturating_sub(1)];
     desc.rows_are_contiguous() && outer.iter().all(|s| (s * desc.dtype.block_bytes()).is_multiple_of(bytes))
 }
 
 /// Keys or values: their dims, and the elements between blocks, heads and tokens.
-pub(super) struct Cache {
-    pub(super) dtype: DType,
-    pub(super) pages: Pages,
-    pub(super) strides: [usize; 3],
+pub(crate) struct Cache {
+    pub(crate) dtype: DType,
+    pub(crate) pages: Pages,
+    pub(crate) strides: [usize; 3],
     /// The strides of the scales, where there are any.
-    pub(super) scale: [usize; 3],
+    pub(crate) scale: [usize; 3],
 }
 
 impl Cache {
     /// The cache at this position of the operands, with the position of its scales; without pages it is packed,
     /// `[tokens, heads, D]`.
-    pub(super) fn new(node: &NodeView<'_>, index: usize, scale: usize, layout: KvLayout, paged: bool) -> Self {
+    pub(crate) fn new(node: &NodeView<'_>, index: usize, scale: usize, layout: KvLayout, paged: bool) -> Self {
         let desc = node.required(index);
         let order = |s: &Dims| match (paged, layout) {
             (false, _) => [0, s[1], s[0]],

@@ -2,23 +2,23 @@
 
 use qiao_core::Graph;
 
-use super::launch::{Chip, Prepared};
-use super::{norms, rope};
+use crate::launch::{Chip, Prepared};
+use crate::{norms, rope};
 
 /// Nodes that run as one.
-pub(crate) struct Fused {
+pub struct Fused {
     /// Their positions in the graph, ascending, at least two. They run in the place of the last, so that no node between them
     /// may write what they read or read what they write.
-    pub(crate) nodes: Vec<usize>,
+    pub nodes: Vec<usize>,
     /// What runs. A temporary that it does not name gets no memory: nobody else reads it.
-    pub(crate) prepared: Prepared,
+    pub prepared: Prepared,
 }
 
 /// Looks whether this node is the first of some that run as one.
-pub(crate) type Rule = fn(&Graph, usize, &Chip) -> Option<Fused>;
+pub type Rule = fn(&Graph, usize, &Chip) -> Option<Fused>;
 
 /// The rules, best first. A node that an earlier match took is offered to no other.
-pub(crate) const RULES: &[Rule] = &[norm_and_codes, rotations_and_cache];
+pub const RULES: &[Rule] = &[norm_and_codes, rotations_and_cache];
 
 /// A norm whose rows are quantised next.
 fn norm_and_codes(graph: &Graph, node: usize, chip: &Chip) -> Option<Fused> {
@@ -31,7 +31,7 @@ fn rotations_and_cache(graph: &Graph, node: usize, _: &Chip) -> Option<Fused> {
 }
 
 /// Every match in a graph, first nodes ascending.
-pub(crate) fn matches(rules: &[Rule], graph: &Graph, chip: &Chip) -> Vec<Fused> {
+pub fn matches(rules: &[Rule], graph: &Graph, chip: &Chip) -> Vec<Fused> {
     let mut taken = vec![false; graph.nodes().len()];
     let mut out = Vec::new();
     for node in 0..taken.len() {

@@ -2,13 +2,14 @@
 
 use qiao_core::{Accept, NodeView, OpKind, Property, Reason, Result, Row, Rule};
 
-use super::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
-use super::rowwise::{Fields, Rows, accessor, blocks, floats, team};
+use crate::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
+use crate::rowwise::{Fields, Rows, accessor, blocks, floats, team};
 
 /// Threads of a block of the static kernel.
 const THREADS: usize = 256;
 
-pub(super) fn rows() -> Vec<Row<Prepare>> {
+/// The rows of this family, best kernel first for each operator.
+pub fn rows() -> Vec<Row<Prepare>> {
     vec![
         row(OpKind::QuantizeDynamic, "quantize_dynamic", |node| floats(node, &[0]), dynamic),
         row(OpKind::QuantizeStatic, "quantize_static", fits_a_grid, fixed),

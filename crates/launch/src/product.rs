@@ -2,7 +2,7 @@
 
 use qiao_core::{DType, Epilogue, NodeView, Property, Reason, Rule, TensorDesc, TensorId};
 
-use super::sound::alignment;
+use crate::sound::alignment;
 
 /// The dtypes that the kernels read and write, as their text numbers them.
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
@@ -15,13 +15,13 @@ const MOST: usize = i32::MAX as usize;
 
 /// A matrix operand of one batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Side {
+pub(crate) struct Side {
     /// Its dtype.
-    pub(super) dtype: DType,
+    pub(crate) dtype: DType,
     /// Distance along M of a, c and the residual, along N of b, in elements.
-    pub(super) row: usize,
+    pub(crate) row: usize,
     /// Distance along K of a and b, along the columns of c and the residual.
-    pub(super) col: usize,
+    pub(crate) col: usize,
     /// What the address of its first element is a multiple of, in bytes.
     align: usize,
 }
@@ -35,14 +35,14 @@ struct Axis {
 
 /// `c[m][n] = Σ_k a[m][k]·b[n][k]` for every batch, and what follows.
 #[derive(Clone, Debug)]
-pub(super) struct Product {
-    pub(super) m: usize,
-    pub(super) n: usize,
-    pub(super) k: usize,
-    pub(super) epilogue: Epilogue,
-    pub(super) a: Side,
-    pub(super) b: Side,
-    pub(super) c: Side,
+pub(crate) struct Product {
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    pub(crate) epilogue: Epilogue,
+    pub(crate) a: Side,
+    pub(crate) b: Side,
+    pub(crate) c: Side,
     residual: Option<Side>,
     /// The bias, a row of its own.
     bias: Option<Side>,
@@ -51,13 +51,13 @@ pub(super) struct Product {
 
 /// How a launch divides a product.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Division {
+pub(crate) struct Division {
     /// Tiles along M and along the columns.
-    pub(super) tiles: [u32; 2],
+    pub(crate) tiles: [u32; 2],
     /// Parts of K.
-    pub(super) splits: u32,
+    pub(crate) splits: u32,
     /// The length of a part.
-    pub(super) k_part: u32,
+    pub(crate) k_part: u32,
 }
 
 /// An operand's dtype and strides if the kernels can read it.
@@ -83,7 +83,7 @@ fn side(node: &NodeView<'_>, operand: usize, id: TensorId) -> Result<Side, Reaso
 
 impl Product {
     /// Reads a `matmul`, or says why its kernels can't.
-    pub(super) fn of(node: &NodeView<'_>, trans_b: bool, epilogue: Epilogue) -> Result<Product, Reason> {
+    pub(crate) fn of(node: &NodeView<'_>, trans_b: bool, epilogue: Epilogue) -> Result<Product, Reason> {
         let given = |i: usize| node.node.inputs.get(i).copied().flatten();
         let required = |i: usize| given(i).expect("the graph checked that required operands are given");
         let out = node.node.outputs[0];
@@ -156,37 +156,37 @@ impl Product {
     }
 
     /// How many products there are.
-    pub(super) fn batches(&self) -> usize {
+    pub(crate) fn batches(&self) -> usize {
         self.batches.iter().fold(1, |n, axis| n.saturating_mul(axis.size))
     }
 
     /// Columns of the result.
-    pub(super) fn columns(&self) -> usize {
+    pub(crate) fn columns(&self) -> usize {
         if self.pairs() { self.n / 2 } else { self.n }
     }
 
     /// Whether columns of the product meet in pairs.
-    pub(super) fn pairs(&self) -> bool {
+    pub(crate) fn pairs(&self) -> bool {
         self.epilogue == Epilogue::SiluMul
     }
 
     /// Whether the result has no element.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.m == 0 || self.columns() == 0 || self.batches() == 0
     }
 
     /// Whether a's rows lie along K and may be read 16 bytes at a time.
-    pub(super) fn a_lies_along_k(&self) -> bool {
+    pub(crate) fn a_lies_along_k(&self) -> bool {
         self.a.col == 1 && self.in_pieces(&self.a, self.k, &[self.a.row], 0)
     }
 
     /// Whether b may be read 16 bytes of K at a time.
-    pub(super) fn b_lies_along_k(&self) -> bool {
+    pub(crate) fn b_lies_along_k(&self) -> bool {
         self.b.col == 1 && self.in_pieces(&self.b, self.k, &[self.b.row], 1)
     }
 
     /// Whether b may be read 16 bytes of N at a time; with pairs both halves of it.
-    pub(super) fn b_lies_along_n(&self) -> bool {
+    pub(crate) fn b_lies_along_n(&self) -> bool {
         self.b.row == 1 && self.in_pieces(&self.b, self.columns(), &[self.b.col], 1)
     }
 
@@ -213,7 +213,7 @@ impl Product {
 
     /// From row to row of a, b, the residual and the result, where a library that takes rows in order can run the product:
     /// one batch, rows that do not overlap, 8 columns at a time.
-    pub(super) fn library_rows(&self) -> Option<[usize; 4]> {
+    pub(crate) fn library_rows(&self) -> Option<[usize; 4]> {
         let b = if self.b_lies_along_k() { (self.b.row, self.k) } else { (self.b.col, self.n) };
         let residual = self.residual.map_or(self.c.row, |r| r.row);
         let columns = self.columns();
@@ -224,19 +224,19 @@ impl Product {
     }
 
     /// What the addresses of a, b, the residual and the result are all multiples of, in bytes.
-    pub(super) fn align(&self) -> usize {
+    pub(crate) fn align(&self) -> usize {
         let residual = self.residual.map_or(self.c.align, |r| r.align);
         [self.a.align, self.b.align, self.c.align, residual].into_iter().min().unwrap_or(1)
     }
 
     /// Whether nothing follows the sums but a residual of the result's dtype and the one rounding.
-    pub(super) fn is_plain_after_all(&self) -> bool {
+    pub(crate) fn is_plain_after_all(&self) -> bool {
         let plain = matches!(self.epilogue, Epilogue::None | Epilogue::BiasResidual) && self.bias.is_none();
         plain && self.residual.is_none_or(|r| r.dtype == self.c.dtype)
     }
 
     /// The struct that the kernels take by value, as their text lays it out.
-    pub(super) fn bytes(&self, by: Division) -> Vec<u8> {
+    pub(crate) fn bytes(&self, by: Division) -> Vec<u8> {
         let none = Side { dtype: DType::F32, row: 0, col: 0, align: 16 };
         let (residual, bias) = (self.residual.unwrap_or(none), self.bias.unwrap_or(none));
         let sides = [self.a, self.b, self.c, residual];

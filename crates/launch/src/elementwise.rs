@@ -2,14 +2,15 @@
 
 use qiao_core::{Accept, DType, GeluForm, NodeView, Op, OpKind, Reason, Result, Row, TensorId};
 
-use super::launch::{Arg, Chip, Launch, Prepare, Prepared, row, suffix};
-use super::sound::alignment;
-use super::walk::{Launched, Walk, broadcast_strides, no_layouts};
+use crate::launch::{Arg, Chip, Launch, Prepare, Prepared, row, suffix};
+use crate::sound::alignment;
+use crate::walk::{Launched, Walk, broadcast_strides, no_layouts};
 
 /// Bytes of one access of the kernels for rows.
 const WIDE: usize = 16;
 
-pub(super) fn rows() -> Vec<Row<Prepare>> {
+/// The rows of this family, best kernel first for each operator.
+pub fn rows() -> Vec<Row<Prepare>> {
     let mut out = Vec::new();
     for (op, name) in [(OpKind::Add, "add"), (OpKind::Sub, "sub"), (OpKind::Mul, "mul"), (OpKind::Div, "div")] {
         out.push(row(op, name, all_activations, binary));

@@ -3,14 +3,15 @@
 use qiao_core::{Accept, DType, NodeView, Op, OpKind, Property, Reason, Result, Row, Rule, TensorDesc, TensorId};
 use qiao_quant::minifloat::{BF16, F8E4M3, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ, F16, encode_e8m0};
 
-use super::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
-use super::sound::alignment;
-use super::walk::{Launched, Walk, no_layouts};
+use crate::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
+use crate::sound::alignment;
+use crate::walk::{Launched, Walk, no_layouts};
 
 /// The most bytes that a kernel moves at a time.
 const WIDEST: u64 = 16;
 
-pub(super) fn rows() -> Vec<Row<Prepare>> {
+/// The rows of this family, best kernel first for each operator.
+pub fn rows() -> Vec<Row<Prepare>> {
     vec![
         row(OpKind::Copy, "copy", no_layouts, copy),
         row(OpKind::Fill, "fill", fills, fill),
@@ -24,15 +25,15 @@ pub(super) fn rows() -> Vec<Row<Prepare>> {
 /// A tensor as bytes: where its first one is, and how many bytes each axis of a shape steps, an axis for the bytes of an
 /// element or of a row of blocks last.
 #[derive(Clone)]
-pub(super) struct Bytes {
+pub(crate) struct Bytes {
     tensor: usize,
     start: usize,
     align: usize,
-    pub(super) strides: Vec<usize>,
+    pub(crate) strides: Vec<usize>,
 }
 
 /// The shape that [`Bytes`] step through.
-pub(super) fn byte_shape(dtype: DType, shape: &[usize]) -> Vec<usize> {
+pub(crate) fn byte_shape(dtype: DType, shape: &[usize]) -> Vec<usize> {
     let (elems, bytes) = (dtype.block_elems(), dtype.block_bytes());
     match (dtype.is_packed(), shape.split_last()) {
         (true, Some((columns, outer))) => [outer, &[columns / elems * bytes]].concat(),
@@ -42,13 +43,13 @@ pub(super) fn byte_shape(dtype: DType, shape: &[usize]) -> Vec<usize> {
 
 impl Bytes {
     /// A tensor, its axes in their order.
-    pub(super) fn new(node: &NodeView<'_>, id: TensorId) -> Bytes {
+    pub(crate) fn new(node: &NodeView<'_>, id: TensorId) -> Bytes {
         let desc = node.graph.desc(id);
         Bytes::with(node, id, &desc.strides)
     }
 
     /// A tensor with other strides.
-    pub(super) fn with(node: &NodeView<'_>, id: TensorId, strides: &[usize]) -> Bytes {
+    pub(crate) fn with(node: &NodeView<'_>, id: TensorId, strides: &[usize]) -> Bytes {
         let dtype = node.graph.desc(id).dtype;
         let (elems, bytes) = (dtype.block_elems(), dtype.block_bytes());
         let outer = if dtype.is_packed() { &strides[..strides.len().saturating_sub(1)] } else { strides };
@@ -62,19 +63,19 @@ impl Bytes {
         self
     }
 
-    pub(super) fn arg(&self) -> Arg {
+    pub(crate) fn arg(&self) -> Arg {
         Arg::Tensor(self.tensor, self.start)
     }
 
     /// What the first byte's address is a multiple of, 16 at the most.
-    pub(super) fn align(&self) -> u64 {
+    pub(crate) fn align(&self) -> u64 {
         let start = if self.start == 0 { WIDEST } else { 1 << self.start.trailing_zeros().min(4) };
         start.min(self.align as u64)
     }
 }
 
 /// Turns a walk over bytes into one over as many bytes at a time as the moved tensors allow, at most `limit`: how many.
-pub(super) fn widen<const N: usize>(walk: &mut Walk<N>, moved: [bool; N], limit: u64) -> u64 {
+pub(crate) fn widen<const N: usize>(walk: &mut Walk<N>, moved: [bool; N], limit: u64) -> u64 {
     let moved: Vec<usize> = (0..N).filter(|&k| moved[k]).collect();
     if walk.dims.is_empty() || moved.iter().any(|&k| walk.steps[k][0] != 1) {
         return 1;
@@ -115,7 +116,7 @@ fn input(node: &NodeView<'_>, i: usize) -> TensorId {
 }
 
 /// `y = x`, of one shape and dtype.
-pub(super) fn copy(node: &NodeView<'_>, _: &Chip) -> Result<Prepared> {
+pub(crate) fn copy(node: &NodeView<'_>, _: &Chip) -> Result<Prepared> {
     let (x, y) = (node.required(0), node.node.outputs[0]);
     prepared(vec![moves(&byte_shape(x.dtype, &x.shape), &Bytes::new(node, input(node, 0)), &Bytes::new(node, y))])
 }
@@ -198,7 +199,7 @@ fn pattern(dtype: DType, value: f64) -> Option<u64> {
 }
 
 /// Whether elements are read and written one by one.
-pub(super) fn is_scalar(dtype: DType) -> bool {
+pub(crate) fn is_scalar(dtype: DType) -> bool {
     pattern(dtype, 0.0).is_some()
 }
 
@@ -226,7 +227,7 @@ fn missing(dtype: DType) -> u64 {
 }
 
 /// Rows of a table that a result takes as they are: how they step through the ids, and how far one row is from the next.
-pub(super) fn gather_same(node: &NodeView<'_>) -> Result<Prepared> {
+pub(crate) fn gather_same(node: &NodeView<'_>) -> Result<Prepared> {
     let [table, ids, y] = [node.required(0), node.required(1), node.output(0)];
     let (from, to) = (Bytes::new(node, input(node, 0)), Bytes::new(node, node.node.outputs[0]));
     let shape = byte_shape(y.dtype, &y.shape);
@@ -244,6 +245,6 @@ pub(super) fn gather_same(node: &NodeView<'_>) -> Result<Prepared> {
 }
 
 /// Whether ids have 64 bits.
-pub(super) fn wide(ids: &TensorDesc) -> Arg {
+pub(crate) fn wide(ids: &TensorDesc) -> Arg {
     Arg::U32(u32::from(ids.dtype == DType::I64))
 }

@@ -2,9 +2,9 @@
 
 use qiao_core::{Accept, DType, NodeView, Property, Reason, Rule, TensorDesc};
 
-use super::launch::{Arg, Chip, Launch};
-use super::prepack::{CHUNK, MOST, MOST_INPUTS, PAIRS, TILES, has_tiles, word};
-use super::sound::can_be_packed;
+use crate::launch::{Arg, Chip, Launch};
+use crate::prepack::{CHUNK, MOST, MOST_INPUTS, PAIRS, TILES, has_tiles, word};
+use crate::sound::can_be_packed;
 
 /// Threads of a kernel that stages or joins, and the most blocks of it.
 const THREADS: usize = 256;
@@ -18,13 +18,13 @@ const MOST_PARTS: usize = 16;
 
 /// Elements between rows, and between the elements of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Rows {
-    pub(super) row: usize,
-    pub(super) step: usize,
+pub(crate) struct Rows {
+    pub(crate) row: usize,
+    pub(crate) step: usize,
 }
 
 /// How the rows of a tensor lie, all outer axes taken as one; `None` where they are not evenly spaced.
-pub(super) fn rows(desc: &TensorDesc) -> Option<Rows> {
+pub(crate) fn rows(desc: &TensorDesc) -> Option<Rows> {
     let outer = desc.rank().checked_sub(1)?;
     let step = if desc.shape[outer] > 1 { desc.strides[outer] } else { 1 };
     let mut found: Option<(usize, usize)> = None;
@@ -39,7 +39,7 @@ pub(super) fn rows(desc: &TensorDesc) -> Option<Rows> {
 }
 
 /// Accepts an operand whose rows are evenly spaced, and contiguous where they must be.
-pub(super) fn accepts_rows(node: &NodeView<'_>, operand: usize, contiguous: bool) -> Result<(), Reason> {
+pub(crate) fn accepts_rows(node: &NodeView<'_>, operand: usize, contiguous: bool) -> Result<(), Reason> {
     let Some((_, desc)) = node.operands().find(|(i, _)| *i == operand) else { return Ok(()) };
     match rows(desc) {
         Some(rows) if rows.step == 1 || !contiguous => Ok(()),
@@ -52,7 +52,7 @@ pub(super) fn accepts_rows(node: &NodeView<'_>, operand: usize, contiguous: bool
 }
 
 /// Accepts sizes that the kernels can count: rows of activations with their parts, features, inputs, blocks of a grid.
-pub(super) fn accepts_sizes(m: usize, n: usize, k: usize) -> Result<(), Reason> {
+pub(crate) fn accepts_sizes(m: usize, n: usize, k: usize) -> Result<(), Reason> {
     let blocks = n.div_ceil(128).saturating_mul(m.saturating_mul(3).div_ceil(32));
     for (operand, size, most) in [(0, m, MOST), (1, n, MOST), (1, k, MOST_INPUTS), (0, blocks, i32::MAX as usize)] {
         if size > most {
@@ -63,7 +63,7 @@ pub(super) fn accepts_sizes(m: usize, n: usize, k: usize) -> Result<(), Reason> 
 }
 
 /// A weight in tiles, one that will be once it is packed, or one that a plan packs for itself each time.
-pub(super) fn accepts_weight(node: &NodeView<'_>, pairs: bool) -> Result<Accept, Reason> {
+pub(crate) fn accepts_weight(node: &NodeView<'_>, pairs: bool) -> Result<Accept, Reason> {
     let w = node.required(1);
     let wanted = if pairs { PAIRS } else { TILES };
     if !has_tiles(w) {
@@ -84,7 +84,7 @@ pub(super) fn accepts_weight(node: &NodeView<'_>, pairs: bool) -> Result<Accept,
 }
 
 /// How a table is stored, as the kernels know it.
-pub(super) fn kind(dtype: DType) -> u32 {
+pub(crate) fn kind(dtype: DType) -> u32 {
     match dtype {
         DType::F32 => 0,
         DType::F16 => 1,
@@ -98,17 +98,17 @@ pub(super) fn kind(dtype: DType) -> u32 {
 
 /// The kernel for a number of rows, and the shape of its launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Path {
+pub(crate) struct Path {
     /// `gemv`, `few` or `many`.
-    pub(super) name: &'static str,
-    pub(super) grid: [u32; 3],
-    pub(super) shared: u32,
+    pub(crate) name: &'static str,
+    pub(crate) grid: [u32; 3],
+    pub(crate) shared: u32,
     /// Parts of K, whose sums another kernel joins.
-    pub(super) splits: usize,
+    pub(crate) splits: usize,
 }
 
 /// The most rows that stream the weights once, as the columns of one fragment.
-pub(super) const FEW: usize = 8;
+pub(crate) const FEW: usize = 8;
 
 /// Rows beyond which blocks take 128 of them.
 const SOME: usize = 64;
@@ -117,7 +117,7 @@ impl Path {
     /// The path of `m` rows through tiles of weights; `shared` is what the kernels `few` and `many` stage in.
     ///
     /// Blocks of 8 tiles are few where weights are narrow, so that K is cut until every processor has as many as it holds.
-    pub(super) fn new(m: usize, tiles: usize, chunks: usize, shared: [u32; 2], chip: &Chip) -> Path {
+    pub(crate) fn new(m: usize, tiles: usize, chunks: usize, shared: [u32; 2], chip: &Chip) -> Path {
         if m <= FEW {
             return Path { name: "gemv", grid: [tiles as u32, 1, 1], shared: 0, splits: 1 };
         }
@@ -132,13 +132,13 @@ impl Path {
 
 /// Scratch that is handed out piece by piece.
 #[derive(Default)]
-pub(super) struct Scratch {
-    pub(super) bytes: usize,
+pub(crate) struct Scratch {
+    pub(crate) bytes: usize,
 }
 
 impl Scratch {
     /// The next piece.
-    pub(super) fn take(&mut self, bytes: usize) -> Arg {
+    pub(crate) fn take(&mut self, bytes: usize) -> Arg {
         let at = self.bytes;
         self.bytes = (at + bytes).next_multiple_of(256);
         Arg::Scratch(at)
@@ -146,24 +146,24 @@ impl Scratch {
 }
 
 /// A grid of one thread for each of `count`, or for some.
-pub(super) fn spread(count: usize) -> [u32; 3] {
+pub(crate) fn spread(count: usize) -> [u32; 3] {
     [count.div_ceil(THREADS).min(MOST_BLOCKS) as u32, 1, 1]
 }
 
 /// Activations as the kernels read them: where they are, elements between rows, and how many parts each is a sum of.
-pub(super) struct Activations {
-    pub(super) arg: Arg,
-    pub(super) row: usize,
-    pub(super) planes: usize,
+pub(crate) struct Activations {
+    pub(crate) arg: Arg,
+    pub(crate) row: usize,
+    pub(crate) planes: usize,
 }
 
 /// The parts of which activations of a dtype are a sum: an f32 is three bf16.
-pub(super) fn planes(dtype: DType) -> usize {
+pub(crate) fn planes(dtype: DType) -> usize {
     if dtype == DType::F32 { 3 } else { 1 }
 }
 
 /// Activations of whole chunks on multiples of 16 bytes are read where they are; others are staged, filled up with zeros.
-pub(super) fn stage(
+pub(crate) fn stage(
     node: &NodeView<'_>,
     align: usize,
     scratch: &mut Scratch,

@@ -2,16 +2,16 @@
 
 use qiao_core::{DType, Error, Result, TensorDesc};
 
-use super::launch::{Arg, Chip, Launch, Layout, Prepared};
+use crate::launch::{Arg, Chip, Launch, Layout, Prepared};
 
 /// Tiles of 16 rows of a weight `[N, K]`.
-pub(super) const TILES: u64 = 0x5469_6c65_7331_3600;
+pub(crate) const TILES: u64 = 0x5469_6c65_7331_3600;
 
 /// Tiles of 8 rows of the first half of a weight and their 8 partners in the second, which one SiLU joins.
-pub(super) const PAIRS: u64 = TILES + 1;
+pub(crate) const PAIRS: u64 = TILES + 1;
 
 /// Inputs of a chunk, to whole numbers of which a tile is filled up.
-pub(super) const CHUNK: usize = 128;
+pub(crate) const CHUNK: usize = 128;
 
 /// Threads of a kernel that packs, and the most blocks of it; threads go on until all is done.
 const THREADS: usize = 256;
@@ -19,11 +19,11 @@ const MOST_BLOCKS: usize = 1 << 16;
 
 /// A format of weights that have tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Format {
+pub(crate) struct Format {
     /// Its name in symbols.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// Whether scales lie beside the weight.
-    pub(super) grouped: bool,
+    pub(crate) grouped: bool,
     pack: &'static str,
     /// Bytes of a chunk of a tile, and of what is behind all of them.
     chunk: usize,
@@ -33,7 +33,7 @@ pub(super) struct Format {
 }
 
 /// The format of a dtype, if it has tiles.
-pub(super) fn format(dtype: DType) -> Option<Format> {
+pub(crate) fn format(dtype: DType) -> Option<Format> {
     let (grouped, pack, chunk, behind, flip) = match dtype {
         DType::Q4_0 => (false, "quant_pack_q4_0", 1024 + 128, 0, 0),
         DType::Q8_0 => (false, "quant_pack_q8_0", 2048 + 128, 0, 0),
@@ -51,19 +51,19 @@ pub(super) fn format(dtype: DType) -> Option<Format> {
 
 /// How rows of a weight lie in tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Order {
+pub(crate) struct Order {
     /// Tiles.
-    pub(super) tiles: usize,
+    pub(crate) tiles: usize,
     /// Row r of a tile is the weight's row `tile·tile_rows + r % 8 + r / 8·half_rows`, there where the first two are below
     /// `limit`.
-    pub(super) tile_rows: usize,
-    pub(super) half_rows: usize,
-    pub(super) limit: usize,
+    pub(crate) tile_rows: usize,
+    pub(crate) half_rows: usize,
+    pub(crate) limit: usize,
 }
 
 impl Order {
     /// The order of `n` rows.
-    pub(super) fn new(n: usize, pairs: bool) -> Order {
+    pub(crate) fn new(n: usize, pairs: bool) -> Order {
         if pairs {
             return Order { tiles: (n / 2).div_ceil(8), tile_rows: 8, half_rows: n / 2, limit: n / 2 };
         }
@@ -72,7 +72,7 @@ impl Order {
 }
 
 /// A number as a field of a struct; the callers' checks keep it below 2^32.
-pub(super) fn word(value: usize) -> [u8; 4] {
+pub(crate) fn word(value: usize) -> [u8; 4] {
     u32::try_from(value).expect("a row accepts sizes that fit").to_ne_bytes()
 }
 
@@ -85,13 +85,13 @@ fn matrix(tensor: &TensorDesc) -> Option<(Format, usize, usize)> {
 }
 
 /// The most rows of a weight, or of activations.
-pub(super) const MOST: usize = 1 << 30;
+pub(crate) const MOST: usize = 1 << 30;
 
 /// The most inputs of a weight: kernels count the words of a tile in 32 bits.
-pub(super) const MOST_INPUTS: usize = 1 << 24;
+pub(crate) const MOST_INPUTS: usize = 1 << 24;
 
 /// Whether a weight can be packed as far as its own description tells.
-pub(super) fn has_tiles(tensor: &TensorDesc) -> bool {
+pub(crate) fn has_tiles(tensor: &TensorDesc) -> bool {
     matrix(tensor).is_some()
 }
 
@@ -99,7 +99,7 @@ pub(super) fn has_tiles(tensor: &TensorDesc) -> bool {
 ///
 /// # Errors
 /// It has none, or they do not fit a `usize`.
-pub(super) fn tile_bytes(tensor: &TensorDesc, pairs: bool) -> Result<usize> {
+pub(crate) fn tile_bytes(tensor: &TensorDesc, pairs: bool) -> Result<usize> {
     let refused = || {
         let mend = "ask only for the layout that the device named in its support answer";
         Error::invalid("weight in tiles", tensor.to_string(), mend)
@@ -113,7 +113,7 @@ pub(super) fn tile_bytes(tensor: &TensorDesc, pairs: bool) -> Result<usize> {
 ///
 /// # Errors
 /// As [`tile_bytes`].
-pub(super) fn pack(tensor: &TensorDesc, pairs: bool, from: Arg, to: Arg) -> Result<Vec<Launch>> {
+pub(crate) fn pack(tensor: &TensorDesc, pairs: bool, from: Arg, to: Arg) -> Result<Vec<Launch>> {
     let bytes = tile_bytes(tensor, pairs)?;
     let Some((format, n, k)) = matrix(tensor) else { return Ok(Vec::new()) };
     if bytes == 0 {
@@ -137,7 +137,7 @@ pub(super) fn pack(tensor: &TensorDesc, pairs: bool, from: Arg, to: Arg) -> Resu
 }
 
 /// The layouts of this module.
-pub(super) fn layouts() -> Vec<Layout> {
+pub fn layouts() -> Vec<Layout> {
     fn of(tensor: &TensorDesc, pairs: bool) -> Result<Prepared> {
         Ok(Prepared { launches: pack(tensor, pairs, Arg::Tensor(0, 0), Arg::Tensor(1, 0))?, scratch: 0 })
     }

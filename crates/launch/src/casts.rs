@@ -2,12 +2,13 @@
 
 use qiao_core::{Accept, DType, NodeView, OpKind, Property, Reason, Result, Row, Rule, TensorDesc};
 
-use super::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
-use super::moves::{copy, gather_same, is_scalar, wide};
-use super::sound::alignment;
-use super::walk::{Launched, Walk, no_layouts};
+use crate::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
+use crate::moves::{copy, gather_same, is_scalar, wide};
+use crate::sound::alignment;
+use crate::walk::{Launched, Walk, no_layouts};
 
-pub(super) fn rows() -> Vec<Row<Prepare>> {
+/// The rows of this family, best kernel first for each operator.
+pub fn rows() -> Vec<Row<Prepare>> {
     vec![row(OpKind::Cast, "cast", casts, cast), row(OpKind::GatherRows, "gather_rows", gathers, gather_rows)]
 }
 

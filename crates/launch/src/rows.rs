@@ -2,10 +2,11 @@
 
 use qiao_core::{NodeView, Op, OpKind, ReduceKind, Result, Row};
 
-use super::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
-use super::rowwise::{Fields, Rows, accessor, all_floats, blocks, team};
+use crate::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
+use crate::rowwise::{Fields, Rows, accessor, all_floats, blocks, team};
 
-pub(super) fn rows() -> Vec<Row<Prepare>> {
+/// The rows of this family, best kernel first for each operator.
+pub fn rows() -> Vec<Row<Prepare>> {
     vec![row(OpKind::Softmax, "softmax", all_floats, softmax), row(OpKind::Reduce, "reduce", all_floats, reduce)]
 }
 

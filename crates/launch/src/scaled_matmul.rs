@@ -2,17 +2,18 @@
 
 use qiao_core::{Accept, DType, NodeView, OpKind, Property, Reason, Result, Row, Rule};
 
-use super::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
-use super::prepack::{CHUNK, Order, pack, tile_bytes, word};
-use super::sound::alignment;
-use super::tiles::{
+use crate::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
+use crate::prepack::{CHUNK, Order, pack, tile_bytes, word};
+use crate::sound::alignment;
+use crate::tiles::{
     FEW, Path, Rows, Scratch, accepts_rows, accepts_sizes, accepts_weight, kind, rows as rows_of, spread, stage,
 };
 
 /// Bytes that `few` and `many` stage activations and results in.
 const SHARED: [u32; 2] = [32 * 132 * 4, 2 * 128 * 160];
 
-pub(super) fn rows() -> Vec<Row<Prepare>> {
+/// The rows of this family, best kernel first for each operator.
+pub fn rows() -> Vec<Row<Prepare>> {
     vec![
         row(OpKind::ScaledMatmul, "gemv_i8", accepts_few, product),
         row(OpKind::ScaledMatmul, "gemm_i8", accepts, product),

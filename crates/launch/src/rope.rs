@@ -5,13 +5,14 @@ use qiao_core::{
     TensorId,
 };
 
-use super::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
-use super::rowwise::{Fields, Rows, accessor, floats};
+use crate::launch::{Arg, Chip, Launch, Prepare, Prepared, row};
+use crate::rowwise::{Fields, Rows, accessor, floats};
 
 /// Threads of a block.
 const THREADS: usize = 128;
 
-pub(super) fn rows() -> Vec<Row<Prepare>> {
+/// The rows of this family, best kernel first for each operator.
+pub fn rows() -> Vec<Row<Prepare>> {
     vec![row(OpKind::Rope, "rope", accepts, rope)]
 }
 
@@ -122,7 +123,7 @@ fn cache_strides(cache: &TensorDesc, layout: KvLayout) -> [u64; 3] {
 
 /// A rotation of keys, their write to the cache and the rotation of queries as one launch: the positions of the nodes, and what
 /// runs. Nothing where the cache holds anything but the keys and values as they are.
-pub(super) fn with_cache(graph: &Graph, index: usize) -> Option<(Vec<usize>, Prepared)> {
+pub(crate) fn with_cache(graph: &Graph, index: usize) -> Option<(Vec<usize>, Prepared)> {
     let trio = Trio::find(graph, index)?;
     let [keys, write, queries] = [trio.keys, trio.write, trio.queries].map(|n| graph.node(n));
     let Op::KvWrite(attrs) = *write.op() else { return None };
