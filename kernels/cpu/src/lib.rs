@@ -24,6 +24,8 @@ mod quant;
 
 mod table;
 
+pub mod limits;
+
 mod entry;
 mod scalar;
 
