@@ -2,7 +2,7 @@
 """Many sequences at once: Qiao beside llama.cpp's batched bench on the same GGUF file, in one run.
 
     cargo build --release -p qiao-cli
-    python3 tools/bench_serve.py MODEL.gguf --npp 128 --ntg 32 --npl 1,4,8 --threads 2
+    python3 benches/peers/bench_serve.py MODEL.gguf --npp 128 --ntg 32 --npl 1,4,8 --threads 2
 
 For llama.cpp this is the algorithm of its llama-batched-bench, through the C API that the `llama-cpp-python` package
 brings (build it from source, with CMAKE_ARGS=-DGGML_NATIVE=ON; `--llama-python` names the interpreter that has it): the
@@ -25,7 +25,7 @@ import statistics
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 LLAMA = r"""
 import json, random, sys, time
