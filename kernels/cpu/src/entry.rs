@@ -40,14 +40,14 @@ macro_rules! unsafe_entry_point {
 
 /// A GEMM entry point, whose caller vouches for C.
 macro_rules! gemm_entry_point {
-    ($token:ty, [$($feature:tt)*], $name:ident, $w:ty, $mr:literal, $nv:literal, $n1:literal) => {
+    ($token:ty, [$($feature:tt)*], $name:ident, $w:ty, $mr:literal, $nv:literal, $n1:literal, $few:literal) => {
         $($feature)*
         unsafe fn $name(block: &crate::gemm::GemmBlock<'_, f32, $w, f32>) {
             // SAFETY: this function's attribute enables what the token stands for, and the table is
             // only handed out on machines that have the tier; C is the caller's word.
             unsafe {
                 let s = <$token as crate::simd::Simd>::new();
-                crate::gemm::block::<_, $w, $mr, $nv, $n1>(s, block);
+                crate::gemm::block::<_, $w, $mr, $nv, $n1, $few>(s, block);
             }
         }
     };
@@ -55,13 +55,14 @@ macro_rules! gemm_entry_point {
 
 /// All entry points of a tier, and its table.
 ///
-/// `tile`: rows x columns of GEMM, and the vectors in those columns and in one panel.
+/// `tile`: rows x columns of GEMM, and the vectors in those columns and in one panel. `few`: vectors of columns
+/// that two rows take.
 /// `gemv`: columns at once, and their vectors. `qk`: query rows x vectors of keys. `pv`: query rows x
 /// vectors of a head.
 macro_rules! entry_points {
     (
         token: $token:ty, isa: $isa:ident $how:literal, features: [$($f:tt)*],
-        tile: $mr:literal x $nr:literal ($nv:literal, $n1:literal), gemv: $gnr:literal ($gnv:literal),
+        tile: $mr:literal x $nr:literal ($nv:literal, $n1:literal), few: $few:literal, gemv: $gnr:literal ($gnv:literal),
         qk: $qr:literal x $qk:literal, pv: $pr:literal x $pn:literal
     ) => {
         crate::entry::entry_point!($token, [$($f)*], f16_to_f32(out: &mut [f32], x: &[half::f16]),
@@ -82,12 +83,12 @@ macro_rules! entry_points {
         crate::entry::entry_point!($token, [$($f)*],
             pack_a_bf16(dst: &mut [f32], a: &[half::bf16], lda: usize, m: usize, kc: usize),
             |s| crate::gemm::pack_a::<_, half::bf16, $mr>(s, dst, a, lda, m, kc));
-        fn pack_a_bf16_dot(dst: &mut [half::bf16], a: &[half::bf16], lda: usize, m: usize, kc: usize) {
-            crate::gemm::pack_a_groups::<_, $mr, 2>(dst, a, lda, m, kc);
-        }
-        crate::entry::gemm_entry_point!($token, [$($f)*], gemm_f32, f32, $mr, $nv, $n1);
-        crate::entry::gemm_entry_point!($token, [$($f)*], gemm_f16, half::f16, $mr, $nv, $n1);
-        crate::entry::gemm_entry_point!($token, [$($f)*], gemm_bf16, half::bf16, $mr, $nv, $n1);
+        crate::entry::entry_point!($token, [$($f)*],
+            pack_a_bf16_dot(dst: &mut [half::bf16], a: &[half::bf16], lda: usize, m: usize, kc: usize),
+            |s| crate::gemm::pack_a_pairs::<_, $mr>(s, dst, a, lda, m, kc));
+        crate::entry::gemm_entry_point!($token, [$($f)*], gemm_f32, f32, $mr, $nv, $n1, $few);
+        crate::entry::gemm_entry_point!($token, [$($f)*], gemm_f16, half::f16, $mr, $nv, $n1, $few);
+        crate::entry::gemm_entry_point!($token, [$($f)*], gemm_bf16, half::bf16, $mr, $nv, $n1, $few);
         crate::entry::entry_point!($token, [$($f)*],
             gemv_f32(y: &mut [f32], x: &[f32], w: &[f32], stride: usize, accumulate: bool),
             |s| crate::gemm::gemv::<_, f32, $gnv, $n1>(s, y, x, w, stride, accumulate));

@@ -5,12 +5,22 @@
 //! rows and panels that are computed beside it, nor on how K is cut into blocks: a batch is
 //! bit-identical to its rows alone.
 
+use half::bf16;
+
 use crate::layout::{NR, Weight};
-use crate::simd::Simd;
+use crate::simd::{Simd, prefetch, prefetch_line};
 
 /// A block of K whose micro-panel of activations, with the weights that stream past it, stays in
 /// a first-level cache of 32 KiB.
-pub(crate) const KC: usize = 384;
+pub(crate) const KC: usize = 512;
+
+/// How far ahead of a tall tile its weights are fetched, in bytes: so much arithmetic goes by meanwhile that the
+/// processor's own prefetchers see the next lines too late.
+pub(crate) const AHEAD: usize = 4096;
+
+/// Panels of fewer bytes are multiplied with one row one after the other, as one long stream from memory; longer ones
+/// side by side, which has more sums in flight.
+pub(crate) const SHORT_PANEL: usize = 48 << 10;
 
 /// A block of work for a GEMM micro-kernel: `m` rows of A times `panels` panels of W, over `kc` inputs.
 ///
@@ -89,54 +99,58 @@ impl<A, W, C: Copy> GemmBlock<'_, A, W, C> {
     }
 }
 
-/// Runs a block, `PANELS` panels at a time and then one at a time.
+/// Runs a block: `NV` vectors of columns at a time, then one panel. Few rows take more columns together, so that
+/// there are sums enough to keep the multipliers busy.
 ///
-/// `NV` is the number of vectors in `PANELS` panels, `N1` in one.
+/// `N1` is the number of vectors in a panel, `FEW` what two rows take.
 ///
 /// # Safety
 /// Each of the block's `m` rows of C has `columns` writable elements that nobody else touches.
 #[inline(always)]
-pub(crate) unsafe fn block<S: Simd, W: Weight, const MR: usize, const NV: usize, const N1: usize>(
+pub(crate) unsafe fn block<S: Simd, W: Weight, const MR: usize, const NV: usize, const N1: usize, const FEW: usize>(
     s: S,
     b: &GemmBlock<'_, f32, W, f32>,
 ) {
     b.check(MR, W::K_STEP);
-    let wide = NV / N1;
-    let mut panel = 0;
-    while panel < b.panels {
-        // SAFETY: check() holds the slices to the counts; C is the caller's word.
-        unsafe {
-            if panel + wide <= b.panels {
-                rows::<S, W, MR, NV>(s, b, panel);
-                panel += wide;
-            } else {
-                rows::<S, W, MR, N1>(s, b, panel);
-                panel += 1;
-            }
+    // SAFETY: check() holds the slices to the counts and m to MR; C is the caller's word.
+    unsafe {
+        match b.m {
+            0 => {}
+            1 => rows::<S, W, MR, 1, FEW, N1>(s, b),
+            2 => rows::<S, W, MR, 2, FEW, N1>(s, b),
+            // With 32 registers there is room for the sums of six rows and four panels.
+            3 | 4 if S::LANES == NR => rows::<S, W, MR, 4, FEW, N1>(s, b),
+            5 | 6 if S::LANES == NR => rows::<S, W, MR, 6, FEW, N1>(s, b),
+            3 | 4 => rows::<S, W, MR, 4, NV, N1>(s, b),
+            5 | 6 if MR >= 6 => rows::<S, W, MR, 6, NV, N1>(s, b),
+            7 | 8 if MR >= 8 => rows::<S, W, MR, 8, NV, N1>(s, b),
+            9 | 10 if MR >= 10 => rows::<S, W, MR, 10, NV, N1>(s, b),
+            _ => rows::<S, W, MR, MR, NV, N1>(s, b),
         }
     }
 }
 
-/// Picks the tile height: the smallest that holds the rows.
+/// All panels of a block, `NV` vectors at a time and then one panel at a time.
 ///
 /// # Safety
-/// As for [`tile`].
+/// As for [`tile`], for all panels of the block.
 #[inline(always)]
-unsafe fn rows<S: Simd, W: Weight, const MR: usize, const NV: usize>(
+unsafe fn rows<S: Simd, W: Weight, const MR: usize, const R: usize, const NV: usize, const N1: usize>(
     s: S,
     b: &GemmBlock<'_, f32, W, f32>,
-    panel: usize,
 ) {
-    // SAFETY: the heights are at most MR, since check() held m to it; the rest is the caller's word.
-    unsafe {
-        match b.m {
-            0 => {}
-            1 => tile::<S, W, MR, 1, NV>(s, b, panel),
-            2 => tile::<S, W, MR, 2, NV>(s, b, panel),
-            3 | 4 => tile::<S, W, MR, 4, NV>(s, b, panel),
-            5 | 6 if MR >= 6 => tile::<S, W, MR, 6, NV>(s, b, panel),
-            7 | 8 if MR >= 8 => tile::<S, W, MR, 8, NV>(s, b, panel),
-            _ => tile::<S, W, MR, MR, NV>(s, b, panel),
+    let wide = NV / N1;
+    let mut panel = 0;
+    while panel < b.panels {
+        // SAFETY: the panels exist; the rest is the caller's word.
+        unsafe {
+            if panel + wide <= b.panels {
+                tile::<S, W, MR, R, NV>(s, b, panel);
+                panel += wide;
+            } else {
+                tile::<S, W, MR, R, N1>(s, b, panel);
+                panel += 1;
+            }
         }
     }
 }
@@ -161,6 +175,8 @@ unsafe fn tile<S: Simd, W: Weight, const MR: usize, const R: usize, const NV: us
     if b.accumulate {
         for (i, acc) in acc.iter_mut().enumerate() {
             if i < b.m {
+                // What the next tile of these rows adds to.
+                prefetch(b.c.wrapping_add(i * b.ldc + column + NV * S::LANES).cast(), NV * S::LANES * 4);
                 for (v, acc) in acc.iter_mut().enumerate() {
                     // SAFETY: row i < m; load_c keeps within the valid columns.
                     *acc = unsafe { load_c(s, b.c.add(i * b.ldc + column), v * S::LANES, valid) };
@@ -178,7 +194,10 @@ unsafe fn tile<S: Simd, W: Weight, const MR: usize, const R: usize, const NV: us
         // SAFETY: check() held both slices to kc steps; each pass moves one step on.
         unsafe { step::<S, W, MR, R, NV>(s, &mut acc, a, &w, W::K_STEP) };
         a = a.wrapping_add(MR * W::K_STEP);
-        for w in &mut w {
+        for (v, w) in w.iter_mut().enumerate() {
+            if R >= 10 && v % per_panel == 0 {
+                prefetch_line(w.cast::<u8>().wrapping_add(AHEAD));
+            }
             *w = w.wrapping_add(NR * W::K_STEP);
         }
     }
@@ -281,11 +300,12 @@ pub(crate) fn gemv<S: Simd, W: Weight, const NV: usize, const N1: usize>(
     let last = panels.saturating_sub(1) * panel_stride;
     assert!(panels == 0 || w.len() >= last + k * NR, "weight panels are too short");
     let wide = NV / N1;
+    let side_by_side = panel_stride * size_of::<W>() >= SHORT_PANEL;
     let mut panel = 0;
     while panel < panels {
         // SAFETY: the panels were just checked against the length of w.
         unsafe {
-            if panel + wide <= panels {
+            if side_by_side && panel + wide <= panels {
                 gemv_tile::<S, W, NV>(s, y, x, w, panel_stride, panel, accumulate);
                 panel += wide;
             } else {
@@ -297,7 +317,8 @@ pub(crate) fn gemv<S: Simd, W: Weight, const NV: usize, const N1: usize>(
 }
 
 /// One row times the panels that `NV` vectors cover, each panel its own stream from memory. The
-/// streams are plain and ascending, which the processor's prefetchers follow by themselves.
+/// streams are plain and ascending, which the processor's prefetchers follow by themselves: asking
+/// for lines ahead only makes it slower.
 ///
 /// # Safety
 /// Those panels lie within `w`.
@@ -352,7 +373,7 @@ unsafe fn gemv_tile<S: Simd, W: Weight, const NV: usize>(
 /// When `m > MR`, or the slices are too short.
 #[inline(always)]
 pub(crate) fn pack_a<S: Simd, A: Weight, const MR: usize>(
-    _s: S,
+    s: S,
     dst: &mut [f32],
     a: &[A],
     lda: usize,
@@ -361,13 +382,74 @@ pub(crate) fn pack_a<S: Simd, A: Weight, const MR: usize>(
 ) {
     assert!(m <= MR, "a micro-panel of {MR} rows was given {m}");
     let dst = &mut dst[..kc * MR];
-    if m < MR {
-        dst.fill(0.0);
+    let rows: [&[A]; MR] = std::array::from_fn(|i| if i < m { &a[i * lda..][..kc] } else { &[][..] });
+    // SAFETY: a row below m has kc elements, and the micro-panel kc columns.
+    unsafe {
+        turn_rows::<S, MR>(s, dst.as_mut_ptr(), m, kc, |i, k| A::load_row(s, rows[i].as_ptr().add(k)));
     }
-    for i in 0..m {
-        let row = &a[i * lda..][..kc];
-        for (out, x) in dst.chunks_exact_mut(MR).zip(row) {
-            out[i] = x.widen();
+    for k in kc / S::LANES * S::LANES..kc {
+        for (out, row) in dst[k * MR..][..MR].iter_mut().zip(&rows) {
+            *out = row.get(k).map_or(0.0, |x| x.widen());
+        }
+    }
+}
+
+/// Packs `m` rows of pairs of bf16: `[ceil(kc/2)][MR][2]`.
+///
+/// Rows from `m` to `MR` and an input past `kc` become zeros.
+///
+/// # Panics
+/// When `m > MR`, or the slices are too short.
+#[inline(always)]
+pub(crate) fn pack_a_pairs<S: Simd, const MR: usize>(
+    s: S,
+    dst: &mut [bf16],
+    a: &[bf16],
+    lda: usize,
+    m: usize,
+    kc: usize,
+) {
+    assert!(m <= MR, "a micro-panel of {MR} rows was given {m}");
+    let dst = &mut dst[..kc.div_ceil(2) * MR * 2];
+    let rows: [&[bf16]; MR] = std::array::from_fn(|i| if i < m { &a[i * lda..][..kc] } else { &[][..] });
+    let whole = kc / 2;
+    // A vector of pairs is moved as one of f32, which keeps its bits.
+    // SAFETY: a row below m has whole pairs, and the micro-panel as many columns.
+    unsafe {
+        let load = |i: usize, pair: usize| s.load_ptr(rows[i].as_ptr().add(2 * pair).cast());
+        turn_rows::<S, MR>(s, dst.as_mut_ptr().cast(), m, whole, load);
+    }
+    for pair in whole / S::LANES * S::LANES..kc.div_ceil(2) {
+        for (out, row) in dst[pair * 2 * MR..][..2 * MR].chunks_exact_mut(2).zip(&rows) {
+            out[0] = row.get(2 * pair).copied().unwrap_or_default();
+            out[1] = row.get(2 * pair + 1).copied().unwrap_or_default();
+        }
+    }
+}
+
+/// Writes the whole vectors of `count` units of `m` rows as columns of `MR` units, zeros from row `m` on.
+///
+/// # Safety
+/// `load(i, k)` may be called for `i < m` and whole vectors of units below `count`; `dst` has room for
+/// `count * MR` units.
+#[inline(always)]
+unsafe fn turn_rows<S: Simd, const MR: usize>(
+    s: S,
+    dst: *mut f32,
+    m: usize,
+    count: usize,
+    load: impl Fn(usize, usize) -> S::V,
+) {
+    for k in (0..count / S::LANES * S::LANES).step_by(S::LANES) {
+        for first in (0..MR).step_by(4) {
+            let mut rows = [s.splat(0.0); 4];
+            for (i, row) in rows.iter_mut().enumerate() {
+                if first + i < m {
+                    *row = load(first + i, k);
+                }
+            }
+            // SAFETY: the columns from k on exist, and have room for these rows.
+            unsafe { s.store_columns(rows, dst.add(k * MR + first), MR, 4.min(MR - first)) };
         }
     }
 }
@@ -391,10 +473,14 @@ pub(crate) fn pack_a_groups<A: Copy + Default, const MR: usize, const STEP: usiz
     if m < MR || !kc.is_multiple_of(STEP) {
         dst.fill(A::default());
     }
+    let (groups, _) = dst.as_chunks_mut::<STEP>();
     for i in 0..m {
-        let row = &a[i * lda..][..kc];
-        for (out, x) in dst.chunks_exact_mut(MR * STEP).zip(row.chunks(STEP)) {
-            out[i * STEP..][..x.len()].copy_from_slice(x);
+        let (row, rest) = a[i * lda..][..kc].as_chunks::<STEP>();
+        for (out, x) in groups.chunks_exact_mut(MR).zip(row) {
+            out[i] = *x;
+        }
+        if !rest.is_empty() {
+            groups[row.len() * MR + i][..rest.len()].copy_from_slice(rest);
         }
     }
 }

@@ -80,6 +80,22 @@ pub trait Simd: Copy {
         v
     }
 
+    /// Stores the lanes of four vectors as columns: lane `k` of the first `width` of them goes side by side to
+    /// `out + k * pitch`.
+    ///
+    /// # Safety
+    /// `width` elements, 2 or 4, are writable at each of those places.
+    #[inline(always)]
+    unsafe fn store_columns(self, rows: [Self::V; 4], out: *mut f32, pitch: usize, width: usize) {
+        let rows = rows.map(|row| self.lanes(row));
+        for k in 0..Self::LANES {
+            for (i, row) in rows.iter().enumerate().take(width) {
+                // SAFETY: as the caller vouches.
+                unsafe { *out.add(k * pitch + i) = row[k] };
+            }
+        }
+    }
+
     /// The same value in every lane.
     fn splat(self, x: f32) -> Self::V;
     /// `a + b`
@@ -205,4 +221,16 @@ pub(crate) fn prefetch(p: *const u8, bytes: usize) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (p, bytes);
+}
+
+/// Asks for the line at `p` to be in the second-level cache soon. A hint: the address may be anything.
+#[inline(always)]
+pub(crate) fn prefetch_line(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instruction never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
 }

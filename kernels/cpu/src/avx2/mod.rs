@@ -17,7 +17,7 @@ pub(crate) use int8::{int8, quantize_row_i8};
 
 crate::entry::entry_points! {
     token: Avx2, isa: Avx2 "avx2", features: [#[target_feature(enable = "avx2,fma,f16c")]],
-    tile: 6 x 16 (2, 2), gemv: 64 (8), qk: 6 x 2, pv: 6 x 2
+    tile: 6 x 16 (2, 2), few: 4, gemv: 64 (8), qk: 6 x 2, pv: 6 x 2
 }
 
 /// No dot products of bf16 here: widening them is as good.
@@ -127,6 +127,31 @@ impl Simd for Avx2 {
             let low = _mm256_castsi256_si128(wide);
             let high = _mm256_extracti128_si256(wide, 1);
             _mm_storeu_si128(p.cast(), _mm_packus_epi32(low, high));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_columns(self, rows: [__m256; 4], out: *mut f32, pitch: usize, width: usize) {
+        // SAFETY: the token proves AVX2; the caller vouches for the memory.
+        unsafe {
+            let [a, b, c, d] = rows;
+            let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+            let (ef, gh) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+            let quads = [
+                _mm256_shuffle_ps(ab, cd, 0x44),
+                _mm256_shuffle_ps(ab, cd, 0xee),
+                _mm256_shuffle_ps(ef, gh, 0x44),
+                _mm256_shuffle_ps(ef, gh, 0xee),
+            ];
+            for (j, quad) in quads.into_iter().enumerate() {
+                for (k, four) in [(j, _mm256_castps256_ps128(quad)), (4 + j, _mm256_extractf128_ps(quad, 1))] {
+                    if width == 4 {
+                        _mm_storeu_ps(out.add(k * pitch), four);
+                    } else {
+                        _mm_storel_pd(out.add(k * pitch).cast(), _mm_castps_pd(four));
+                    }
+                }
+            }
         }
     }
 

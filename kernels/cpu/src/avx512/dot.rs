@@ -4,13 +4,17 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use crate::gemm::{GemmBlock, KC};
+use crate::gemm::{AHEAD, GemmBlock, KC, SHORT_PANEL};
 use crate::isa::Features;
 use crate::layout::NR;
+use crate::simd::{prefetch, prefetch_line};
 use crate::table::{Entry, Gemm, GemvDot};
 
 /// Rows of the tile.
 const MR: usize = 12;
+
+/// The mask of a panel whose columns all exist.
+const ALL: __mmask16 = 0xffff;
 
 /// The product of one row, where [`gemm_bf16_dot`] exists.
 pub(super) fn gemv_bf16_dot(features: &Features) -> Option<Entry<GemvDot>> {
@@ -31,11 +35,12 @@ unsafe fn gemv(y: &mut [f32], x: &[bf16], w: &[bf16], panel_stride: usize, accum
     assert!(panels == 0 || w.len() >= last + x.len() * NR, "weight panels are too short");
     let (c, columns) = (y.as_mut_ptr(), y.len());
     let block = GemmBlock { m: 1, kc: x.len(), a: x, w, panel_stride, panels, c, ldc: columns, columns, accumulate };
+    let side_by_side = 2 * panel_stride >= SHORT_PANEL;
     let mut panel = 0;
     while panel < panels {
         // SAFETY: the slices were held to the counts; y is borrowed for writing, and columns stay within it.
         unsafe {
-            if panel + 4 <= panels {
+            if side_by_side && panel + 4 <= panels {
                 tile::<1, 1, 4>(&block, panel);
                 panel += 4;
             } else {
@@ -65,37 +70,40 @@ pub(super) fn gemm_bf16_dot(features: &Features) -> Option<Gemm<bf16, bf16, f32>
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 unsafe fn gemm(block: &GemmBlock<'_, bf16, bf16, f32>) {
     block.check(MR, 2);
-    let mut panel = 0;
-    while panel < block.panels {
-        // SAFETY: check() held the slices to the counts; C is the caller's word.
-        unsafe {
-            if panel + 2 <= block.panels {
-                rows::<2>(block, panel);
-                panel += 2;
-            } else {
-                rows::<1>(block, panel);
-                panel += 1;
-            }
+    // SAFETY: check() held the slices to the counts and m to MR; C is the caller's word.
+    unsafe {
+        match block.m {
+            0 => {}
+            1 => rows::<1, 4>(block),
+            2 => rows::<2, 4>(block),
+            3 | 4 => rows::<4, 4>(block),
+            5 | 6 => rows::<6, 4>(block),
+            7 | 8 => rows::<8, 2>(block),
+            9 | 10 => rows::<10, 2>(block),
+            _ => rows::<MR, 2>(block),
         }
     }
 }
 
-/// Picks the tile height: the smallest that holds the rows.
+/// All panels of a block, `P` at a time and then one at a time. Few rows take more panels together, so that there
+/// are sums enough to keep the multipliers busy.
 ///
 /// # Safety
-/// As for [`gemm`], after the check; panels `panel .. panel + P` exist.
+/// As for [`gemm`], after the check; `R <= MR`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn rows<const P: usize>(block: &GemmBlock<'_, bf16, bf16, f32>, panel: usize) {
-    // SAFETY: the heights are at most MR; the rest is the caller's word.
-    unsafe {
-        match block.m {
-            0 => {}
-            1 => tile::<MR, 1, P>(block, panel),
-            2 => tile::<MR, 2, P>(block, panel),
-            3 | 4 => tile::<MR, 4, P>(block, panel),
-            5..=8 => tile::<MR, 8, P>(block, panel),
-            _ => tile::<MR, MR, P>(block, panel),
+unsafe fn rows<const R: usize, const P: usize>(block: &GemmBlock<'_, bf16, bf16, f32>) {
+    let mut panel = 0;
+    while panel < block.panels {
+        // SAFETY: the panels exist; the rest is the caller's word.
+        unsafe {
+            if panel + P <= block.panels {
+                tile::<MR, R, P>(block, panel);
+                panel += P;
+            } else {
+                tile::<MR, R, 1>(block, panel);
+                panel += 1;
+            }
         }
     }
 }
@@ -103,7 +111,7 @@ unsafe fn rows<const P: usize>(block: &GemmBlock<'_, bf16, bf16, f32>, panel: us
 /// `R` rows by `P` panels; a pair of inputs of the micro-panel has `HEIGHT` rows.
 ///
 /// # Safety
-/// As for [`rows`]; `R <= HEIGHT`.
+/// As for [`rows`]; `R <= HEIGHT`; panels `panel .. panel + P` exist.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 unsafe fn tile<const HEIGHT: usize, const R: usize, const P: usize>(
@@ -113,10 +121,13 @@ unsafe fn tile<const HEIGHT: usize, const R: usize, const P: usize>(
     let mut acc = [[_mm512_setzero_ps(); P]; R];
     if block.accumulate {
         for (row, acc) in acc.iter_mut().enumerate().take(block.m) {
+            // What the next tile of these rows adds to.
+            let next = block.c.wrapping_add(row * block.ldc + (panel + P) * NR);
+            prefetch(next.cast(), P * NR * 4);
             for (p, acc) in acc.iter_mut().enumerate() {
                 let (c, mask) = columns(block, row, panel + p);
                 // SAFETY: row < m, and the mask stays below `columns`.
-                *acc = unsafe { _mm512_maskz_loadu_ps(mask, c) };
+                *acc = unsafe { if mask == ALL { _mm512_loadu_ps(c) } else { _mm512_maskz_loadu_ps(mask, c) } };
             }
         }
     }
@@ -128,6 +139,9 @@ unsafe fn tile<const HEIGHT: usize, const R: usize, const P: usize>(
         for (weights, w) in weights.iter_mut().zip(&mut w) {
             // SAFETY: check() held the panels to a whole number of pairs.
             *weights = unsafe { _mm512_loadu_si512(w.cast()) };
+            if R >= 10 {
+                prefetch_line(w.cast::<u8>().wrapping_add(AHEAD));
+            }
             *w = w.wrapping_add(2 * NR);
         }
         for (row, acc) in acc.iter_mut().enumerate() {
@@ -145,7 +159,13 @@ unsafe fn tile<const HEIGHT: usize, const R: usize, const P: usize>(
         for (p, acc) in acc.iter().enumerate() {
             let (c, mask) = columns(block, row, panel + p);
             // SAFETY: row < m, and the mask stays below `columns`.
-            unsafe { _mm512_mask_storeu_ps(c, mask, *acc) };
+            unsafe {
+                if mask == ALL {
+                    _mm512_storeu_ps(c, *acc);
+                } else {
+                    _mm512_mask_storeu_ps(c, mask, *acc);
+                }
+            }
         }
     }
 }

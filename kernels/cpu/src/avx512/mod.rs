@@ -20,7 +20,7 @@ use pairs::attention_pairs;
 crate::entry::entry_points! {
     token: Avx512, isa: Avx512 "avx512",
     features: [#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]],
-    tile: 12 x 32 (2, 1), gemv: 64 (4), qk: 8 x 2, pv: 7 x 4
+    tile: 12 x 32 (2, 1), few: 4, gemv: 64 (4), qk: 8 x 2, pv: 7 x 4
 }
 
 /// The token of the AVX-512 tier.
@@ -110,6 +110,29 @@ impl Simd for Avx512 {
             let nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
             let wide = _mm512_mask_mov_epi32(rounded, nan, quiet);
             _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(wide));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_columns(self, rows: [__m512; 4], out: *mut f32, pitch: usize, width: usize) {
+        debug_assert!(width == 4, "tiles of this tier have whole fours of rows");
+        // SAFETY: the token proves AVX-512; the caller vouches for the memory.
+        unsafe {
+            let [a, b, c, d] = rows;
+            let (ab, cd) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
+            let (ef, gh) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));
+            let quads = [
+                _mm512_shuffle_ps(ab, cd, 0x44),
+                _mm512_shuffle_ps(ab, cd, 0xee),
+                _mm512_shuffle_ps(ef, gh, 0x44),
+                _mm512_shuffle_ps(ef, gh, 0xee),
+            ];
+            for (j, quad) in quads.into_iter().enumerate() {
+                _mm_storeu_ps(out.add(j * pitch), _mm512_castps512_ps128(quad));
+                _mm_storeu_ps(out.add((4 + j) * pitch), _mm512_extractf32x4_ps(quad, 1));
+                _mm_storeu_ps(out.add((8 + j) * pitch), _mm512_extractf32x4_ps(quad, 2));
+                _mm_storeu_ps(out.add((12 + j) * pitch), _mm512_extractf32x4_ps(quad, 3));
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use pairs::attention_pairs;
 
 crate::entry::entry_points! {
     token: Scalar, isa: Scalar "scalar", features: [],
-    tile: 4 x 16 (4, 4), gemv: 16 (4), qk: 2 x 2, pv: 2 x 2
+    tile: 4 x 16 (4, 4), few: 4, gemv: 16 (4), qk: 2 x 2, pv: 2 x 2
 }
 
 /// The token of the portable tier.
