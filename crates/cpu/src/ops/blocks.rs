@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use half::f16;
 use qiao_kernels_cpu::{Gemm, GemmBlock, NR, PackA, Weight};
 
 use super::access::Operand;
@@ -14,6 +15,16 @@ const GEMM_PANELS: usize = 8;
 
 /// Rows of a block of activations that are packed together.
 const GEMM_ROWS: usize = 512;
+
+/// What blocks of K are a multiple of.
+const K_UNIT: usize = 32;
+
+/// The panels of a task, at most `most` and a multiple of `unit`: those by which the busiest thread has the least to
+/// do, and the most among equals.
+pub(super) fn task_panels(all: usize, most: usize, unit: usize, threads: usize) -> usize {
+    let busiest = |panels: usize| all.div_ceil(panels).div_ceil(threads) * panels;
+    (1..=(most / unit).max(1)).rev().map(|units| units * unit).min_by_key(|&panels| busiest(panels)).unwrap_or(unit)
+}
 
 /// Where the weights of a block come from.
 pub(super) trait Panels<W>: Sync {
@@ -46,6 +57,29 @@ impl<W: Weight> Panels<W> for Packed<'_, W> {
     }
 }
 
+/// Packed panels of f16, widened to f32 on the way: once for all rows.
+pub(super) struct Widened<'a> {
+    pub(super) panels: Packed<'a, f16>,
+}
+
+impl Panels<f32> for Widened<'_> {
+    fn block<'a>(
+        &'a self,
+        exec: &Exec<'_>,
+        scratch: &'a mut [f32],
+        panels: Range<usize>,
+        inputs: Range<usize>,
+    ) -> (&'a [f32], usize) {
+        let stride = inputs.len() * NR;
+        let wide = &mut scratch[..panels.len() * stride];
+        for (panel, out) in panels.zip(wide.chunks_exact_mut(stride)) {
+            let from = panel * self.panels.stride + inputs.start * NR;
+            (exec.kernels().f16_to_f32.run)(out, &self.panels.weights[from..from + stride]);
+        }
+        (wide, stride)
+    }
+}
+
 /// How a product is cut into blocks.
 #[derive(Clone, Copy)]
 pub(super) struct Blocks {
@@ -67,8 +101,17 @@ impl Blocks {
     pub(super) fn new<P, W, C>(m: usize, n: usize, k: usize, gemm: Gemm<P, W, C>, threads: usize) -> Self {
         let rows = m.clamp(1, GEMM_ROWS).next_multiple_of(gemm.mr);
         let all = n.div_ceil(NR);
-        let panels = GEMM_PANELS.min(all.div_ceil(threads)).max(1);
-        Blocks { n, k, mr: gemm.mr, kc: gemm.kc, k_padded: k.next_multiple_of(4), rows, panels }
+        let unit = if all < 2 * threads { 1 } else { 2 };
+        let panels = task_panels(all, GEMM_PANELS.min(all.div_ceil(threads)), unit, threads);
+        // Blocks of K are of one length, a multiple of what codes and pairs come in.
+        let kc = k.div_ceil(k.div_ceil(gemm.kc).max(1)).max(1).next_multiple_of(K_UNIT).min(gemm.kc);
+        Blocks { n, k, mr: gemm.mr, kc, k_padded: k.next_multiple_of(4), rows, panels }
+    }
+
+    /// The same with K in one block, where all rows are one micro-panel, which then streams by once.
+    pub(super) fn with_whole_k(self) -> Self {
+        let kc = if self.rows == self.mr { self.k.next_multiple_of(K_UNIT).max(self.kc) } else { self.kc };
+        Blocks { kc, ..self }
     }
 
     /// Elements of the packed activations.

@@ -12,7 +12,7 @@ use qiao_core::{Accept, DType, MatmulAttrs, NodeView, Op, OpKind, Reason, Row, R
 use qiao_kernels_cpu::{Element, Gemm, Kernels, NR, PackA, Weight, WeightMatrix, pack_panel};
 
 use super::access::Operand;
-use super::blocks::{self, Blocks};
+use super::blocks::{self, Blocks, task_panels};
 use super::exec::{Core, Exec, Prepare, Prepared, activations, row};
 use super::pack::{PANELS, PANELS_T, panel};
 use super::sound::can_be_packed;
@@ -93,6 +93,7 @@ fn packed(node: &NodeView<'_>, core: &Core) -> Prepared {
     let product = Packed { m: a.rows(), k: a.len, n, w, tail: Tail::new(node, attrs(node).epilogue, 2, 3), a };
     match b.dtype {
         DType::F32 => product.prepare::<f32>(core),
+        DType::F16 if product.m > WIDEN_TILES * core.kernels.gemm_f32.mr => product.widened(core),
         DType::F16 => product.prepare::<f16>(core),
         _ => match (core.kernels.gemm_bf16_dot, core.kernels.gemv_bf16_dot) {
             // One row and many take the same sums, so that a row does not depend on its batch.
@@ -106,6 +107,9 @@ fn packed(node: &NodeView<'_>, core: &Core) -> Prepared {
         },
     }
 }
+
+/// Tiles of rows from which on it pays to widen weights once, instead of in every tile.
+const WIDEN_TILES: usize = 3;
 
 /// Reads the one row of an operand; the buffer holds it, rounded up to an even length.
 ///
@@ -142,11 +146,10 @@ unsafe fn read_pairs<'a>(exec: &Exec<'_>, a: &Operand, buf: &'a mut [bf16]) -> &
     buf
 }
 
-/// Panels of so many bytes that one task of a GEMV takes: some hundred KiB of weights.
+/// Panels of so many bytes that one task of a GEMV takes: about a hundred KiB of weights.
 pub(super) fn gemv_panels(bytes: usize, panels: usize, threads: usize) -> usize {
-    let by_size = (256 << 10) / bytes.max(1);
-    let fair = panels.div_ceil(threads * 2);
-    by_size.clamp(4, 64).min(fair.next_multiple_of(4)).max(1)
+    let by_size = (128 << 10) / bytes.max(1);
+    task_panels(panels, by_size.clamp(4, 64), 4, threads)
 }
 
 impl Packed {
@@ -194,6 +197,43 @@ impl Packed {
         Prepared { run: Box::new(run), shared, per_thread }
     }
 
+    /// Many rows and weights of f16, whose products are those of the same weights in f32.
+    fn widened(self, core: &Core) -> Prepared {
+        let k = core.kernels;
+        match self.a.dtype {
+            DType::F32 => self.widened_with::<f32>(core, k.pack_a_f32.run),
+            DType::F16 => self.widened_with::<f16>(core, k.pack_a_f16.run),
+            _ => self.widened_with::<bf16>(core, k.pack_a_bf16.run),
+        }
+    }
+
+    fn widened_with<A: Weight>(self, core: &Core, pack: PackA<A, f32>) -> Prepared {
+        let gemm = core.kernels.gemm_f32;
+        let plan = Blocks::new(self.m, self.n, self.k, gemm, core.pool.threads());
+        let uneven = if self.a.is_dense() && self.a.is_even() { 0 } else { plan.mr * self.k * size_of::<A>() };
+        let wide = plan.panels * plan.kc * NR * 4;
+        let per_thread = plan.scratch_bytes() + uneven.max(wide).next_multiple_of(4);
+        let run = move |exec: &Exec<'_>| {
+            let source = blocks::Widened { panels: self.panels::<f16>(exec) };
+            for first in (0..self.m).step_by(plan.rows) {
+                let rows = plan.rows.min(self.m - first);
+                plan.pack::<A, f32>(exec, &self.a, pack, first, rows);
+                plan.multiply(exec, gemm, &source, first, rows, &self.tail);
+            }
+            Ok(())
+        };
+        Prepared { run: Box::new(run), shared: plan.packed_len() * 4, per_thread }
+    }
+
+    /// The weights.
+    fn panels<'a, W: Weight>(&self, exec: &Exec<'a>) -> blocks::Packed<'a, W> {
+        let stride = panel::<W>(self.k);
+        let len = self.n.div_ceil(NR) * stride;
+        // SAFETY: the plan checked that the binding holds all panels, which live as long as its run.
+        let weights = unsafe { std::slice::from_raw_parts(exec.address(self.w).cast::<W>(), len) };
+        blocks::Packed { weights, stride }
+    }
+
     /// Many rows, in blocks. `A` is the dtype of the activations in memory, `P` as they are packed.
     fn blocked<A: Weight, P: Copy + Send + Sync + 'static, W: Weight>(
         self,
@@ -201,16 +241,12 @@ impl Packed {
         gemm: Gemm<P, W, f32>,
         pack: PackA<A, P>,
     ) -> Prepared {
-        let plan = Blocks::new(self.m, self.n, self.k, gemm, core.pool.threads());
+        let plan = Blocks::new(self.m, self.n, self.k, gemm, core.pool.threads()).with_whole_k();
         let spare = if self.a.is_dense() && self.a.is_even() { 0 } else { plan.mr * self.k * size_of::<A>() };
         let per_thread = plan.scratch_bytes() + spare.next_multiple_of(4);
         let shared = plan.packed_len() * size_of::<P>();
         let run = move |exec: &Exec<'_>| {
-            let stride = panel::<W>(self.k);
-            let panels = self.n.div_ceil(NR);
-            // SAFETY: the plan checked that the binding holds all panels.
-            let w = unsafe { std::slice::from_raw_parts(exec.address(self.w).cast::<W>(), panels * stride) };
-            let source = blocks::Packed { weights: w, stride };
+            let source = self.panels::<W>(exec);
             for first in (0..self.m).step_by(plan.rows) {
                 let rows = plan.rows.min(self.m - first);
                 plan.pack::<A, P>(exec, &self.a, pack, first, rows);
