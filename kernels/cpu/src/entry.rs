@@ -203,6 +203,7 @@ macro_rules! entry_points {
                 qk: entry!("qk_f32", qk),
                 soften: entry!("soften_f32", soften),
                 attention_pairs: attention_pairs(features),
+                attention_digits: attention_digits(features),
                 pv_f32: entry!("pv_f32", pv_f32),
                 pv_f16: entry!("pv_f16", pv_f16),
                 pv_bf16: entry!("pv_bf16", pv_bf16),

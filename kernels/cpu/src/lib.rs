@@ -35,8 +35,9 @@ mod avx2;
 mod avx512;
 
 pub use attention::{
-    Ahead, AttentionPairs, Cached, E4m3, E5m2, KEY_BLOCK, KEYS, PackKeys, PackPairs, PvPairs, QkPairs, RoundWeights,
-    Soften, WeighPairs, WeighValues, fetch_ahead,
+    Ahead, AttentionDigits, AttentionPairs, Cached, DIGIT_DIM, DigitRows, DigitUnit, E4m3, E5m2, KEY_BLOCK, KEYS,
+    PackDigits, PackKeys, PackPairs, PvDigits, PvPairs, QkDigits, QkPairs, RoundWeights, Soften, SplitDigits,
+    WeighDigits, WeighPairs, WeighValues, fetch_ahead,
 };
 pub use gemm::GemmBlock;
 pub use isa::{Features, Isa, IsaError, detect};

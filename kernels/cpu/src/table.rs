@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::attention::{Ahead, AttentionPairs, Cached, E4m3, E5m2, PackKeys, Soften, WeighValues};
+use crate::attention::{Ahead, AttentionDigits, AttentionPairs, Cached, E4m3, E5m2, PackKeys, Soften, WeighValues};
 use crate::gemm::GemmBlock;
 use crate::isa::{Features, Isa, IsaError, detect};
 use crate::layout::Weight;
@@ -221,6 +221,8 @@ pub struct Kernels {
     pub soften: Entry<SoftenRow>,
     /// Attention on pairs of bf16; absent where widening is faster. Subnormals may count as zero.
     pub attention_pairs: Option<AttentionPairs>,
+    /// Attention on i8 caches in integers; absent where widening is faster.
+    pub attention_digits: Option<AttentionDigits>,
     /// Weighted sum of f32 values.
     pub pv_f32: Entry<Pv<f32>>,
     /// Weighted sum of f16 values.

@@ -9,13 +9,14 @@
 //! - [`pv`] adds the weighted values, each element one chain of multiply-adds in the order of the keys.
 //!
 //! Where queries, keys and values are all bf16 and a tier has an instruction for it, [`AttentionPairs`] does the same without
-//! widening.
+//! widening; where keys and values are i8, [`AttentionDigits`] does it in integers.
 //!
 //! So an element of a result does not depend on the rows and keys that are computed beside it, and a key that a row does
 //! not see is not read for it at all.
 
 mod ahead;
 mod cached;
+mod digits;
 mod pairs;
 mod pv;
 mod qk;
@@ -25,6 +26,10 @@ pub(crate) use ahead::Wanted;
 pub use ahead::{Ahead, fetch_ahead};
 pub(crate) use cached::Lanes;
 pub use cached::{Cached, E4m3, E5m2};
+pub use digits::{
+    AttentionDigits, DIGIT_DIM, DigitRows, DigitUnit, PackDigits, PvDigits, QkDigits, SplitDigits, WeighDigits,
+};
+pub(crate) use digits::{check_digits, digit_unit};
 pub use pairs::{AttentionPairs, PackPairs, PvPairs, QkPairs, RoundWeights, WeighPairs};
 pub(crate) use pv::pv;
 pub(crate) use qk::{pack_keys, qk};

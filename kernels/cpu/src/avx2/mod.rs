@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use crate::attention::AttentionPairs;
+use crate::attention::{AttentionDigits, AttentionPairs};
 use crate::isa::Features;
 use crate::simd::Simd;
 use crate::table::{Entry, Gemm, GemvDot};
@@ -32,6 +32,11 @@ fn gemv_bf16_dot(_: &Features) -> Option<Entry<GemvDot>> {
 
 /// See [`gemm_bf16_dot`].
 fn attention_pairs(_: &Features) -> Option<AttentionPairs> {
+    None
+}
+
+/// No sums of products of bytes here that do not saturate: widening is as good.
+fn attention_digits(_: &Features) -> Option<AttentionDigits> {
     None
 }
 

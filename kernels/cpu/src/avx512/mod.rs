@@ -1,6 +1,7 @@
 //! The AVX-512 tier (F, BW, DQ, VL): sixteen f32 to a vector.
 
 mod attention;
+mod attention_digits;
 mod codes;
 mod dot;
 mod int8;
@@ -13,6 +14,7 @@ use half::{bf16, f16};
 use crate::simd::Simd;
 
 use crate::avx2::{quantize_row_i8, sum_lanes_128};
+use attention_digits::attention_digits;
 use dot::{gemm_bf16_dot, gemv_bf16_dot};
 use int8::int8;
 use pairs::attention_pairs;

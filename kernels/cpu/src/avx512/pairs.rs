@@ -34,46 +34,64 @@ pub(super) fn attention_pairs(features: &Features) -> Option<AttentionPairs> {
 /// The processor has AVX-512 F, BW, DQ, VL and BF16; each of the keys holds `dim` elements.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 unsafe fn pack_keys(out: &mut [u32], block: &PackKeys<'_, bf16>) {
-    let pairs = block.dim.div_ceil(2);
-    let (keys, out) = (&block.keys[..KEY_BLOCK], &mut out[..pairs * KEY_BLOCK]);
-    let whole = block.dim / (2 * LANES) * LANES;
-    let mut wanted = Wanted::new(block.ahead, KEY_BLOCK / LANES * whole / LANES * 4);
+    let keys = &block.keys[..KEY_BLOCK];
+    // SAFETY: a key holds as many bytes.
+    unsafe { turn_rows::<false>(out, |i| keys[i].cast(), block.dim * size_of::<bf16>(), block.ahead) };
+}
+
+/// Turns [`KEY_BLOCK`] rows of bytes around, word by word: `out[w * KEY_BLOCK + i]` = bytes `4w` to `4w + 3` of row i, zeros past
+/// its end; every byte with its highest bit turned over where asked, those past the end maybe.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW, DQ and VL; `bytes` bytes are readable in each row.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn turn_rows<const RAISE: bool>(
+    out: &mut [u32],
+    row: impl Fn(usize) -> *const u8,
+    bytes: usize,
+    ahead: Ahead<'_>,
+) {
+    let words = bytes.div_ceil(4);
+    let out = &mut out[..words * KEY_BLOCK];
+    let whole = bytes / (4 * LANES) * LANES;
+    let mut wanted = Wanted::new(ahead, KEY_BLOCK / LANES * whole / LANES * 4);
     for first in (0..KEY_BLOCK).step_by(LANES) {
-        let keys: [*const bf16; LANES] = std::array::from_fn(|r| keys[first + r]);
+        let rows: [*const u8; LANES] = std::array::from_fn(|r| row(first + r));
         for w in (0..whole).step_by(LANES) {
-            // SAFETY: the keys hold the elements 2w to 2w + 32, and the block has as many words of each key.
+            // SAFETY: the rows hold the words w to w + 16, and the block has as many of each.
             unsafe {
-                let rows = keys.map(|key| key.add(2 * w).cast::<u8>());
-                turn(out.as_mut_ptr().add(w * KEY_BLOCK + first), KEY_BLOCK, &rows, &mut wanted);
+                let rows = rows.map(|row| row.add(4 * w));
+                turn::<RAISE>(out.as_mut_ptr().add(w * KEY_BLOCK + first), KEY_BLOCK, &rows, &mut wanted);
             }
         }
-        if whole < pairs {
+        if whole < words {
             let mut rest = [[0u32; LANES]; LANES];
-            for (rest, key) in rest.iter_mut().zip(keys) {
-                let bytes = (block.dim - 2 * whole) * size_of::<bf16>();
-                // SAFETY: the key has as many bytes left, fewer than the row has.
+            for (rest, row) in rest.iter_mut().zip(rows) {
+                // SAFETY: the row has as many bytes left, fewer than an array has.
                 unsafe {
-                    std::ptr::copy_nonoverlapping(key.add(2 * whole).cast(), rest.as_mut_ptr().cast::<u8>(), bytes)
-                };
+                    let bytes = bytes - 4 * whole;
+                    std::ptr::copy_nonoverlapping(row.add(4 * whole), rest.as_mut_ptr().cast::<u8>(), bytes);
+                }
             }
             let rows: [*const u8; LANES] = std::array::from_fn(|r| rest[r].as_ptr().cast());
             let mut turned = [0u32; LANES * LANES];
             // SAFETY: rows of 64 bytes, and room for as many.
-            unsafe { turn(turned.as_mut_ptr(), LANES, &rows, &mut wanted) };
-            for w in whole..pairs {
+            unsafe { turn::<RAISE>(turned.as_mut_ptr(), LANES, &rows, &mut wanted) };
+            for w in whole..words {
                 out[w * KEY_BLOCK + first..][..LANES].copy_from_slice(&turned[(w - whole) * LANES..][..LANES]);
             }
         }
     }
 }
 
-/// Turns a square of words around: `out[w * stride + r]` = word w of row r.
+/// Turns a square of words around: `out[w * stride + r]` = word w of row r, its highest bits turned over where asked.
 ///
 /// # Safety
 /// The processor has AVX-512 F; 64 bytes are readable in each row, and 16 words writable at each of 16 strides.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn turn(out: *mut u32, stride: usize, rows: &[*const u8; LANES], wanted: &mut Wanted<'_>) {
+unsafe fn turn<const RAISE: bool>(out: *mut u32, stride: usize, rows: &[*const u8; LANES], wanted: &mut Wanted<'_>) {
     for c in 0..4 {
         wanted.step();
         // Four words of four rows each: quarter L of vector r has those of row 4L + r.
@@ -85,6 +103,9 @@ unsafe fn turn(out: *mut u32, stride: usize, rows: &[*const u8; LANES], wanted: 
             let v = _mm512_mask_broadcast_i32x4(v, 0x00f0, four(4 + r));
             let v = _mm512_mask_broadcast_i32x4(v, 0x0f00, four(8 + r));
             *z = _mm512_mask_broadcast_i32x4(v, 0xf000, four(12 + r));
+            if RAISE {
+                *z = _mm512_xor_si512(*z, _mm512_set1_epi8(-128));
+            }
         }
         let (a, b) = (_mm512_unpacklo_epi32(z[0], z[1]), _mm512_unpackhi_epi32(z[0], z[1]));
         let (c2, d) = (_mm512_unpacklo_epi32(z[2], z[3]), _mm512_unpackhi_epi32(z[2], z[3]));

@@ -1,6 +1,7 @@
 //! The portable tier: vectors are arrays of four, which the compiler may or may not put in registers.
 
 mod attention;
+mod attention_digits;
 mod codes;
 mod dot;
 mod int8;
@@ -11,6 +12,7 @@ use half::{bf16, f16};
 use crate::layout;
 use crate::simd::Simd;
 
+use attention_digits::attention_digits;
 use dot::{gemm_bf16_dot, gemv_bf16_dot};
 pub(crate) use int8::larger;
 use int8::{int8, quantize_row_i8};
