@@ -98,6 +98,32 @@ fn a_key_that_a_query_does_not_see_cannot_spoil_it() {
 }
 
 #[test]
+fn codes_meet_queries_and_scales_that_are_not_finite() {
+    let mut m = Maker::new(18);
+    let mut trials = Vec::new();
+    for (q_dtype, planted) in FLOATS.into_iter().flat_map(|t| [NAN, INF, -INF, 0.0].map(|x| (t, x))) {
+        // A key that is no number in one element makes no score of others; one scale for all of it does.
+        for operand in (0..3).filter(|&operand| operand != 1 || !planted.is_infinite()) {
+            let attrs = AttentionAttrs { scale: 0.01, ..Default::default() };
+            let pages = [3, 16, 2, 9];
+            let mut q: Vec<f64> = (0..2 * 4 * 9).map(|_| m.rng.normal()).collect();
+            let mut scales: [Vec<f64>; 2] = [(); 2].map(|()| (0..96).map(|_| 0.1 + m.rng.uniform()).collect());
+            match operand {
+                0 => q[13] = planted,
+                i => scales[i - 1][37] = planted,
+            }
+            let cache = |m: &mut Maker| m.codes(&pages);
+            let t = Trial::new(Op::AttentionDecode(attrs)).values(q_dtype, &[2, 4, 9], &q);
+            let t = with(with(t, cache(&mut m)), cache(&mut m)).values(DType::I32, &[2], &[21.0, 16.0]);
+            let t = t.values(DType::I32, &[2, 2], &[0.0, 1.0, 2.0, 0.0]).without();
+            let t = t.values(DType::F32, &pages[..3], &scales[0]).values(DType::F32, &pages[..3], &scales[1]);
+            trials.push(t.output_dtype(DType::F32));
+        }
+    }
+    check_all(&trials);
+}
+
+#[test]
 fn empty_dims_are_no_work() {
     let mut m = Maker::new(14);
     let mut trials = Vec::new();

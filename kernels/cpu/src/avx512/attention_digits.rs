@@ -1,6 +1,7 @@
 //! Attention on digits with `vpdpbusd`: codes raised to unsigned bytes, digits signed.
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 use super::pairs::turn_rows;
 use crate::attention::{
@@ -175,7 +176,7 @@ fn whole(high: __m512i, low: __m512i, unit: &DigitUnit) -> __m512 {
 const WIDTH: usize = 64;
 
 /// The words of a strip of [`WIDTH`] elements: of every four tokens and each quarter of the strip's quarters a vector.
-type Strip = [[__m512i; 4]; KEYS / 4];
+type Strip = [MaybeUninit<[__m512i; 4]>; KEYS / 4];
 
 /// See [`PvDigits`](crate::attention::PvDigits).
 ///
@@ -187,7 +188,7 @@ unsafe fn pv(b: &mut WeighDigits<'_>) {
     const ROWS: usize = 7;
     check_digits(b);
     let rows = b.alpha.len();
-    let mut strip: Strip = [[_mm512_setzero_si512(); 4]; KEYS / 4];
+    let mut strip: Strip = [MaybeUninit::uninit(); KEYS / 4];
     for d in (0..b.dim).step_by(WIDTH) {
         // SAFETY: the lengths were checked, the strip starts before dim; the caller vouches for the values.
         unsafe {
@@ -196,8 +197,8 @@ unsafe fn pv(b: &mut WeighDigits<'_>) {
                 2 => few::<2>(b, d),
                 3 => few::<3>(b, d),
                 _ => {
-                    for w in b.first / 4..b.end.div_ceil(4) {
-                        strip[w] = four_tokens(b, w, d);
+                    for (w, words) in (b.first / 4..b.end.div_ceil(4)).zip(&mut strip) {
+                        words.write(four_tokens(b, w, d));
                     }
                     let (tiles, mut r) = (rows.div_ceil(ROWS), 0);
                     for tile in 0..tiles {
@@ -252,13 +253,14 @@ unsafe fn four_tokens(b: &WeighDigits<'_>, w: usize, d: usize) -> [__m512i; 4] {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn few<const R: usize>(b: &mut WeighDigits<'_>, d: usize) {
     let mut acc = [[[_mm512_setzero_si512(); 4]; 2]; R];
+    let p = b.p.words.as_ptr();
     for w in b.first / 4..b.end.div_ceil(4) {
         // SAFETY: as the caller vouches; the rows of weights were checked.
         unsafe {
             let values = four_tokens(b, w, d);
             for (i, acc) in acc.iter_mut().enumerate() {
                 for (digit, acc) in acc.iter_mut().enumerate() {
-                    let a = _mm512_set1_epi32(*b.p.words.get_unchecked(i * ROW + digit * ROW / 2 + w) as i32);
+                    let a = _mm512_set1_epi32(*p.add(i * ROW + digit * ROW / 2 + w) as i32);
                     for (acc, values) in acc.iter_mut().zip(&values) {
                         *acc = _mm512_dpbusd_epi32(*acc, *values, a);
                     }
@@ -277,22 +279,27 @@ unsafe fn few<const R: usize>(b: &mut WeighDigits<'_>, d: usize) {
 /// Rows `r` to `r + R` by a strip of words, half of it at a time.
 ///
 /// # Safety
-/// As for [`pv`], whose checks were made; there are `r + R` rows, and `d` is below dim.
+/// As for [`pv`], whose checks were made; there are `r + R` rows, `d` is below dim, and the strip begins with the words of the
+/// tokens that count.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn many<const R: usize>(b: &mut WeighDigits<'_>, strip: &Strip, r: usize, d: usize) {
     let mut sums = [[_mm512_setzero_ps(); 4]; R];
+    let (first, end) = (b.first / 4, b.end.div_ceil(4));
+    let p = b.p.words.as_ptr().wrapping_add(r * ROW + first);
     for half in 0..2 {
+        let strip = strip.as_ptr().cast::<[__m512i; 2]>().wrapping_add(half);
         let mut acc = [[[_mm512_setzero_si512(); 2]; 2]; R];
-        for (w, values) in strip.iter().enumerate().take(b.end.div_ceil(4)).skip(b.first / 4) {
-            let values = [values[2 * half], values[2 * half + 1]];
-            for (i, acc) in acc.iter_mut().enumerate() {
-                for (digit, acc) in acc.iter_mut().enumerate() {
-                    // SAFETY: the rows of weights were checked.
-                    let a = unsafe { *b.p.words.get_unchecked((r + i) * ROW + digit * ROW / 2 + w) };
-                    let a = _mm512_set1_epi32(a as i32);
-                    acc[0] = _mm512_dpbusd_epi32(acc[0], values[0], a);
-                    acc[1] = _mm512_dpbusd_epi32(acc[1], values[1], a);
+        for w in 0..end - first {
+            // SAFETY: as many words of the strip were written; the rows of weights were checked.
+            unsafe {
+                let values = *strip.add(2 * w);
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    for (digit, acc) in acc.iter_mut().enumerate() {
+                        let a = _mm512_set1_epi32(*p.add(i * ROW + digit * ROW / 2 + w) as i32);
+                        acc[0] = _mm512_dpbusd_epi32(acc[0], values[0], a);
+                        acc[1] = _mm512_dpbusd_epi32(acc[1], values[1], a);
+                    }
                 }
             }
         }

@@ -10,12 +10,13 @@
 //! the running numbers of a part of [`PART`] keys, and the parts of a row are joined in their order. Within a chunk the
 //! kernels hold to the order of keys, and a row takes those it sees and no others.
 
+mod digits;
 mod queries;
 mod tile;
 mod walk;
 
-use qiao_core::{Accept, AttentionAttrs, DType, NodeView, Op, OpKind, Reason, Row};
-use qiao_kernels_cpu::{AttentionPairs, KEYS, Kernels};
+use qiao_core::{Accept, AttentionAttrs, DType, NodeView, Op, OpKind, Property, Reason, Row, Rule};
+use qiao_kernels_cpu::{AttentionDigits, AttentionPairs, DIGIT_DIM, KEYS, Kernels};
 
 use super::access::Operand;
 use super::cache::{self, Cache};
@@ -30,6 +31,12 @@ pub(super) fn rows(kernels: &Kernels) -> Vec<Row<Prepare>> {
         let pairs = |op, name| Row { act_dtype: Some(DType::BF16), ..row(op, name, accepts_pairs, attention) };
         rows.push(pairs(OpKind::AttentionPrefill, "attention_prefill_pairs"));
         rows.push(pairs(OpKind::AttentionDecode, "attention_decode_pairs"));
+    }
+    if kernels.attention_digits.is_some() {
+        // Queries and weights have 16 bits beside the largest of their row.
+        let digits = |op, name| Row { act_dtype: Some(DType::F16), ..row(op, name, accepts_digits, attention) };
+        rows.push(digits(OpKind::AttentionPrefill, "attention_prefill_digits"));
+        rows.push(digits(OpKind::AttentionDecode, "attention_decode_digits"));
     }
     rows.push(row(OpKind::AttentionPrefill, "attention_prefill", accepts, attention));
     rows.push(row(OpKind::AttentionDecode, "attention_decode", accepts, attention));
@@ -72,6 +79,39 @@ fn accepts_pairs(node: &NodeView<'_>) -> Result<Accept, Reason> {
     }
 }
 
+/// Keys and values in i8, in heads whose products are sums of integers.
+fn accepts_digits(node: &NodeView<'_>) -> Result<Accept, Reason> {
+    for i in [1, 2] {
+        let cache = node.required(i);
+        if cache.dtype != DType::I8 {
+            return Err(Reason::dtype(i, cache.dtype, &[DType::I8]));
+        }
+        let dim = cache.shape.last_dim();
+        if dim > DIGIT_DIM {
+            return Err(Reason::operand(i, Property::Dim(cache.shape.len() - 1), Rule::AtMost, dim, DIGIT_DIM));
+        }
+    }
+    accepts(node)
+}
+
+/// How queries meet keys, and weights values.
+enum Way {
+    /// In f32.
+    Wide,
+    /// Where all are bf16: pair by pair.
+    Pairs(AttentionPairs),
+    /// Where keys and values are i8: in integers.
+    Digits(AttentionDigits),
+}
+
+impl Way {
+    fn of(node: &NodeView<'_>, kernels: &Kernels) -> Self {
+        let pairs = kernels.attention_pairs.filter(|_| accepts_pairs(node).is_ok()).map(Way::Pairs);
+        let digits = || kernels.attention_digits.filter(|_| accepts_digits(node).is_ok()).map(Way::Digits);
+        pairs.or_else(digits).unwrap_or(Way::Wide)
+    }
+}
+
 struct Attention {
     attrs: AttentionAttrs,
     q: Operand,
@@ -88,8 +128,7 @@ struct Attention {
     /// Query tokens of a unit, at most.
     tile: usize,
     scale: f32,
-    /// How queries, keys and values meet where all are bf16 and the tier has a way for that.
-    pairs: Option<AttentionPairs>,
+    way: Way,
 }
 
 fn attention(node: &NodeView<'_>, core: &Core) -> Prepared {
@@ -115,7 +154,7 @@ fn attention(node: &NodeView<'_>, core: &Core) -> Prepared {
         heads,
         tile: most.clamp(1, q.shape[0].max(1)),
         scale,
-        pairs: core.kernels.attention_pairs.filter(|_| accepts_pairs(node).is_ok()),
+        way: Way::of(node, &core.kernels),
         q,
         k,
         v,

@@ -10,14 +10,15 @@ use qiao_kernels_cpu::{
 };
 
 use super::super::cache::Cache;
+use super::digits::Digits;
 use super::queries::Queries;
 use super::walk::Chunk;
-use super::{Attention, Exec, PART};
+use super::{Attention, Exec, PART, Way};
 
 /// The running numbers of a few query rows.
 pub(super) struct State<'a> {
     /// Weighted values, `[rows, Dv]`.
-    acc: &'a mut [f32],
+    pub(super) acc: &'a mut [f32],
     max: &'a mut [f32],
     sum: &'a mut [f32],
 }
@@ -60,19 +61,21 @@ impl<'a> State<'a> {
 /// A thread's scratch for one tile.
 pub(super) struct Scratch<'a> {
     /// Queries, `[rows, D]`.
-    q: &'a mut [f32],
+    pub(super) q: &'a mut [f32],
     /// A block of keys, turned around.
-    packed: &'a mut [f32],
+    pub(super) packed: &'a mut [f32],
     /// Scores, then weights, `[rows, KEYS]`.
-    scores: &'a mut [f32],
-    alpha: &'a mut [f32],
+    pub(super) scores: &'a mut [f32],
+    pub(super) alpha: &'a mut [f32],
+    /// Of all rows where the step takes digits, else of none.
+    pub(super) digits: Digits<'a>,
 }
 
 impl<'a> Scratch<'a> {
     /// What a thread needs for the largest tile: this, and two states.
     pub(super) fn floats(step: &Attention) -> usize {
         let (rows, dk) = (step.tile * step.group(), step.k.pages.head_dim);
-        rows * (dk + KEYS + 1) + dk * KEY_BLOCK + 2 * step.state_floats()
+        rows * (dk + KEYS + 1) + dk * KEY_BLOCK + 2 * step.state_floats() + Digits::floats(step.digit_rows(rows), dk)
     }
 
     /// The scratch of a tile, and two states.
@@ -82,8 +85,9 @@ impl<'a> Scratch<'a> {
         let (scores, buf) = buf.split_at_mut(rows * KEYS);
         let (q, buf) = buf.split_at_mut(rows * dk);
         let (alpha, buf) = buf.split_at_mut(rows);
+        let (digits, buf) = Digits::new(buf, step.digit_rows(rows), dk);
         let (first, second) = buf.split_at_mut(step.state_floats());
-        (Scratch { q, packed, scores, alpha }, State::new(first, rows, dv), State::new(second, rows, dv))
+        (Scratch { q, packed, scores, alpha, digits }, State::new(first, rows, dv), State::new(second, rows, dv))
     }
 }
 
@@ -102,37 +106,43 @@ macro_rules! with_dtype {
 }
 
 /// Addresses of a dtype's elements.
-fn typed<T>(addresses: &[*const u8]) -> &[*const T] {
+pub(super) fn typed<T>(addresses: &[*const u8]) -> &[*const T] {
     // SAFETY: pointers to sized types are alike.
     unsafe { std::slice::from_raw_parts(addresses.as_ptr().cast(), addresses.len()) }
 }
 
 /// The bits of floats.
-fn words(floats: &mut [f32]) -> &mut [u32] {
+pub(super) fn words(floats: &mut [f32]) -> &mut [u32] {
     // SAFETY: both are 32 bits, aligned alike, and any bits are a value of either.
     unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), floats.len()) }
 }
 
 /// # Safety
 /// The addresses are those of keys of this dtype and size, whose memory is live and not written meanwhile.
-unsafe fn pack<T: CacheElement>(k: &Kernels, out: &mut [f32], keys: &[*const u8], dim: usize, ahead: Ahead<'_>) {
+pub(super) unsafe fn pack<T: CacheElement>(
+    k: &Kernels,
+    out: &mut [f32],
+    keys: &[*const u8],
+    dim: usize,
+    ahead: Ahead<'_>,
+) {
     let block = PackKeys { keys: typed::<T>(keys), dim, ahead };
     // SAFETY: as the caller vouches.
     unsafe { (T::pack_keys(k).run)(out, &block) }
 }
 
 /// What [`weigh`] adds up: rows of a tile, and tokens of a chunk.
-struct Weights<'a> {
-    acc: &'a mut [f32],
-    alpha: &'a [f32],
-    p: &'a [f32],
-    tokens: Range<usize>,
-    dim: usize,
+pub(super) struct Weights<'a> {
+    pub(super) acc: &'a mut [f32],
+    pub(super) alpha: &'a [f32],
+    pub(super) p: &'a [f32],
+    pub(super) tokens: Range<usize>,
+    pub(super) dim: usize,
 }
 
 /// # Safety
 /// As for [`pack`], for values.
-unsafe fn weigh<T: CacheElement>(k: &Kernels, w: Weights<'_>, values: &[*const u8]) {
+pub(super) unsafe fn weigh<T: CacheElement>(k: &Kernels, w: Weights<'_>, values: &[*const u8]) {
     let Weights { acc, alpha, p, tokens, dim } = w;
     let (first, end) = (tokens.start, tokens.end);
     let mut block = WeighValues { acc, alpha, p, values: typed::<T>(values), first, end, dim };
@@ -153,6 +163,11 @@ unsafe fn weigh_pairs(k: &AttentionPairs, w: Weights<'_>, values: &[*const u8]) 
 }
 
 impl Attention {
+    /// Of so many rows of a tile, those that take digits.
+    fn digit_rows(&self, rows: usize) -> usize {
+        if matches!(self.way, Way::Digits(_)) { rows } else { 0 }
+    }
+
     /// A tile against all the keys it sees.
     ///
     /// # Safety
@@ -211,7 +226,7 @@ impl Attention {
         unsafe { self.finish(exec, q, head, &mut total) };
     }
 
-    /// Reads the queries of a tile: wide, or as pairs of bf16.
+    /// Reads the queries of a tile: wide, as pairs of bf16, or as digits too.
     fn read(&self, exec: &Exec<'_>, q: &Queries, head: usize, s: &mut Scratch<'_>) {
         let (group, dk) = (self.group(), self.k.pages.head_dim);
         for i in 0..q.count * group {
@@ -220,13 +235,17 @@ impl Attention {
             // SAFETY: the row is in the operand, which nothing writes.
             unsafe { self.q.read_part(exec.kernels(), exec.address(self.q.tensor), r, 0, out) };
         }
-        if self.pairs.is_some() {
-            // What was read of bf16 is exact in its upper half; words are written behind what is still to be read.
-            let (q, pairs) = (words(s.q), dk.div_ceil(2));
-            for i in 0..q.len().checked_div(dk).unwrap_or(0) {
-                for w in 0..pairs {
-                    let second = if 2 * w + 1 < dk { q[i * dk + 2 * w + 1] } else { 0 };
-                    q[i * pairs + w] = q[i * dk + 2 * w] >> 16 | second & 0xffff_0000;
+        match &self.way {
+            Way::Wide => {}
+            Way::Digits(digits) => self.split_queries(digits, s),
+            Way::Pairs(_) => {
+                // What was read of bf16 is exact in its upper half; words are written behind what is still to be read.
+                let (q, pairs) = (words(s.q), dk.div_ceil(2));
+                for i in 0..q.len().checked_div(dk).unwrap_or(0) {
+                    for w in 0..pairs {
+                        let second = if 2 * w + 1 < dk { q[i * dk + 2 * w + 1] } else { 0 };
+                        q[i * pairs + w] = q[i * dk + 2 * w] >> 16 | second & 0xffff_0000;
+                    }
                 }
             }
         }
@@ -296,27 +315,34 @@ impl Attention {
         let chunk = &*chunk;
         let ahead = ahead.unwrap_or(chunk);
         let bytes = |cache: &Cache| cache.pages.head_dim * cache.dtype.block_bytes();
-        for block in (at - base) / KEY_BLOCK..(end - base).div_ceil(KEY_BLOCK) {
+        let blocks = (at - base) / KEY_BLOCK..(end - base).div_ceil(KEY_BLOCK);
+        for block in blocks.clone() {
             let tokens = block * KEY_BLOCK..(block + 1) * KEY_BLOCK;
             let keys = &chunk.keys.at[tokens.clone()];
             // The next chunk is asked for while this one's scores are made: keys first, they are wanted first.
             let next_keys = Ahead { rows: &ahead.keys.at[tokens.clone()], bytes: bytes(&self.k) };
             let next_values = Ahead { rows: &ahead.values.at[tokens.clone()], bytes: bytes(&self.v) };
             let scores = &mut s.scores[tokens.start..];
-            match &self.pairs {
-                Some(pairs) => {
+            match &self.way {
+                Way::Pairs(pairs) => {
                     let block = PackKeys { keys: typed(keys), dim: dk, ahead: next_keys };
                     // SAFETY: as the caller vouches; keys are bf16 here.
                     unsafe { (pairs.pack_keys.run)(words(s.packed), &block) };
                     (pairs.qk.run)(scores, (words(s.q), rows), words(s.packed), dk.div_ceil(2), next_values);
                 }
-                None => {
+                Way::Digits(digits) => {
+                    // SAFETY: as the caller vouches.
+                    unsafe { self.score_digits(digits, s, tokens.start, keys, [next_keys, next_values]) };
+                }
+                Way::Wide => {
                     // SAFETY: as the caller vouches; the dtype is that of the keys.
                     unsafe { with_dtype!(self.k.dtype, pack(k, s.packed, keys, dk, next_keys)) };
                     (k.qk.run)(scores, (s.q, rows), s.packed, dk, next_values);
                 }
             }
         }
+        // SAFETY: as the caller vouches.
+        unsafe { self.score_rest(k, s, blocks, chunk) };
         let tokens = (at - base, end - base);
         let seen = |token: usize| {
             let (lo, hi) = self.seen(q, token);
@@ -327,7 +353,12 @@ impl Attention {
             self.soften(k, s, state, token, seen(token), chunk);
         }
         // SAFETY: as the caller vouches.
-        unsafe { self.weigh(k, q.count, s, state, &seen, chunk) };
+        unsafe {
+            match &self.way {
+                Way::Digits(digits) => self.weigh_digits((k, digits), q.count, s, state, &seen, chunk),
+                _ => self.weigh(k, q.count, s, state, &seen, chunk),
+            }
+        }
     }
 
     /// Turns the scores of a token's rows into weights and moves their maxima and sums along.
@@ -343,6 +374,9 @@ impl Attention {
         for i in token * self.group()..(token + 1) * self.group() {
             if seen.is_empty() {
                 s.alpha[i] = 1.0;
+                if let Way::Digits(digits) = &self.way {
+                    self.split_weights(digits, s, i, 0..0);
+                }
                 continue;
             }
             let (top, sum) = (k.soften.run)(&mut Soften {
@@ -358,8 +392,12 @@ impl Attention {
             s.alpha[i] = if state.max[i] == f32::NEG_INFINITY { 0.0 } else { (state.max[i] - top).exp() };
             state.sum[i] = state.sum[i] * s.alpha[i] + sum;
             state.max[i] = top;
-            if let Some(pairs) = &self.pairs {
-                (pairs.round_weights.run)(words(&mut s.scores[i * KEYS..][..KEYS]), seen.start, seen.end);
+            match &self.way {
+                Way::Wide => {}
+                Way::Pairs(pairs) => {
+                    (pairs.round_weights.run)(words(&mut s.scores[i * KEYS..][..KEYS]), seen.start, seen.end);
+                }
+                Way::Digits(digits) => self.split_weights(digits, s, i, seen.clone()),
             }
         }
     }
@@ -391,9 +429,9 @@ impl Attention {
             };
             // SAFETY: as the caller vouches; the dtype is that of the values.
             unsafe {
-                match &self.pairs {
-                    Some(pairs) => weigh_pairs(pairs, w, &chunk.values.at),
-                    None => with_dtype!(self.v.dtype, weigh(k, w, &chunk.values.at)),
+                match &self.way {
+                    Way::Pairs(pairs) => weigh_pairs(pairs, w, &chunk.values.at),
+                    _ => with_dtype!(self.v.dtype, weigh(k, w, &chunk.values.at)),
                 }
             };
         };
@@ -401,7 +439,7 @@ impl Attention {
         for range in (0..count).map(seen) {
             (first, end, least) = (first.max(range.start), end.min(range.end), least.min(range.start));
         }
-        if self.pairs.is_some() {
+        if matches!(self.way, Way::Pairs(_)) {
             // A pair is never torn: what a row sees of it is added at once.
             (first, end) = (first.next_multiple_of(2), end / 2 * 2);
         }
