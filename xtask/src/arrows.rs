@@ -35,6 +35,7 @@ const ROOMS: &[Room] = &[
     room(1, "qiao-kvcache", Only(&[])),
     room(1, "qiao-images", Only(&[])),
     room(2, "qiao-kernels-cpu", Only(&["qiao-quant"])),
+    room(2, "qiao-simamx", Only(&[])),
     room(2, "qiao-kernels-cuda", Only(&[])),
     room(2, "qiao-kernels-opencl", Only(&[])),
     room(2, "qiao-reference", Only(&["qiao-core", "qiao-quant"])),

@@ -58,7 +58,11 @@ const PARTS: &[Part] = &[
         present: || has_flags(&["avx512_vnni"]),
         without: "this processor has no AVX512-VNNI",
     },
-    Part { name: "AMX", present: || false, without: "there are no AMX kernels yet" },
+    Part {
+        name: "AMX",
+        present: || has_flags(&["amx_tile", "amx_bf16", "amx_int8"]),
+        without: "this processor has none; kernels ran on emulated tiles where it has AVX-512",
+    },
     Part {
         name: "NVIDIA GPU",
         present: || Path::new("/dev/nvidiactl").exists(),

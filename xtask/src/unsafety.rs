@@ -21,6 +21,8 @@ fn law(name: &str) -> Law {
         "qiao-cpu" | "qiao-cuda" | "qiao-opencl" | "qiao-plugin" => Law::Free,
         // Loading the simulated driver is unsafe.
         "qiao-simcuda" => Law::Deny(1),
+        // A trap reads and writes what the instruction that raised it does.
+        "qiao-simamx" => Law::Deny(1),
         // Mapping a file is unsafe.
         "qiao-engine" => Law::Deny(1),
         // The exporter writes the plugin's entry point.
