@@ -30,9 +30,9 @@ pub struct GemmBlock<'a, A, W, C> {
     /// Rows to compute, `1 ..= mr` of the kernel.
     pub m: usize,
     /// Inputs in this block of K. All blocks but the last must be a multiple of the dtype's
-    /// K step (2 for bf16, 4 for i8).
+    /// K step (2 for bf16, 4 for i8; 32 where activations are bf16 too).
     pub kc: usize,
-    /// One micro-panel of activations for exactly these `kc` inputs, as the matching `pack_a` writes it.
+    /// One micro-panel of activations for exactly these `m` rows and `kc` inputs, as the matching `pack_a` writes it.
     pub a: &'a [A],
     /// The first panel, from the first of these inputs on.
     pub w: &'a [W],

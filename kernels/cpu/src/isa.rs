@@ -12,11 +12,13 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL, on top of [`Isa::Avx2`].
     Avx512,
+    /// AMX tiles of bf16 and of bytes, on top of [`Isa::Avx512`].
+    Amx,
 }
 
 impl Isa {
     /// Every tier, weakest first.
-    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx];
 
     /// The word used in kernel names and in `QIAO_ISA`.
     pub fn name(self) -> &'static str {
@@ -24,6 +26,7 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
         }
     }
 }
@@ -62,7 +65,7 @@ impl fmt::Display for IsaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             IsaError::Unknown(word) => {
-                write!(f, "{word:?} names no instruction-set tier: use scalar, avx2 or avx512")
+                write!(f, "{word:?} names no instruction-set tier: use scalar, avx2, avx512 or amx")
             }
             IsaError::Missing { asked, best } => {
                 write!(f, "tier {asked} was asked for, but the best tier here is {best}: use {best} or lower")
@@ -120,6 +123,7 @@ pub fn detect() -> Features {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl");
     let isa = match (avx2, avx512) {
+        (_, true) if tiles() => Isa::Amx,
         (_, true) => Isa::Avx512,
         (true, false) => Isa::Avx2,
         (false, false) => Isa::Scalar,
@@ -137,6 +141,65 @@ pub fn detect() -> Features {
 #[cfg(not(target_arch = "x86_64"))]
 pub fn detect() -> Features {
     Features::NONE
+}
+
+/// Whether the processor has tiles of bf16 and of bytes, and the system lets this process use them, for which it is
+/// asked once.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn tiles() -> bool {
+    static GRANTED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *GRANTED.get_or_init(|| has_tiles() && permission())
+}
+
+/// Other systems are not asked.
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn tiles() -> bool {
+    false
+}
+
+/// Leaf 7 of cpuid tells of AMX-BF16, AMX-TILE and AMX-INT8; XCR0 of the tiles' configuration and data, which the
+/// system has to save.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn has_tiles() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+
+    /// # Safety
+    /// The system has enabled the instruction.
+    #[target_feature(enable = "xsave")]
+    unsafe fn saved() -> u64 {
+        // SAFETY: as the caller vouches.
+        unsafe { _xgetbv(0) }
+    }
+
+    const BOTH: u64 = 3 << 17;
+    if __cpuid(0).eax < 7 || __cpuid(1).ecx >> 27 & 1 == 0 {
+        return false;
+    }
+    let leaf = __cpuid_count(7, 0).edx;
+    // SAFETY: leaf 1 was just seen to say that the system enabled the instruction.
+    [22, 24, 25].iter().all(|bit| leaf >> bit & 1 == 1) && unsafe { saved() } & BOTH == BOTH
+}
+
+/// Asks Linux for the tiles' data, which a process has to before it touches one:
+/// `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn permission() -> bool {
+    let (call, request, feature): (i64, i64, i64) = (158, 0x1023, 18);
+    let answer: i64;
+    // SAFETY: the call takes two numbers and touches no memory of this process; the system call instruction itself
+    // changes rcx and r11.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") call => answer,
+            in("rdi") request,
+            in("rsi") feature,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    answer == 0
 }
 
 /// Leaf 0 of cpuid spells the vendor in ebx, edx, ecx.

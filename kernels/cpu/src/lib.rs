@@ -6,7 +6,9 @@
 //! - Weights are packed once into panels of 16 output features ([`pack_w`], [`pack_panel`]), laid
 //!   out per dtype as [`panel_len`] shows. Activations are packed per block by `pack_a_*`.
 //! - An element of a matrix product is one chain of multiply-adds in the order of K. Within a tier
-//!   it does not depend on how many rows or panels are computed together, nor on how K is cut.
+//!   it does not depend on how many rows or panels are computed together, nor on how K is cut. Tiles
+//!   of bf16 are the exception: there each 32 inputs are two chains of their own, so K is cut
+//!   between them.
 //! - Algorithms are written once over a small trait of vector operations; a tier is that trait's
 //!   implementation, its tile sizes, and what it does in its own way.
 
@@ -34,6 +36,9 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+
 pub use attention::{
     Ahead, AttentionDigits, AttentionPairs, Cached, DIGIT_DIM, DigitRows, DigitUnit, E4m3, E5m2, KEY_BLOCK, KEYS,
     PackDigits, PackKeys, PackPairs, PvDigits, PvPairs, QkDigits, QkPairs, RoundWeights, Soften, SplitDigits,
@@ -51,5 +56,5 @@ pub use quant::{
 };
 pub use table::{
     Axpy, Binary, CacheElement, Convert, Dot, Element, Entry, Gemm, Gemv, GemvDot, Kernels, LayerNorm, Pack, PackA, Pv,
-    Qk, QuantizeRow, Reduce, RmsNorm, Rope, SoftenRow, Unary, kernels,
+    Qk, QuantizeRow, Reduce, RmsNorm, Rope, SoftenRow, Unary, kernels, kernels_unchecked,
 };

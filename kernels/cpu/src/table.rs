@@ -43,7 +43,7 @@ pub struct Gemm<A, W, C> {
 /// Writes one micro-panel `[ceil(kc/step)][mr][step]` of activations: `(dst, a, lda, m, kc)`.
 ///
 /// `a` starts at the block's first row and input and has `lda` elements from row to row;
-/// rows from `m` to `mr` become zeros.
+/// rows from `m` to `mr` become zeros. A kernel reads what was packed for as many rows as it is given.
 pub type PackA<A, P> = fn(dst: &mut [P], a: &[A], lda: usize, m: usize, kc: usize);
 
 /// The packing of i8 activations and the kernel that reads it.
@@ -134,14 +134,16 @@ pub struct Kernels {
     pub gemm_f16: Gemm<f32, f16, f32>,
     /// bf16 weights, f32 activations.
     pub gemm_bf16: Gemm<f32, bf16, f32>,
-    /// Packs bf16 activations for `gemm_bf16_dot`: `[ceil(kc/2)][mr][2]`.
+    /// Packs bf16 activations for `gemm_bf16_dot`: `[ceil(kc/2)][mr][2]`, or as the tiles of [`Isa::Amx`] lie.
     pub pack_a_bf16_dot: Entry<PackA<bf16, bf16>>,
     /// bf16 weights and bf16 activations, pairs of products added in f32; absent where
-    /// `gemm_bf16` is faster. Subnormals may count as zero.
+    /// `gemm_bf16` is faster. Subnormals may count as zero. Blocks of K but the last are multiples of 32 inputs, whose
+    /// sums [`Isa::Amx`] takes together.
     pub gemm_bf16_dot: Option<Gemm<bf16, bf16, f32>>,
-    /// One row times bf16 weights; bit-identical to that row of `gemm_bf16_dot`, and absent where that is.
+    /// One row times bf16 weights; bit-identical to that row of `gemm_bf16_dot`, in blocks of K as there, and absent
+    /// where that is.
     pub gemv_bf16_dot: Option<Entry<GemvDot>>,
-    /// Packs i8 activations for `gemm_i8`: `[ceil(kc/4)][mr][4]`.
+    /// Packs i8 activations for `gemm_i8`: `[ceil(kc/4)][mr][4]`, or as the tiles of [`Isa::Amx`] lie.
     pub pack_a_i8: Entry<PackA<i8, i8>>,
     /// i8 weights and activations, i32 result, exact once all of K is in: with K in blocks, the
     /// result between blocks is unspecified. `w` of a block that does not accumulate starts at
@@ -285,6 +287,20 @@ impl Kernels {
 /// When `features` or the machine lacks the tier, or the machine lacks a claimed feature.
 pub fn kernels(isa: Isa, features: &Features) -> Result<Kernels, IsaError> {
     features.within(&detect())?;
+    // SAFETY: the machine was just seen to have all of it.
+    unsafe { kernels_unchecked(isa, features) }
+}
+
+/// As [`kernels`], on the caller's word instead of the machine's: for tests that emulate instructions which the machine
+/// lacks.
+///
+/// # Errors
+/// When `features` lack the tier.
+///
+/// # Safety
+/// In every thread that runs a kernel of the table, the instructions of `features`, the tier and all tiers below it
+/// among them, do what the processor's manual says, be it in hardware or by a trap.
+pub unsafe fn kernels_unchecked(isa: Isa, features: &Features) -> Result<Kernels, IsaError> {
     if isa > features.isa {
         return Err(IsaError::Missing { asked: isa, best: features.isa });
     }
@@ -294,8 +310,10 @@ pub fn kernels(isa: Isa, features: &Features) -> Result<Kernels, IsaError> {
         Isa::Avx2 => crate::avx2::table(features),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => crate::avx512::table(features),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => crate::amx::table(features),
         #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 => crate::scalar::table(features),
+        Isa::Avx2 | Isa::Avx512 | Isa::Amx => crate::scalar::table(features),
     })
 }
 

@@ -52,7 +52,7 @@ fn products_are_exact() {
     for kernels in tables() {
         let mr = kernels.gemm_i8.mr;
         let mut sizes = vec![(mr, 32, 64), (1, 1, 1), (13, 47, 101), (mr + 1, 16, 6), (2, 33, 1031)];
-        sizes.extend((1..=mr).map(|m| (m, 17, 9)));
+        sizes.extend((1..=mr).filter(|m| *m <= 18 || (m + 1) % 16 < 3).map(|m| (m, 17, 9)));
         for (m, n, k) in sizes {
             let (a, w) = (random.row_i8(m * k), random.row_i8(n * k));
             let mut packed = vec![0; packed_len_i8(n, k)];

@@ -3,12 +3,13 @@
 #![allow(dead_code)] // Each test file uses its part.
 
 use half::{bf16, f16};
-use qiao_kernels_cpu::{Element, Features, Isa, Kernels, detect, kernels};
+use qiao_kernels_cpu::{Element, Features, Isa, Kernels, detect, kernels, kernels_unchecked};
 
 /// Unit roundoff of f32.
 pub(crate) const U: f64 = 1.0 / 16_777_216.0;
 
-/// Every table that this machine can use: each tier, and the top tier without its extras.
+/// Every table that this machine can use: each tier, and that of AVX-512 without its extras. Tiles are emulated on a
+/// machine that has all else that their tier needs.
 pub(crate) fn tables() -> Vec<Kernels> {
     let machine = detect();
     let plain = Features { avx512_bf16: false, avx512_vnni: false, bf16_dot_is_fast: false, ..machine };
@@ -20,6 +21,10 @@ pub(crate) fn tables() -> Vec<Kernels> {
         if isa == Isa::Avx512 {
             tables.push(kernels(isa, &plain).unwrap());
         }
+    }
+    if machine.isa == Isa::Avx512 && qiao_simamx::install().is_some() {
+        // SAFETY: the machine has all tiers below, and every thread of this process meets tiles in the trap.
+        tables.push(unsafe { kernels_unchecked(Isa::Amx, &Features { isa: Isa::Amx, ..full }) }.unwrap());
     }
     tables
 }
