@@ -6,11 +6,12 @@ use qiao_core::{
     Binding, Buffer, Caps, DType, Device, DeviceInfo, DtypeInfo, Error, Graph, HostMemory, KvInfo, KvLayout,
     MemoryInfo, MemoryKind, NodeSupport, Plan, Result, Stream, TensorDesc,
 };
-use qiao_kernels_cpu::{Isa, Kernels, detect, kernels};
+use qiao_kernels_cpu::{Features, Isa, Kernels, detect, kernels, kernels_unchecked};
 
 use crate::memory::{ALIGN, CpuBuffer};
 use crate::ops::exec::Core;
 use crate::ops::{self, CpuPlan};
+use crate::proof::sums_are_as_documented;
 use crate::stream::CpuStream;
 use crate::threads::Pool;
 
@@ -54,11 +55,39 @@ impl CpuOptions {
         self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
     }
 
-    fn kernels(&self) -> Result<Kernels> {
+    fn kernels(&self) -> Result<Chosen> {
         let features = detect();
-        kernels(self.isa.unwrap_or(features.isa), &features)
-            .map_err(|e| Error::invalid("QIAO_ISA", e.to_string(), "unset it for the best tier"))
+        let best = kernels(self.isa.unwrap_or(features.isa), &features).map_err(refused)?;
+        settle(best, self.isa.is_some(), sums_are_as_documented)
     }
+}
+
+/// The kernels of a device.
+struct Chosen {
+    kernels: Kernels,
+    /// Whether they are those of a lower tier, because the processor's tiles were found to sum in an order of their own.
+    tiles_differ: bool,
+}
+
+fn refused(why: impl std::fmt::Display) -> Error {
+    Error::invalid("QIAO_ISA", why.to_string(), "unset it for the best tier")
+}
+
+/// Takes these kernels, or those one tier below tiles whose sums are not as documented.
+///
+/// # Errors
+/// Such tiles were asked for.
+fn settle(best: Kernels, asked: bool, sound: fn(&Kernels) -> bool) -> Result<Chosen> {
+    if best.isa < Isa::Amx || sound(&best) {
+        return Ok(Chosen { kernels: best, tiles_differ: false });
+    }
+    if asked {
+        return Err(refused(
+            "tier amx was asked for, but this processor's tiles sum in an order that is not documented",
+        ));
+    }
+    let kernels = kernels(Isa::Avx512, &detect()).map_err(refused)?;
+    Ok(Chosen { kernels, tiles_differ: true })
 }
 
 /// The processor, opened.
@@ -73,14 +102,38 @@ impl CpuDevice {
     /// # Errors
     /// A tier that this machine lacks; more than 1024 threads; the system refuses a thread.
     pub fn with(options: &CpuOptions) -> Result<Self> {
+        Self::open(options, options.kernels()?)
+    }
+
+    /// Opens the processor on tier amx without asking whether it has tiles: for tests that emulate them. The tier of the
+    /// options is not looked at.
+    ///
+    /// # Errors
+    /// As [`with`](Self::with); the processor lacks what the tier needs below tiles.
+    ///
+    /// # Safety
+    /// In every thread of this process, from now on, the instructions of AMX-TILE, AMX-BF16 and AMX-INT8 do what the
+    /// processor's manual says, be it in hardware or by a trap.
+    pub unsafe fn with_emulated_tiles(options: &CpuOptions) -> Result<Self> {
+        let machine = detect();
+        if machine.isa < Isa::Avx512 {
+            return Err(refused(format!("tier amx was asked for, but the best tier here is {}", machine.isa)));
+        }
+        // SAFETY: the machine has all tiers below, and the caller vouches for tiles.
+        let best = unsafe { kernels_unchecked(Isa::Amx, &Features { isa: Isa::Amx, ..machine }) }.map_err(refused)?;
+        Self::open(options, settle(best, true, sums_are_as_documented)?)
+    }
+
+    fn open(options: &CpuOptions, chosen: Chosen) -> Result<Self> {
         if options.threads.is_some_and(|n| !(1..=MAX_THREADS).contains(&n)) {
             let found = format!("{}", options.thread_count());
             return Err(Error::invalid("threads", found, format!("use a number from 1 to {MAX_THREADS}")));
         }
         let pool = Pool::new(options.thread_count()).map_err(|e| Error::internal("starting threads", e.to_string()))?;
-        let kernels = options.kernels()?;
+        let info = Self::info_of(options, &chosen);
+        let kernels = chosen.kernels;
         let core = Core { table: ops::table(&kernels), kernels, pool };
-        Ok(CpuDevice { info: Self::describe(options)?, core: Arc::new(core) })
+        Ok(CpuDevice { info, core: Arc::new(core) })
     }
 
     /// What the device of these options is.
@@ -88,7 +141,13 @@ impl CpuDevice {
     /// # Errors
     /// A tier that this machine lacks.
     pub fn describe(options: &CpuOptions) -> Result<DeviceInfo> {
-        let isa = options.kernels()?.isa;
+        Ok(Self::info_of(options, &options.kernels()?))
+    }
+
+    fn info_of(options: &CpuOptions, chosen: &Chosen) -> DeviceInfo {
+        let isa = chosen.kernels.isa;
+        let note =
+            if chosen.tiles_differ { ", without its tiles: they sum in an order that is not documented" } else { "" };
         let (name, vendor) = processor();
         let (total, free) = memory();
         let memory = MemoryInfo {
@@ -100,11 +159,11 @@ impl CpuDevice {
             peak_bytes_per_s: 0.0,
         };
         let compute = |&dtype: &DType| DtypeInfo { dtype, compute: dtype.is_activation(), peak_ops_per_s: 0.0 };
-        Ok(DeviceInfo {
+        DeviceInfo {
             name,
             vendor,
             arch: format!("{}/{isa}", std::env::consts::ARCH),
-            driver: format!("qiao-cpu {}, {} threads", env!("CARGO_PKG_VERSION"), options.thread_count()),
+            driver: format!("qiao-cpu {}, {} threads{note}", env!("CARGO_PKG_VERSION"), options.thread_count()),
             memories: vec![memory],
             dtypes: DType::ALL.iter().map(compute).collect(),
             kv: [KvLayout::BlockHeadToken, KvLayout::BlockTokenHead]
@@ -122,7 +181,7 @@ impl CpuDevice {
             tensor_align: ALIGN,
             tensor_tail_pad: 0,
             peak_source: String::new(),
-        })
+        }
     }
 }
 
@@ -190,4 +249,37 @@ fn memory() -> (u64, u64) {
         line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
     };
     (field("MemTotal:").unwrap_or(0), field("MemAvailable:").unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of some tier, under the name of the highest.
+    fn tiles() -> Kernels {
+        Kernels { isa: Isa::Amx, ..kernels(Isa::Scalar, &detect()).unwrap() }
+    }
+
+    #[test]
+    fn tiles_that_sum_as_documented_are_taken() {
+        let chosen = settle(tiles(), false, |_| true).unwrap();
+        assert_eq!((chosen.kernels.isa, chosen.tiles_differ), (Isa::Amx, false));
+    }
+
+    #[test]
+    fn tiles_that_sum_otherwise_are_left_alone_and_the_device_says_so() {
+        let Ok(chosen) = settle(tiles(), false, |_| false) else {
+            assert!(detect().isa < Isa::Avx512, "only a machine without the tier below may refuse");
+            return;
+        };
+        let info = CpuDevice::info_of(&CpuOptions::default(), &chosen);
+        assert!(info.arch.ends_with("/avx512"), "{}", info.arch);
+        assert!(info.driver.contains("without its tiles"), "{}", info.driver);
+    }
+
+    #[test]
+    fn tiles_that_sum_otherwise_are_refused_where_they_are_asked_for() {
+        let error = settle(tiles(), true, |_| false).err().unwrap().to_string();
+        assert!(error.contains("tier amx was asked for"), "{error}");
+    }
 }

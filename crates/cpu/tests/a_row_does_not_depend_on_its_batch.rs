@@ -7,10 +7,10 @@
 mod trials;
 
 use qiao_core::*;
-use qiao_cpu::{CpuDevice, CpuOptions, Isa};
+use qiao_cpu::{CpuDevice, Isa};
 use qiao_reference::data::{Fill, Rng, block_bytes, to_bytes, values};
 use qiao_reference::{Trial, Value};
-use trials::{Data, Maker};
+use trials::{Data, Maker, open};
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 const CODES: [DType; 7] = [DType::I4, DType::U4, DType::I8, DType::U8, DType::F8E4M3, DType::F8E5M2, DType::F4E2M1];
@@ -125,7 +125,6 @@ fn bits(results: &[Value], r: usize, rows: usize) -> Vec<Vec<u64>> {
 
 /// Every tier of this machine on one and on two threads.
 fn devices() -> Vec<Vec<CpuDevice>> {
-    let open = |isa, threads| CpuDevice::with(&CpuOptions { isa: Some(isa), threads: Some(threads) }).ok();
     Isa::ALL.into_iter().map(|isa| [1, 2].into_iter().filter_map(|threads| open(isa, threads)).collect()).collect()
 }
 

@@ -3,16 +3,17 @@
 //! Data come from a seed that a failure prints. An operator of the list without trials here fails the test, and so does
 //! one that the CPU refuses.
 
+mod trials;
+
 use qiao_core::*;
-use qiao_cpu::{CpuDevice, CpuOptions, Isa};
+use qiao_cpu::{CpuDevice, Isa};
 use qiao_reference::Trial;
 use qiao_reference::data::{Fill, Rng, block_bytes, to_bytes, values};
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 fn devices() -> Vec<CpuDevice> {
-    let open = |isa| CpuDevice::with(&CpuOptions { isa: Some(isa), threads: Some(2) }).ok();
-    Isa::ALL.into_iter().filter_map(open).collect()
+    Isa::ALL.into_iter().filter_map(|isa| trials::open(isa, 2)).collect()
 }
 
 /// A maker of trials from one seed.

@@ -68,8 +68,8 @@ fn the_number_of_threads_does_not_change_a_bit() {
     for tokens in [1, 5, 50] {
         let (graph, bytes) = layer(tokens);
         for isa in Isa::ALL {
-            let open = |threads| CpuDevice::with(&CpuOptions { isa: Some(isa), threads: Some(threads) });
-            let Ok(single) = open(1) else { continue };
+            let open = |threads| trials::open(isa, threads);
+            let Some(single) = open(1) else { continue };
             let first = run(&single, &graph, &bytes).unwrap();
             assert_ne!(first, bytes, "the plan writes its results");
             for threads in [1, 2, 3] {

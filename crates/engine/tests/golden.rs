@@ -79,7 +79,7 @@ fn every_case_holds_on_the_avx512_tier() {
 
 #[test]
 fn bf16_weights_compute_in_bf16_by_default() {
-    for device in [Some(reference()), cpu(Isa::Scalar), cpu(Isa::Avx2), cpu(Isa::Avx512)].into_iter().flatten() {
+    for device in Isa::ALL.into_iter().map(cpu).chain([Some(reference())]).flatten() {
         let model = load(&device, "llama3-gqa-bf16", "config.json", None);
         assert_eq!(model.compute_dtype(), DType::BF16);
         for golden in ["golden.safetensors", "golden.bf16.safetensors"] {

@@ -12,10 +12,20 @@ use qiao_reference::data::{Fill, Rng, to_bytes, values};
 /// An operand: its description and its bytes.
 pub(crate) type Data = (TensorDesc, Vec<u8>);
 
+/// A device of a tier, where this machine has it; one with emulated tiles where it has but them.
+pub(crate) fn open(isa: Isa, threads: usize) -> Option<CpuDevice> {
+    let options = CpuOptions { isa: Some(isa), threads: Some(threads) };
+    if isa == Isa::Amx {
+        qiao_simamx::install()?;
+        // SAFETY: every thread of this process meets tiles in hardware or in the trap.
+        return unsafe { CpuDevice::with_emulated_tiles(&options) }.ok();
+    }
+    CpuDevice::with(&options).ok()
+}
+
 /// One device for each tier of this machine, with three threads.
 pub(crate) fn devices() -> Vec<CpuDevice> {
-    let open = |isa| CpuDevice::with(&CpuOptions { isa: Some(isa), threads: Some(3) }).ok();
-    Isa::ALL.into_iter().filter_map(open).collect()
+    Isa::ALL.into_iter().filter_map(|isa| open(isa, 3)).collect()
 }
 
 /// Operands from one seed.
