@@ -10,7 +10,7 @@ A room has
 
 import importlib
 
-PEERS = ["llama_cpp", "llama_cpp_avx2"]
+PEERS = ["llama_cpp", "llama_cpp_avx2", "pytorch", "openvino", "ort_genai", "candle"]
 
 
 def room(name):
