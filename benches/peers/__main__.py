@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Qiao beside its peers on one machine, in one run.
 
-    python3 benches/peers install qiao llama_cpp             # builds ours; each peer into an environment of its own
+    python3 benches/peers install qiao llama_cpp pytorch     # builds ours; each peer into an environment of its own
     python3 benches/peers model qwen2.5-0.5b                  # random weights, and every format of every peer
-    python3 benches/peers measure --peers llama_cpp           # alternated rounds, limits beside them, table and JSON
+    python3 benches/peers measure --peers llama_cpp,pytorch   # alternated rounds, limits beside them, table and JSON
     python3 benches/peers table RESULT.json --markdown        # the table again
+    python3 benches/peers measure --curves --formats Q4_0     # many prompts and depths instead of the table's
+    python3 benches/peers plot RESULT.json --out DIR          # SVG files: what a token costs against prompt and depth
     python3 benches/peers limits                              # what this machine can do
 
-Everything lies in `target/peers`, or where --folder says. Nothing but `install` needs a network. A peer that is
-missing or fails is named, with the reason.
+Everything lies in `target/peers`, or where --folder says. Nothing but `install` needs a network. Peers: llama_cpp,
+llama_cpp_avx2, pytorch, openvino, ort_genai, candle; one that is missing or fails is named, with the reason.
 
 Engines that are loaded at once are stopped while another one runs. A point is measured in pairs: in each round every engine
 runs it once, and another one begins; the table shows medians, and ratios pair by pair. Before each round the limits of the
@@ -22,6 +24,7 @@ import sys
 import machine
 import measure
 import place as at
+import plot
 import table
 from rooms import PEERS, room
 
@@ -86,6 +89,7 @@ def arguments():
         command.add_argument("--peers", type=words(PEERS), default=PEERS)
     run.add_argument("--threads", type=numbers, default=[1, 2])
     run.add_argument("--depths", type=numbers, default=[0, 2048])
+    run.add_argument("--curves", action="store_true", help="prompts of 1 to 2048 tokens, depths of 0 to the deepest")
     run.add_argument("--prompt", type=int, default=measure.PROMPT)
     run.add_argument("--generated", type=int, default=measure.GENERATED)
     run.add_argument("--rounds", type=int, default=5)
@@ -97,6 +101,9 @@ def arguments():
     shown = commands.add_parser("table", help="print the table of a result")
     shown.add_argument("result")
     shown.add_argument("--markdown", action="store_true")
+    drawn = commands.add_parser("plot", help="draw the curves of a result")
+    drawn.add_argument("result")
+    drawn.add_argument("--out", default=".", help="the folder of the SVG files")
     limits = commands.add_parser("limits", help="measure the machine alone")
     limits.add_argument("--threads", type=numbers, default=[1, 2])
     return parser.parse_args()
@@ -114,6 +121,9 @@ def main():
     elif args.command == "table":
         show = table.markdown if args.markdown else table.text
         print(show(place, table.read(args.result)))
+    elif args.command == "plot":
+        for path in plot.draw(place, table.read(args.result), args.out):
+            print(path)
     else:
         for threads in args.threads:
             print(json.dumps({"threads": threads, **machine.limits(threads)}))

@@ -22,6 +22,13 @@ def points(depths, prompt, generated):
     return [("prefill", prompt, 0)] + [("decode", generated, depth) for depth in depths]
 
 
+def curves(deepest):
+    """Tokens at once in powers of two, and depths up to the deepest: what a token costs against each."""
+    prompts = [("prefill", 2 ** power, 0) for power in range(12)]
+    depths = [0] + [depth for depth in (256, 512, 1024, 2048, 4096, 8192, 16384, 32768) if depth <= deepest]
+    return prompts + [("decode", 16, depth) for depth in depths]
+
+
 def label(point):
     what, tokens, depth = point
     return f"{'pp' if what == 'prefill' else 'tg'}{tokens}@{depth}"
@@ -129,7 +136,8 @@ def measure(place, args):
             for threads in args.threads:
                 group = Group(place, shape, kind, threads, names, flags)
                 print(f"{shape} {kind}, {threads} threads: {', '.join(group.rooms)}", file=sys.stderr, flush=True)
-                group.speed(points(args.depths, args.prompt, args.generated), args.rounds)
+                chosen = curves(max(args.depths)) if args.curves else points(args.depths, args.prompt, args.generated)
+                group.speed(chosen, args.rounds)
                 group.start_up(args.starts, args.prompt)
                 result["groups"].append(group.found)
                 save(place, args.json, result)
