@@ -58,12 +58,12 @@ macro_rules! gemm_entry_point {
 /// `tile`: rows x columns of GEMM, and the vectors in those columns and in one panel. `few`: vectors of columns
 /// that two rows take.
 /// `gemv`: columns at once, and their vectors. `qk`: query rows x vectors of keys. `pv`: query rows x
-/// vectors of a head.
+/// vectors of a head. `digits`: rows of products with quantised weights.
 macro_rules! entry_points {
     (
         token: $token:ty, isa: $isa:ident $how:literal, features: [$($f:tt)*],
         tile: $mr:literal x $nr:literal ($nv:literal, $n1:literal), few: $few:literal, gemv: $gnr:literal ($gnv:literal),
-        qk: $qr:literal x $qk:literal, pv: $pr:literal x $pn:literal
+        qk: $qr:literal x $qk:literal, pv: $pr:literal x $pn:literal, digits: $dr:literal
     ) => {
         crate::entry::entry_point!($token, [$($f)*], f16_to_f32(out: &mut [f32], x: &[half::f16]),
             |s| crate::convert::widen(s, out, x));
@@ -130,6 +130,11 @@ macro_rules! entry_points {
             pack_keys_e5m2 pv_e5m2 crate::attention::E5m2);
 
         crate::quant::quant_entry_points!($token, [$($f)*], $n1, $mr, $how);
+        crate::quant::quant_kernels!(quant_pairs, $token, [$($f)*], $n1, crate::quant::Pairs, $dr, $how);
+        crate::entry::entry_point!($token, [$($f)*],
+            pack_pairs(to: &mut crate::quant::IntegerRowsMut<'_>, row: usize, format: crate::quant::QuantFormat,
+                zeros: bool, x: &[f32]) -> bool,
+            |_s| crate::quant::pack_pairs(to, row, format, zeros, x));
 
         /// The table of this tier.
         pub(crate) fn table(features: &crate::isa::Features) -> crate::table::Kernels {
@@ -151,6 +156,8 @@ macro_rules! entry_points {
                 };
             }
             let (pack_a_i8, gemm_i8) = int8(features);
+            let pairs: crate::table::IntegerKernels = (entry!("pack_integers", pack_pairs), quant_pairs::KERNELS);
+            let (pack_integers, quant_kernels) = digits(features).unwrap_or(pairs);
             crate::table::Kernels {
                 isa: crate::isa::Isa::$isa,
                 f16_to_f32: entry!("convert_f16_f32", f16_to_f32),
@@ -212,8 +219,8 @@ macro_rules! entry_points {
                 pv_e5m2: entry!("pv_e5m2", pv_e5m2),
                 quantize_row_i8: entry!("quantize_row_i8", quantize_row_i8),
                 quant_scales: entry!("quant_scales", quant_scales),
-                quant_rows: $mr,
-                quant_kernels: QUANT_KERNELS,
+                pack_integers,
+                quant_kernels,
             }
         }
     };

@@ -51,8 +51,8 @@ pub use layout::{
     panel_len_i8, unpack_w, unpack_w_i8,
 };
 pub use quant::{
-    CHUNK, QUANT_HEIGHTS, QuantBlock, QuantCodes, QuantDecode, QuantDot, QuantFormat, QuantKernel, QuantOffset,
-    QuantRows, QuantScales, pack_quant_panel,
+    CHUNK, FloatRows, IntegerRows, IntegerRowsMut, PackIntegers, QuantBlock, QuantCodes, QuantDecode, QuantDot,
+    QuantFormat, QuantKernel, QuantOffset, QuantScales, pack_quant_panel,
 };
 pub use table::{
     Axpy, Binary, CacheElement, Convert, Dot, Element, Entry, Gemm, Gemv, GemvDot, Kernels, LayerNorm, Pack, PackA, Pv,

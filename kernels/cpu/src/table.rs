@@ -6,7 +6,7 @@ use crate::attention::{Ahead, AttentionDigits, AttentionPairs, Cached, E4m3, E5m
 use crate::gemm::GemmBlock;
 use crate::isa::{Features, Isa, IsaError, detect};
 use crate::layout::Weight;
-use crate::quant::{QUANT_HEIGHTS, QuantCodes, QuantFormat, QuantKernel, QuantOffset, QuantScales};
+use crate::quant::{PackIntegers, QuantCodes, QuantFormat, QuantKernel, QuantOffset, QuantScales};
 
 /// A kernel and the name it is printed under, `what.how`.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +48,9 @@ pub type PackA<A, P> = fn(dst: &mut [P], a: &[A], lda: usize, m: usize, kc: usiz
 
 /// The packing of i8 activations and the kernel that reads it.
 pub(crate) type Int8 = (Entry<PackA<i8, i8>>, Gemm<i8, i8, i32>);
+
+/// The packing of activations as integers, and the kernels that multiply them by codes.
+pub(crate) type IntegerKernels = (Entry<PackIntegers>, &'static [QuantKernel]);
 
 /// `y[j] (+)= Σ x[k]·w[j][k]`: `(y, x, w, panel_stride, accumulate)`.
 ///
@@ -245,18 +248,13 @@ pub struct Kernels {
 
     /// f32 of the scales in a panel of quantised weights.
     pub quant_scales: Entry<QuantScales>,
-    /// The most rows that products with quantised weights take together.
-    pub quant_rows: usize,
+    /// Packs rows of activations for products with quantised weights whose codes are integers.
+    pub pack_integers: Entry<PackIntegers>,
     /// Products and decoders of quantised weights; [`Kernels::quant`] picks one.
     pub quant_kernels: &'static [QuantKernel],
 }
 
 impl Kernels {
-    /// The smallest of the [`QUANT_HEIGHTS`] that holds `rows` rows, or the largest of this tier.
-    pub fn quant_height(&self, rows: usize) -> usize {
-        QUANT_HEIGHTS.into_iter().find(|&height| height >= rows).unwrap_or(self.quant_rows).min(self.quant_rows)
-    }
-
     /// The kernel for a format, `zeros` where zeros lie beside its scales; `None` where there is none.
     pub fn quant(&self, format: QuantFormat, zeros: bool) -> Option<&QuantKernel> {
         let name = match (format.codes(), format.offset(zeros)) {
@@ -268,10 +266,10 @@ impl Kernels {
             (QuantCodes::Bits(4, 2), QuantOffset::None) => "q6",
             (QuantCodes::Bits(2, 0), QuantOffset::Min) => "q2_min",
             (QuantCodes::Bits(2, 1), QuantOffset::None) => "q3",
-            (QuantCodes::I8, QuantOffset::None) => "i8",
-            (QuantCodes::I8, QuantOffset::Zero) => "i8_zero",
-            (QuantCodes::U8, QuantOffset::None) => "u8",
-            (QuantCodes::U8, QuantOffset::Zero) => "u8_zero",
+            (QuantCodes::Table, QuantOffset::None) => "t4",
+            (QuantCodes::Table, QuantOffset::Zero) => "t4_zero",
+            (QuantCodes::Bytes, QuantOffset::None) => "q8",
+            (QuantCodes::Bytes, QuantOffset::Zero) => "q8_zero",
             (QuantCodes::E4M3, QuantOffset::None) => "f8_e4m3",
             (QuantCodes::E5M2, QuantOffset::None) => "f8_e5m2",
             _ => return None,

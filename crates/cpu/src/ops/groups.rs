@@ -89,6 +89,11 @@ impl Groups {
         self.order.is_some()
     }
 
+    /// Whether [`Groups::expand`] gives zeros.
+    pub(super) fn subtracts(&self) -> bool {
+        self.zeros.is_some() && !self.ordered()
+    }
+
     /// f32 of scratch that [`Groups::apply`] needs.
     pub(super) fn scratch(&self) -> usize {
         if self.ordered() { 2 * self.count * NR } else { 0 }

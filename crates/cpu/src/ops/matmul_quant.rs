@@ -1,7 +1,7 @@
-//! Products with quantised weights, the activations as they are.
+//! Products with quantised weights.
 //!
 //! Constant weights come packed in panels of codes, which are multiplied as they are, however many the rows: see
-//! [`Product::tiled`]. Where inputs name their groups, many rows decode a block of K of some panels to f32 for the blocked
+//! [`Product::tiled`]. Where codes are integers the activations are rounded to integers of 16 bits in chunks of 32 inputs. Where inputs name their groups, many rows decode a block of K of some panels to f32 for the blocked
 //! product of plain f32. Weights that are not constant, or are grouped in ways that panels do not know, are decoded panel
 //! by panel. Whichever it is, a row of the result does not depend on the rows beside it.
 
@@ -21,7 +21,11 @@ use super::sound::can_be_packed;
 use super::tail::{Tail, epilogue_in_reach};
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
+    // A chunk's largest input keeps 15 bits and more: at least as close as f16.
+    let digits = |name, accepts| Row { act_dtype: Some(DType::F16), ..row(OpKind::MatmulQuant, name, accepts, panels) };
     vec![
+        digits("gemv_quant", accepts_gemv_digits),
+        digits("gemm_quant", accepts_digits),
         row(OpKind::MatmulQuant, "gemv_quant", accepts_gemv, panels),
         row(OpKind::MatmulQuant, "gemm_quant", accepts_panels, panels),
         row(OpKind::MatmulQuant, "matmul_quant_decoded", accepts_decoded, decoded),
@@ -77,6 +81,23 @@ fn accepts_gemv(node: &NodeView<'_>) -> Result<Accept, Reason> {
         return Err(Reason::operand(0, Property::Dim(0), Rule::AtMost, m, FEW));
     }
     accepts_panels(node)
+}
+
+/// [`accepts_panels`] where codes are integers, and are multiplied as such: those of groups in no order are decoded.
+fn accepts_digits(node: &NodeView<'_>) -> Result<Accept, Reason> {
+    let accept = accepts_panels(node)?;
+    if node.input(4).is_some() {
+        return Err(Reason::operand(4, Property::Memory, Rule::None, "given", ""));
+    }
+    match format(node.required(1).dtype) {
+        Some(format) if format.has_integers() => Ok(accept),
+        _ => Err(Reason::operand(1, Property::Dtype, Rule::None, node.required(1).dtype, "")),
+    }
+}
+
+fn accepts_gemv_digits(node: &NodeView<'_>) -> Result<Accept, Reason> {
+    accepts_gemv(node)?;
+    accepts_digits(node)
 }
 
 fn accepts_decoded(node: &NodeView<'_>) -> Result<Accept, Reason> {

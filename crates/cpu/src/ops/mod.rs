@@ -30,6 +30,7 @@ mod groups;
 
 mod dequantise;
 
+mod quant_rows;
 mod quant_weights;
 
 mod matmul_quant;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use qiao_core::{MatmulQuantAttrs, NodeView};
-use qiao_kernels_cpu::{CHUNK, NR, QuantBlock, QuantFormat, QuantKernel, QuantOffset};
+use qiao_kernels_cpu::{CHUNK, NR, QuantBlock, QuantFormat, QuantKernel};
 
 use super::blocks::Panels;
 use super::exec::{Core, Exec};
@@ -13,15 +13,22 @@ use super::quant_panels::format;
 /// Chunks of a panel that are multiplied together: their decoded weights fit a first-level cache.
 pub(super) const STRETCH: usize = 16;
 
-/// f32 of scratch for the scales of a stretch, for offsets, and for reading either.
-pub(super) const SCALES: usize = 3 * 2 * STRETCH * NR;
+/// How far ahead of its use a panel is asked for, in bytes.
+const AHEAD: usize = 8192;
+
+/// f32 of scratch for the scales of so many chunks, for offsets, and for reading either.
+pub(super) const fn scales_of(chunks: usize) -> usize {
+    3 * 2 * chunks * NR
+}
+
+/// [`scales_of`] a stretch.
+pub(super) const SCALES: usize = scales_of(STRETCH);
 
 /// Weights in panels.
 pub(super) struct Weights {
     pub(super) tensor: usize,
     pub(super) format: QuantFormat,
     pub(super) kernel: QuantKernel,
-    pub(super) tables: ([f32; 16], [f32; 16]),
     pub(super) groups: Option<Groups>,
     pub(super) k: usize,
 }
@@ -37,13 +44,12 @@ impl Weights {
             tensor: node.node.inputs[1].expect("matmul_quant has its weights").index(),
             format,
             kernel: *kernel.expect("the table accepts only codes and zeros that have a kernel"),
-            tables: format.tables(),
             groups: (!format.carries_scales()).then(|| Groups::new(node, attrs)),
             k: w.shape[1],
         }
     }
 
-    /// Chunks `chunks` of a panel, at most [`STRETCH`] of them; `scratch` holds [`SCALES`].
+    /// Chunks `chunks` of a panel; `scratch` holds [`scales_of`] as many.
     ///
     /// # Safety
     /// The operands are live and initialised; the panel and the chunks exist.
@@ -71,7 +77,10 @@ impl Weights {
         }
         let bytes = self.format.codes().chunk_bytes();
         let codes = &data[chunks.start * bytes..chunks.end * bytes];
-        QuantBlock { codes, chunks: chunks.len(), tables: &self.tables, scales, offsets }
+        // As much of the panel for each chunk as it has of them.
+        let step = len / self.chunks();
+        let ahead = (AHEAD + chunks.start * (step - bytes), step);
+        QuantBlock { format: self.format, codes, chunks: chunks.len(), scales, offsets, ahead }
     }
 
     /// f32 of scratch for [`Weights::decode`].
@@ -113,10 +122,9 @@ impl Weights {
         self.k.div_ceil(CHUNK)
     }
 
-    /// Sums that a row of activations needs beside its inputs: one for each scale where there are minima.
-    pub(super) fn sums(&self) -> usize {
-        let wanted = self.format.offset(false) == QuantOffset::Min;
-        if wanted { self.chunks() * self.format.scales_per_chunk() } else { 0 }
+    /// Whether zeros are taken off codes while they are multiplied.
+    pub(super) fn zeros(&self) -> bool {
+        self.groups.as_ref().is_some_and(Groups::subtracts)
     }
 
     /// Checks what only the data can tell.

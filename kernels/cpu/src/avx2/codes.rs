@@ -1,4 +1,4 @@
-//! Codes to f32 with AVX2: a table of 16 in two registers, the fourth bit choosing between them.
+//! Codes with AVX2.
 
 use std::arch::x86_64::*;
 
@@ -7,12 +7,12 @@ use crate::quant::Lookup;
 
 impl Lookup for Avx2 {
     type I = __m256i;
-    type T = [__m256; 2];
+    type T = __m256i;
 
     #[inline(always)]
-    fn table(self, table: &[f32; 16]) -> [__m256; 2] {
-        // SAFETY: the token proves AVX2; the array holds 16 elements.
-        unsafe { [_mm256_loadu_ps(table.as_ptr()), _mm256_loadu_ps(table.as_ptr().add(8))] }
+    fn table(self, table: &[u8; 16]) -> __m256i {
+        // SAFETY: the token proves AVX2; the array holds 16 bytes.
+        unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())) }
     }
 
     #[inline(always)]
@@ -22,19 +22,15 @@ impl Lookup for Avx2 {
     }
 
     #[inline(always)]
-    fn lookup(self, table: [__m256; 2], words: __m256i) -> __m256 {
-        // SAFETY: the token proves AVX2. The permutation reads the lowest three bits of a lane, the blend its sign.
-        unsafe {
-            let low = _mm256_permutevar8x32_ps(table[0], words);
-            let high = _mm256_permutevar8x32_ps(table[1], words);
-            _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(words, 28)))
-        }
+    fn words(self, x: i32) -> __m256i {
+        // SAFETY: the token proves AVX2.
+        unsafe { _mm256_set1_epi32(x) }
     }
 
     #[inline(always)]
-    fn lookup_few(self, table: [__m256; 2], words: __m256i) -> __m256 {
+    fn lookup(self, table: __m256i, words: __m256i) -> __m256i {
         // SAFETY: the token proves AVX2.
-        unsafe { _mm256_permutevar8x32_ps(table[0], words) }
+        unsafe { _mm256_shuffle_epi8(table, words) }
     }
 
     #[inline(always)]
@@ -44,30 +40,44 @@ impl Lookup for Avx2 {
     }
 
     #[inline(always)]
-    fn first(self, table: [__m256; 2]) -> __m256 {
-        // SAFETY: the token proves AVX2.
-        unsafe { _mm256_broadcastss_ps(_mm256_castps256_ps128(table[0])) }
-    }
-
-    #[inline(always)]
     fn up<const N: u32>(self, words: __m256i) -> __m256i {
         // SAFETY: the token proves AVX2.
         unsafe { _mm256_sll_epi32(words, _mm_cvtsi32_si128(N as i32)) }
     }
 
     #[inline(always)]
-    fn select(self, mask: u32, a: __m256i, b: __m256i) -> __m256i {
+    fn with(self, a: __m256i, mask: u32, b: __m256i) -> __m256i {
         // SAFETY: the token proves AVX2.
-        unsafe {
-            let mask = _mm256_set1_epi32(mask as i32);
-            _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b))
-        }
+        unsafe { _mm256_or_si256(a, _mm256_and_si256(_mm256_set1_epi32(mask as i32), b)) }
     }
 
     #[inline(always)]
     fn keep(self, mask: u32, words: __m256i) -> __m256i {
         // SAFETY: the token proves AVX2.
         unsafe { _mm256_and_si256(words, _mm256_set1_epi32(mask as i32)) }
+    }
+
+    #[inline(always)]
+    fn add_products(self, sum: __m256i, words: __m256i, x: [i16; 4]) -> __m256i {
+        // SAFETY: the token proves AVX2. A pair of products is less than 2^25.
+        unsafe {
+            let pair = |a: i16, b: i16| _mm256_set1_epi32(i32::from(b) << 16 | i32::from(a as u16));
+            let even = _mm256_and_si256(words, _mm256_set1_epi16(0x00ff));
+            let sum = _mm256_add_epi32(sum, _mm256_madd_epi16(even, pair(x[0], x[1])));
+            _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_srli_epi16::<8>(words), pair(x[2], x[3])))
+        }
+    }
+
+    #[inline(always)]
+    fn number(self, words: __m256i) -> __m256 {
+        // SAFETY: the token proves AVX2.
+        unsafe { _mm256_cvtepi32_ps(words) }
+    }
+
+    #[inline(always)]
+    fn fused(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        // SAFETY: the token proves AVX2.
+        unsafe { _mm256_fmadd_ps(a, b, c) }
     }
 
     #[inline(always)]

@@ -11,13 +11,13 @@ use half::{bf16, f16};
 use crate::attention::{AttentionDigits, AttentionPairs};
 use crate::isa::Features;
 use crate::simd::Simd;
-use crate::table::{Entry, Gemm, GemvDot};
+use crate::table::{Entry, Gemm, GemvDot, IntegerKernels};
 
 pub(crate) use int8::{int8, quantize_row_i8};
 
 crate::entry::entry_points! {
     token: Avx2, isa: Avx2 "avx2", features: [#[target_feature(enable = "avx2,fma,f16c")]],
-    tile: 6 x 16 (2, 2), few: 4, gemv: 64 (8), qk: 6 x 2, pv: 6 x 2
+    tile: 6 x 16 (2, 2), few: 4, gemv: 64 (8), qk: 6 x 2, pv: 6 x 2, digits: 4
 }
 
 /// No dot products of bf16 here: widening them is as good.
@@ -37,6 +37,11 @@ fn attention_pairs(_: &Features) -> Option<AttentionPairs> {
 
 /// No sums of products of bytes here that do not saturate: widening is as good.
 fn attention_digits(_: &Features) -> Option<AttentionDigits> {
+    None
+}
+
+/// No other products of digits than those of pairs.
+fn digits(_: &Features) -> Option<IntegerKernels> {
     None
 }
 

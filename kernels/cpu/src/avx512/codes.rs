@@ -1,4 +1,4 @@
-//! Codes to f32 with AVX-512: a table of 16 in one register.
+//! Codes with AVX-512.
 
 use std::arch::x86_64::*;
 
@@ -7,12 +7,12 @@ use crate::quant::Lookup;
 
 impl Lookup for Avx512 {
     type I = __m512i;
-    type T = __m512;
+    type T = __m512i;
 
     #[inline(always)]
-    fn table(self, table: &[f32; 16]) -> __m512 {
-        // SAFETY: the token proves AVX-512; the array holds 16 elements.
-        unsafe { _mm512_loadu_ps(table.as_ptr()) }
+    fn table(self, table: &[u8; 16]) -> __m512i {
+        // SAFETY: the token proves AVX-512; the array holds 16 bytes.
+        unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())) }
     }
 
     #[inline(always)]
@@ -22,9 +22,15 @@ impl Lookup for Avx512 {
     }
 
     #[inline(always)]
-    fn lookup(self, table: __m512, words: __m512i) -> __m512 {
-        // SAFETY: the token proves AVX-512. The permutation reads the lowest four bits of a lane.
-        unsafe { _mm512_permutexvar_ps(words, table) }
+    fn words(self, x: i32) -> __m512i {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_set1_epi32(x) }
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: __m512i, words: __m512i) -> __m512i {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_shuffle_epi8(table, words) }
     }
 
     #[inline(always)]
@@ -34,27 +40,44 @@ impl Lookup for Avx512 {
     }
 
     #[inline(always)]
-    fn first(self, table: __m512) -> __m512 {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_broadcastss_ps(_mm512_castps512_ps128(table)) }
-    }
-
-    #[inline(always)]
     fn up<const N: u32>(self, words: __m512i) -> __m512i {
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_slli_epi32::<N>(words) }
     }
 
     #[inline(always)]
-    fn select(self, mask: u32, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: the token proves AVX-512. 0xca is `first ? second : third`.
-        unsafe { _mm512_ternarylogic_epi32::<0xca>(_mm512_set1_epi32(mask as i32), a, b) }
+    fn with(self, a: __m512i, mask: u32, b: __m512i) -> __m512i {
+        // SAFETY: the token proves AVX-512. 0xf8 is `first | second & third`.
+        unsafe { _mm512_ternarylogic_epi32::<0xf8>(a, _mm512_set1_epi32(mask as i32), b) }
     }
 
     #[inline(always)]
     fn keep(self, mask: u32, words: __m512i) -> __m512i {
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_and_si512(words, _mm512_set1_epi32(mask as i32)) }
+    }
+
+    #[inline(always)]
+    fn add_products(self, sum: __m512i, words: __m512i, x: [i16; 4]) -> __m512i {
+        // SAFETY: the token proves AVX-512. A pair of products is less than 2^25.
+        unsafe {
+            let pair = |a: i16, b: i16| _mm512_set1_epi32(i32::from(b) << 16 | i32::from(a as u16));
+            let even = _mm512_and_si512(words, _mm512_set1_epi16(0x00ff));
+            let sum = _mm512_add_epi32(sum, _mm512_madd_epi16(even, pair(x[0], x[1])));
+            _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_srli_epi16::<8>(words), pair(x[2], x[3])))
+        }
+    }
+
+    #[inline(always)]
+    fn number(self, words: __m512i) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_cvtepi32_ps(words) }
+    }
+
+    #[inline(always)]
+    fn fused(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
     }
 
     #[inline(always)]

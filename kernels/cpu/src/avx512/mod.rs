@@ -3,6 +3,7 @@
 mod attention;
 mod attention_digits;
 mod codes;
+mod digits;
 mod dot;
 mod int8;
 mod pairs;
@@ -15,6 +16,7 @@ use crate::simd::Simd;
 
 use crate::avx2::{quantize_row_i8, sum_lanes_128};
 use attention_digits::attention_digits;
+use digits::digits;
 use dot::{gemm_bf16_dot, gemv_bf16_dot};
 use int8::int8;
 use pairs::attention_pairs;
@@ -22,7 +24,7 @@ use pairs::attention_pairs;
 crate::entry::entry_points! {
     token: Avx512, isa: Avx512 "avx512",
     features: [#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]],
-    tile: 12 x 32 (2, 1), few: 4, gemv: 64 (4), qk: 8 x 2, pv: 7 x 4
+    tile: 12 x 32 (2, 1), few: 4, gemv: 64 (4), qk: 8 x 2, pv: 7 x 4, digits: 4
 }
 
 /// The token of the AVX-512 tier.

@@ -1,140 +1,61 @@
-//! Products with a panel of quantised weights, and its decoding.
+//! Products of activations as integers with a panel of quantised weights, and its decoding.
 
 use super::CHUNK;
-use super::chunk::{Code, Lookup};
+use super::block::{MIN, NONE, QuantBlock, ZERO};
+use super::codes::Code;
+use super::digits::{Digits, IntegerRows};
+use super::words::Lookup;
 use crate::layout::NR;
 use crate::simd::prefetch;
 
-/// A weight is `scale · code`.
-pub(crate) const NONE: u8 = 0;
-/// A weight is `scale · code + offset`.
-pub(crate) const MIN: u8 = 1;
-/// A weight is `(code − offset) · scale`.
-pub(crate) const ZERO: u8 = 2;
-
-/// Adjacent chunks of one panel, with their scales as f32.
-#[derive(Clone, Copy, Debug)]
-pub struct QuantBlock<'a> {
-    /// The codes of `chunks` chunks.
-    pub codes: &'a [u8],
-    /// How many chunks.
-    pub chunks: usize,
-    /// What the low and the high bits of a code stand for: [`QuantFormat::tables`](crate::QuantFormat::tables).
-    pub tables: &'a ([f32; 16], [f32; 16]),
-    /// `[chunks · scales_per_chunk][16]`.
-    pub scales: &'a [f32],
-    /// As many offsets; unused where the kernel has none.
-    pub offsets: &'a [f32],
-}
-
-/// Rows of activations for the inputs of a [`QuantBlock`].
-#[derive(Clone, Copy, Debug)]
-pub struct QuantRows<'a> {
-    /// How many rows: one of [`QUANT_HEIGHTS`], at most [`Kernels::quant_rows`](crate::Kernels::quant_rows).
-    pub rows: usize,
-    /// `[chunks · 32][rows]`.
-    pub x: &'a [f32],
-    /// The sum of the inputs of every scale, `[chunks · scales_per_chunk][rows]`; used where the kernel adds minima.
-    pub sums: &'a [f32],
-}
-
-/// The numbers of rows that are multiplied together, as far as a tier has registers for them.
-pub const QUANT_HEIGHTS: [usize; 6] = [1, 2, 4, 6, 8, 12];
-
-/// `y[row · stride + j] += Σ x[row][k]·w[j][k]` for the 16 outputs of a panel: `(y, stride, rows, block)`.
-///
-/// For each scale the products of codes are one chain of multiply-adds in an order of its inputs that never changes; the
-/// scaled sums, each with its minimum behind it, are added one after the other. So a row depends neither on the rows
-/// beside it nor on how the chunks are cut into blocks.
-pub type QuantDot = fn(y: &mut [f32], stride: usize, rows: &QuantRows<'_>, block: &QuantBlock<'_>);
-
-/// The weights of a block as f32, `[chunks · 32][16]`: `(out, block)`.
-pub type QuantDecode = fn(out: &mut [f32], block: &QuantBlock<'_>);
-
-/// The kernels for one kind of codes and offsets.
-#[derive(Clone, Copy, Debug)]
-pub struct QuantKernel {
-    /// For example `gemv_q4_min.avx512`.
-    pub name: &'static str,
-    /// The product.
-    pub dot: QuantDot,
-    /// The decoding.
-    pub decode: QuantDecode,
-}
-
 /// Scales for each chunk.
-const fn per_chunk(halves: bool) -> usize {
-    if halves { 2 } else { 1 }
+const fn per_chunk<C: Code>() -> usize {
+    if C::HALVES { 2 } else { 1 }
 }
 
-/// Holds the slices of a block to its count.
+/// See [`QuantDot`](super::QuantDot); `MR` is the most rows of the tier.
 #[inline(always)]
-fn check<C: Code>(block: &QuantBlock<'_>, halves: bool, mode: u8) {
-    let scales = block.chunks * per_chunk(halves) * NR;
-    assert!(block.codes.len() >= block.chunks * C::BYTES, "codes are too short");
-    assert!(block.scales.len() >= scales, "scales are too short");
-    assert!(mode == NONE || block.offsets.len() >= scales, "offsets are too short");
-}
-
-/// See [`QuantDot`]; `MR` is the most rows of the tier.
-#[inline(always)]
-pub(crate) fn dot<S: Lookup, C: Code, const NV: usize, const MR: usize, const HALVES: bool, const MODE: u8>(
+pub(crate) fn dot<S: Lookup, D: Digits<S>, C: Code, const NV: usize, const MR: usize, const MODE: u8>(
     s: S,
+    _: D,
     y: &mut [f32],
     stride: usize,
-    rows: &QuantRows<'_>,
+    rows: &IntegerRows<'_>,
     block: &QuantBlock<'_>,
 ) {
-    check::<C>(block, HALVES, MODE);
-    let count = rows.rows;
-    assert!(count <= MR && QUANT_HEIGHTS.contains(&count), "{count} rows are not multiplied together");
-    assert!(y.len() >= (count - 1) * stride + NR, "results are too short");
-    assert!(rows.x.len() >= block.chunks * CHUNK * count, "activations are too short");
-    assert!(MODE != MIN || rows.sums.len() >= block.chunks * per_chunk(HALVES) * count, "sums are too short");
+    block.check(C::BYTES, per_chunk::<C>(), MODE);
+    let (count, cells) = (rows.rows, block.chunks * rows.rows);
+    assert!(y.len() >= count.saturating_sub(1) * stride + NR, "results are too short");
+    assert!(rows.digits.len() >= 64 * cells && rows.scales.len() >= cells, "digits are too short");
+    assert!(rows.starts.len() >= per_chunk::<C>() * cells, "starts are too short");
+    assert!(MODE == NONE || rows.sums.len() >= per_chunk::<C>() * cells, "sums are too short");
     // SAFETY: the slices were held to the counts.
     unsafe {
         match count {
-            1 if S::LANES == 16 && C::SMALL => tile::<S, C, NV, 1, 4, HALVES, MODE>(s, y, stride, rows, block),
-            2 if S::LANES == 16 => tile::<S, C, NV, 2, 2, HALVES, MODE>(s, y, stride, rows, block),
-            1 => tile::<S, C, NV, 1, 2, HALVES, MODE>(s, y, stride, rows, block),
-            2 => tile::<S, C, NV, 2, 1, HALVES, MODE>(s, y, stride, rows, block),
-            4 => tile::<S, C, NV, 4, 1, HALVES, MODE>(s, y, stride, rows, block),
-            6 if MR >= 6 => tile::<S, C, NV, 6, 1, HALVES, MODE>(s, y, stride, rows, block),
-            8 if MR >= 8 => tile::<S, C, NV, 8, 1, HALVES, MODE>(s, y, stride, rows, block),
-            _ if MR >= 12 => tile::<S, C, NV, 12, 1, HALVES, MODE>(s, y, stride, rows, block),
-            _ => {}
+            1 => tile::<S, D, C, NV, 1, MODE>(s, y, stride, rows, block),
+            2 => tile::<S, D, C, NV, 2, MODE>(s, y, stride, rows, block),
+            3 if MR >= 6 => tile::<S, D, C, NV, 3, MODE>(s, y, stride, rows, block),
+            4 if MR >= 4 => tile::<S, D, C, NV, 4, MODE>(s, y, stride, rows, block),
+            6 if MR >= 6 => tile::<S, D, C, NV, 6, MODE>(s, y, stride, rows, block),
+            8 if MR >= 8 => tile::<S, D, C, NV, 8, MODE>(s, y, stride, rows, block),
+            _ => panic!("{count} rows are not multiplied together"),
         }
     }
 }
 
-/// How far ahead of their use codes are asked for, in bytes. A panel with its scales is no single stream, and short: left to
-/// themselves the processor's prefetchers begin anew with each.
-const AHEAD: usize = 4096;
-
-/// Sums of `R` rows for the outputs of each of `P` chunks.
-type Sums<V, const NV: usize, const P: usize, const R: usize> = [[[V; NV]; P]; R];
-
-/// `R` rows; `P` chunks at a time keep the multiply-adds busy where rows are few.
+/// `R` rows.
 ///
 /// # Safety
 /// The slices hold what [`dot`] checks, and there are `R` rows.
 #[inline(always)]
-unsafe fn tile<
-    S: Lookup,
-    C: Code,
-    const NV: usize,
-    const R: usize,
-    const P: usize,
-    const HALVES: bool,
-    const MODE: u8,
->(
+unsafe fn tile<S: Lookup, D: Digits<S>, C: Code, const NV: usize, const R: usize, const MODE: u8>(
     s: S,
     y: &mut [f32],
     stride: usize,
-    rows: &QuantRows<'_>,
+    rows: &IntegerRows<'_>,
     block: &QuantBlock<'_>,
 ) {
-    let tables = [s.table(&block.tables.0), s.table(&block.tables.1)];
+    let table = s.table(block.format.table());
     let y = y.as_mut_ptr();
     let mut total = [[s.splat(0.0); NV]; R];
     // SAFETY: the caller vouches for all rows of y and all chunks.
@@ -144,14 +65,19 @@ unsafe fn tile<
                 *total = s.load_ptr(y.add(r * stride + v * S::LANES));
             }
         }
-        let mut chunk = 0;
-        while chunk + P <= block.chunks {
-            some::<S, C, NV, R, P, HALVES, MODE>(s, &mut total, tables, rows, block, chunk);
-            chunk += P;
-        }
-        while P > 1 && chunk < block.chunks {
-            some::<S, C, NV, R, 1, HALVES, MODE>(s, &mut total, tables, rows, block, chunk);
-            chunk += 1;
+        for chunk in 0..block.chunks {
+            let codes = block.codes.as_ptr().add(chunk * C::BYTES);
+            let ahead = block.codes.as_ptr().wrapping_add(block.ahead.0 + chunk * block.ahead.1);
+            prefetch(ahead, C::BYTES + 64);
+            let at = chunk * per_chunk::<C>();
+            let mut sums = start::<S, D, NV, R>(s, rows, at);
+            half::<S, D, C, NV, R>(s, &mut sums, table, rows, codes, chunk, false);
+            if C::HALVES {
+                add_scaled::<S, D, NV, R, MODE>(s, &mut total, &sums, rows, block, chunk, at);
+                sums = start::<S, D, NV, R>(s, rows, at + 1);
+            }
+            half::<S, D, C, NV, R>(s, &mut sums, table, rows, codes, chunk, true);
+            add_scaled::<S, D, NV, R, MODE>(s, &mut total, &sums, rows, block, chunk, at + per_chunk::<C>() - 1);
         }
         for (r, total) in total.iter().enumerate() {
             for (v, total) in total.iter().enumerate() {
@@ -161,100 +87,51 @@ unsafe fn tile<
     }
 }
 
-/// Adds the products of `P` chunks from `chunk` on to the totals.
+/// What the sums of scale `at` start from.
 ///
 /// # Safety
-/// As [`tile`], and the chunks exist.
+/// The rows have it.
 #[inline(always)]
-unsafe fn some<
-    S: Lookup,
-    C: Code,
-    const NV: usize,
-    const R: usize,
-    const P: usize,
-    const HALVES: bool,
-    const MODE: u8,
->(
+unsafe fn start<S: Lookup, D: Digits<S>, const NV: usize, const R: usize>(
     s: S,
-    total: &mut [[S::V; NV]; R],
-    tables: [S::T; 2],
-    rows: &QuantRows<'_>,
-    block: &QuantBlock<'_>,
-    chunk: usize,
-) {
-    let at = chunk * per_chunk(HALVES);
-    let zeros = [[[s.splat(0.0); NV]; P]; R];
-    // SAFETY: as the caller vouches.
-    unsafe {
-        let mut sums = zeros;
-        half::<S, C, NV, R, P, MODE>(s, &mut sums, tables, rows, block, chunk, false);
-        let first = sums;
-        if HALVES {
-            if P == 1 {
-                add_scaled::<S, NV, R, P, MODE>(s, total, &first, rows, block, 0, at);
-            }
-            sums = zeros;
-        }
-        half::<S, C, NV, R, P, MODE>(s, &mut sums, tables, rows, block, chunk, true);
-        for p in 0..P {
-            let at = at + p * per_chunk(HALVES);
-            if HALVES && P > 1 {
-                add_scaled::<S, NV, R, P, MODE>(s, total, &first, rows, block, p, at);
-            }
-            add_scaled::<S, NV, R, P, MODE>(s, total, &sums, rows, block, p, at + per_chunk(HALVES) - 1);
-        }
+    rows: &IntegerRows<'_>,
+    at: usize,
+) -> [[D::Sum; NV]; R] {
+    let mut sums = [[D::start(s, 0); NV]; R];
+    for (r, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: as the caller vouches.
+        *sums = [D::start(s, unsafe { *rows.starts.as_ptr().add(at * R + r) }); NV];
     }
+    sums
 }
 
-/// Adds the products of 16 inputs of each chunk to the chains of `R` rows.
+/// Adds the products of 16 inputs of a chunk to the sums of `R` rows.
 ///
 /// # Safety
-/// As [`some`].
+/// As [`tile`]; the chunk exists, and its codes lie at `codes`.
 #[inline(always)]
-unsafe fn half<S: Lookup, C: Code, const NV: usize, const R: usize, const P: usize, const MODE: u8>(
+unsafe fn half<S: Lookup, D: Digits<S>, C: Code, const NV: usize, const R: usize>(
     s: S,
-    sums: &mut Sums<S::V, NV, P, R>,
-    tables: [S::T; 2],
-    rows: &QuantRows<'_>,
-    block: &QuantBlock<'_>,
+    sums: &mut [[D::Sum; NV]; R],
+    table: S::T,
+    rows: &IntegerRows<'_>,
+    codes: *const u8,
     chunk: usize,
     second: bool,
 ) {
     // SAFETY: as the caller vouches.
     unsafe {
-        let mut zero = [[s.splat(0.0); NV]; P];
-        for (p, zero) in zero.iter_mut().enumerate() {
-            *zero = offset::<S, NV>(s, block, chunk + p, MODE == ZERO);
-        }
-        let x = rows.x.as_ptr().add((chunk * CHUNK + if second { 16 } else { 0 }) * R);
-        let mut codes = [block.codes.as_ptr(); P];
-        for (p, codes) in codes.iter_mut().enumerate() {
-            *codes = codes.add((chunk + p) * C::BYTES);
-        }
-        // One line after the other, spread over the inputs: a burst of them would make the processor wait.
-        let lines = P * C::BYTES / 2 / 64;
-        let ahead = codes[0].wrapping_add(AHEAD + if second { 64 * lines } else { 0 });
-        let mut step = 0;
-        C::half::<S, NV, P>(
+        let x = rows.digits.as_ptr().add(chunk * R * 64);
+        C::half::<S, NV>(
             s,
-            tables,
+            table,
             codes,
             second,
             #[inline(always)]
-            |k, mut codes| {
-                prefetch(ahead.wrapping_add(step * lines / 16 * 64), 64);
-                step += 1;
-                if MODE == ZERO {
-                    for (code, zero) in codes.as_flattened_mut().iter_mut().zip(zero.as_flattened()) {
-                        *code = s.sub(*code, *zero);
-                    }
-                }
+            |v, bytes| {
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    for (p, sums) in sums.iter_mut().enumerate() {
-                        let x = s.splat(*x.add((p * CHUNK + k) * R + r));
-                        for (sum, code) in sums.iter_mut().zip(&codes[p]) {
-                            *sum = s.madd(x, *code, *sum);
-                        }
+                    for (sum, bytes) in sums.iter_mut().zip(bytes) {
+                        *sum = D::add(s, *sum, bytes, x.add(r * 64), v);
                     }
                 }
             },
@@ -262,88 +139,86 @@ unsafe fn half<S: Lookup, C: Code, const NV: usize, const R: usize, const P: usi
     }
 }
 
-/// Adds the scaled sums of `R` rows of chunk `p`, and their minima, to the totals.
+/// Adds the scaled sums of `R` rows, and their minima, to the totals.
 ///
 /// # Safety
-/// The block has a scale at `at`, and the rows a sum there where there are minima.
+/// The block has a scale at `at`, and the rows what stands beside it.
 #[inline(always)]
-unsafe fn add_scaled<S: Lookup, const NV: usize, const R: usize, const P: usize, const MODE: u8>(
+unsafe fn add_scaled<S: Lookup, D: Digits<S>, const NV: usize, const R: usize, const MODE: u8>(
     s: S,
     total: &mut [[S::V; NV]; R],
-    sums: &Sums<S::V, NV, P, R>,
-    rows: &QuantRows<'_>,
+    sums: &[[D::Sum; NV]; R],
+    rows: &IntegerRows<'_>,
     block: &QuantBlock<'_>,
-    p: usize,
+    chunk: usize,
     at: usize,
 ) {
     // SAFETY: as the caller vouches.
     unsafe {
-        let min = offset::<S, NV>(s, block, at, MODE == MIN);
         for v in 0..NV {
             let scale = s.load_ptr(block.scales.as_ptr().add(at * NR + v * S::LANES));
+            let offset =
+                if MODE == NONE { scale } else { s.load_ptr(block.offsets.as_ptr().add(at * NR + v * S::LANES)) };
             for r in 0..R {
-                total[r][v] = s.madd(scale, sums[r][p][v], total[r][v]);
+                let mut sum = D::end(s, sums[r][v]);
+                if MODE == ZERO {
+                    let inputs = s.splat(*rows.sums.as_ptr().add(at * R + r));
+                    sum = s.fused(offset, inputs, sum);
+                }
+                sum = s.mul(sum, s.splat(*rows.scales.as_ptr().add(chunk * R + r)));
+                total[r][v] = s.fused(scale, sum, total[r][v]);
                 if MODE == MIN {
                     let inputs = s.splat(*rows.sums.as_ptr().add(at * R + r));
-                    total[r][v] = s.madd(min[v], inputs, total[r][v]);
+                    total[r][v] = s.fused(offset, inputs, total[r][v]);
                 }
             }
         }
     }
 }
 
-/// The offsets of a scale where they are wanted, else zeros.
-///
-/// # Safety
-/// They lie in the block where they are wanted.
+/// See [`QuantDecode`](super::QuantDecode).
 #[inline(always)]
-unsafe fn offset<S: Lookup, const NV: usize>(s: S, block: &QuantBlock<'_>, at: usize, wanted: bool) -> [S::V; NV] {
-    let mut out = [s.splat(0.0); NV];
-    if wanted {
-        for (v, out) in out.iter_mut().enumerate() {
-            // SAFETY: as the caller vouches.
-            *out = unsafe { s.load_ptr(block.offsets.as_ptr().add(at * NR + v * S::LANES)) };
-        }
-    }
-    out
-}
-
-/// See [`QuantDecode`].
-#[inline(always)]
-pub(crate) fn decode<S: Lookup, C: Code, const NV: usize, const HALVES: bool, const MODE: u8>(
+pub(crate) fn decode<S: Lookup, C: Code, const NV: usize, const MODE: u8>(
     s: S,
     out: &mut [f32],
     block: &QuantBlock<'_>,
 ) {
-    check::<C>(block, HALVES, MODE);
-    assert!(out.len() >= block.chunks * CHUNK * NR, "decoded weights are too short");
-    let tables = [s.table(&block.tables.0), s.table(&block.tables.1)];
+    block.check(C::BYTES, per_chunk::<C>(), MODE);
+    block.check_decoded(out);
+    let (table, order) = (s.table(block.format.table()), block.format.order());
+    let (bias, unit) = (s.splat(block.format.bias() as f32), s.splat(block.format.unit()));
     for chunk in 0..block.chunks {
         for second in [false, true] {
-            let at = chunk * per_chunk(HALVES) + if HALVES && second { 1 } else { 0 };
-            // SAFETY: the slices were held to the counts.
+            let at = chunk * per_chunk::<C>() + usize::from(C::HALVES && second);
+            // SAFETY: the slices were held to the counts; an order names inputs of a chunk.
             unsafe {
-                let offset = offset::<S, NV>(s, block, at, MODE != NONE);
-                let mut scale = [s.splat(0.0); NV];
-                for (v, scale) in scale.iter_mut().enumerate() {
-                    *scale = s.load_ptr(block.scales.as_ptr().add(at * NR + v * S::LANES));
+                let (mut scale, mut offset) = ([s.splat(0.0); NV], [s.splat(0.0); NV]);
+                for v in 0..NV {
+                    scale[v] = s.load_ptr(block.scales.as_ptr().add(at * NR + v * S::LANES));
+                    if MODE != NONE {
+                        offset[v] = s.load_ptr(block.offsets.as_ptr().add(at * NR + v * S::LANES));
+                    }
                 }
-                let to = out.as_mut_ptr().add((chunk * CHUNK + if second { 16 } else { 0 }) * NR);
+                let to = out.as_mut_ptr().add(chunk * CHUNK * NR);
                 let codes = block.codes.as_ptr().add(chunk * C::BYTES);
-                C::half::<S, NV, 1>(
+                C::half::<S, NV>(
                     s,
-                    tables,
-                    [codes],
+                    table,
+                    codes,
                     second,
                     #[inline(always)]
-                    |k, [codes]| {
-                        for (v, code) in codes.into_iter().enumerate() {
-                            let weight = match MODE {
-                                MIN => s.madd(scale[v], code, offset[v]),
-                                ZERO => s.mul(s.sub(code, offset[v]), scale[v]),
-                                _ => s.mul(scale[v], code),
-                            };
-                            s.store_ptr(to.add(k * NR + v * S::LANES), weight);
+                    |v, bytes| {
+                        for (i, bytes) in bytes.into_iter().enumerate() {
+                            let each = [s.byte::<0>(bytes), s.byte::<1>(bytes), s.byte::<2>(bytes), s.byte::<3>(bytes)];
+                            for (b, code) in each.into_iter().enumerate() {
+                                let code = s.mul(s.sub(code, bias), unit);
+                                let weight = match MODE {
+                                    MIN => s.madd(scale[i], code, offset[i]),
+                                    ZERO => s.mul(s.sub(code, offset[i]), scale[i]),
+                                    _ => s.mul(scale[i], code),
+                                };
+                                s.store_ptr(to.add(usize::from(order[4 * v + b]) * NR + i * S::LANES), weight);
+                            }
                         }
                     },
                 );

@@ -8,10 +8,10 @@ use crate::layout::NR;
 pub enum QuantCodes {
     /// A plane of so many low bits (2 or 4), and one of so many high bits (0, 1 or 2).
     Bits(u32, u32),
-    /// Signed bytes.
-    I8,
-    /// Unsigned bytes.
-    U8,
+    /// A plane of 4 bits, each of which stands for a byte of [`QuantFormat::table`].
+    Table,
+    /// Bytes, a word of four inputs for each output.
+    Bytes,
     /// fp8 1-4-3 without infinities.
     E4M3,
     /// fp8 1-5-2.
@@ -23,6 +23,7 @@ impl QuantCodes {
     pub const fn chunk_bytes(self) -> usize {
         match self {
             QuantCodes::Bits(low, high) => (low + high) as usize * CHUNK * NR / 8,
+            QuantCodes::Table => 4 * CHUNK * NR / 8,
             _ => CHUNK * NR,
         }
     }
@@ -122,22 +123,46 @@ pub enum QuantFormat {
     F8E5M2,
 }
 
-/// What IQ4 codes stand for.
-const IQ4: [f32; 16] =
-    [-127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0];
+/// What IQ4 codes stand for, 128 above it.
+const IQ4: [u8; 16] = [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
 
-/// The magnitudes of fp4.
-const FP4: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+/// Twice what fp4 codes stand for, 12 above it.
+const FP4: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 
-/// `start + step·(i mod period)`: a code of fewer than 4 bits has the neighbour's bits above its own.
-fn ramp(start: f32, step: f32, period: usize) -> [f32; 16] {
-    std::array::from_fn(|i| start + step * (i % period) as f32)
-}
+/// Position `4v + b`: byte `b` of vector `v`, where a word holds 8 inputs of 4 bits, even ones low in their bytes.
+const OF_NIBBLES: [u8; CHUNK] = {
+    let mut order = [0; CHUNK];
+    let mut at = 0;
+    while at < CHUNK {
+        let (v, b) = (at / 4, at % 4);
+        order[at] = (8 * (v / 2) + 2 * b + v % 2) as u8;
+        at += 1;
+    }
+    order
+};
 
-/// fp4, times `factor`.
-fn fp4(factor: f32) -> [f32; 16] {
-    std::array::from_fn(|i| if i < 8 { FP4[i] * factor } else { -FP4[i - 8] * factor })
-}
+/// The same where a word holds 16 inputs of 2 bits, four to a byte.
+const OF_PAIRS: [u8; CHUNK] = {
+    let mut order = [0; CHUNK];
+    let mut at = 0;
+    while at < CHUNK {
+        let (v, b) = (at / 4, at % 4);
+        order[at] = (16 * (v / 4) + 4 * b + v % 4) as u8;
+        at += 1;
+    }
+    order
+};
+
+/// The same where every input has a byte.
+const OF_BYTES: [u8; CHUNK] = {
+    let mut order = [0; CHUNK];
+    let mut at = 0;
+    while at < CHUNK {
+        order[at] = at as u8;
+        at += 1;
+    }
+    order
+};
 
 impl QuantFormat {
     /// Every format.
@@ -191,8 +216,8 @@ impl QuantFormat {
             QuantFormat::Q6K => QuantCodes::Bits(4, 2),
             QuantFormat::Q2K => QuantCodes::Bits(2, 0),
             QuantFormat::Q3K => QuantCodes::Bits(2, 1),
-            QuantFormat::Q8_0 | QuantFormat::I8 => QuantCodes::I8,
-            QuantFormat::U8 => QuantCodes::U8,
+            QuantFormat::Q8_0 | QuantFormat::I8 | QuantFormat::U8 => QuantCodes::Bytes,
+            QuantFormat::Iq4Nl | QuantFormat::Iq4Xs | QuantFormat::Mxfp4 | QuantFormat::F4E2M1 => QuantCodes::Table,
             QuantFormat::F8E4M3 => QuantCodes::E4M3,
             QuantFormat::F8E5M2 => QuantCodes::E5M2,
             _ => QuantCodes::Bits(4, 0),
@@ -234,21 +259,49 @@ impl QuantFormat {
         }
     }
 
-    /// What the low and the high bits of a code stand for. Above 4 low bits the high bits count on from the first number.
-    pub fn tables(self) -> ([f32; 16], [f32; 16]) {
-        let none = [0.0; 16];
+    /// Whether codes stand for integers, so that products are sums of integers.
+    pub const fn has_integers(self) -> bool {
+        !matches!(self.codes(), QuantCodes::E4M3 | QuantCodes::E5M2)
+    }
+
+    /// How far the bytes that are multiplied lie above the integers that codes stand for; 0 without integers.
+    pub const fn bias(self) -> i32 {
         match self {
-            QuantFormat::Q4_0 => (ramp(-8.0, 1.0, 16), none),
-            QuantFormat::Q5_0 => (ramp(0.0, 1.0, 16), ramp(-16.0, 16.0, 2)),
-            QuantFormat::Q5_1 | QuantFormat::Q5K => (ramp(0.0, 1.0, 16), ramp(0.0, 16.0, 2)),
-            QuantFormat::Q6K => (ramp(0.0, 1.0, 16), ramp(-32.0, 16.0, 4)),
-            QuantFormat::Q2K => (ramp(0.0, 1.0, 4), none),
-            QuantFormat::Q3K => (ramp(0.0, 1.0, 4), ramp(-4.0, 4.0, 2)),
-            QuantFormat::Iq4Nl | QuantFormat::Iq4Xs => (IQ4, none),
-            QuantFormat::Mxfp4 => (fp4(2.0), none),
-            QuantFormat::F4E2M1 => (fp4(1.0), none),
-            QuantFormat::I4 => (std::array::from_fn(|i| if i < 8 { i as f32 } else { i as f32 - 16.0 }), none),
-            _ => (ramp(0.0, 1.0, 16), none),
+            QuantFormat::Q4_0 | QuantFormat::I4 => 8,
+            QuantFormat::Q5_0 => 16,
+            QuantFormat::Q6K => 32,
+            QuantFormat::Q3K => 4,
+            QuantFormat::Q8_0 | QuantFormat::I8 | QuantFormat::Iq4Nl | QuantFormat::Iq4Xs => 128,
+            QuantFormat::Mxfp4 | QuantFormat::F4E2M1 => 12,
+            _ => 0,
+        }
+    }
+
+    /// What one step of those integers is worth: a weight is `unit · scale · integer`.
+    pub const fn unit(self) -> f32 {
+        if matches!(self, QuantFormat::F4E2M1) { 0.5 } else { 1.0 }
+    }
+
+    /// What signed codes are xored with where they are packed, which raises them by their bias.
+    pub(super) const fn flip(self) -> u8 {
+        match self {
+            QuantFormat::I4 => 8,
+            QuantFormat::Q8_0 | QuantFormat::I8 => 128,
+            _ => 0,
+        }
+    }
+
+    /// The bytes that the codes of [`QuantCodes::Table`] stand for.
+    pub const fn table(self) -> &'static [u8; 16] {
+        if matches!(self, QuantFormat::Iq4Nl | QuantFormat::Iq4Xs) { &IQ4 } else { &FP4 }
+    }
+
+    /// The input of a chunk whose code is byte `b` of vector `v` of a chunk's unpacked words, at position `4v + b`.
+    pub const fn order(self) -> &'static [u8; CHUNK] {
+        match self.codes() {
+            QuantCodes::Bits(4, _) | QuantCodes::Table => &OF_NIBBLES,
+            QuantCodes::Bits(..) => &OF_PAIRS,
+            _ => &OF_BYTES,
         }
     }
 

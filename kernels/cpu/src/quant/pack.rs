@@ -25,14 +25,7 @@ pub fn pack_quant_panel(dst: &mut [u8], format: QuantFormat, k: usize, rows: &[&
         let (block, s) = (chunk / per_block, chunk % per_block);
         for (lane, row) in rows.iter().enumerate() {
             blocks::codes(format, &row[block * bytes..], s, &mut out);
-            match format.codes() {
-                QuantCodes::Bits(low, high) => {
-                    put_plane(&mut dst[..low as usize * 64], lane, low, 0, &out);
-                    let above = if low == 4 { by_bytes(&out, high) } else { out };
-                    put_plane(&mut dst[low as usize * 64..], lane, high, low, &above);
-                }
-                _ => (0..CHUNK).for_each(|i| dst[i * NR + lane] = out[i]),
-            }
+            put(dst, format, lane, &out);
         }
     }
     for (lane, row) in rows.iter().enumerate() {
@@ -40,14 +33,33 @@ pub fn pack_quant_panel(dst: &mut [u8], format: QuantFormat, k: usize, rows: &[&
     }
 }
 
-/// Codes in the order in which their `bits` high bits lie: a byte has those of inputs that lie in the same byte of their low
-/// bits' words, even and odd nibbles of one word after the other.
-fn by_bytes(codes: &[u8; CHUNK], bits: u32) -> [u8; CHUNK] {
-    let mut out = [0; CHUNK];
-    for (k, code) in codes.iter().enumerate() {
-        let (half, word, byte, odd) = (k / 16, k % 16 / 8, k % 8 / 2, k % 2);
-        let at = if bits == 2 { 16 * half + 4 * byte } else { 8 * byte + 4 * half };
-        out[at + 2 * word + odd] = *code;
+/// Writes the codes of one output to a chunk.
+fn put(chunk: &mut [u8], format: QuantFormat, lane: usize, codes: &[u8; CHUNK]) {
+    let codes = codes.map(|code| code ^ format.flip());
+    let (low, high) = match format.codes() {
+        QuantCodes::Bits(low, high) => (low, high),
+        QuantCodes::Table => (4, 0),
+        QuantCodes::Bytes => {
+            for (word, codes) in chunk.chunks_exact_mut(4 * NR).zip(codes.chunks_exact(4)) {
+                word[4 * lane..][..4].copy_from_slice(codes);
+            }
+            return;
+        }
+        QuantCodes::E4M3 | QuantCodes::E5M2 => return (0..CHUNK).for_each(|i| chunk[i * NR + lane] = codes[i]),
+    };
+    let (plane, above) = chunk.split_at_mut(low as usize * 4 * NR);
+    put_plane(plane, lane, low, 0, &codes);
+    if high > 0 {
+        put_plane(above, lane, high, low, &by_bytes(format, &codes, high as usize));
+    }
+}
+
+/// Codes in the order in which their `bits` high bits lie: those of byte `b` of all vectors of a word in its byte `b`.
+fn by_bytes(format: QuantFormat, codes: &[u8; CHUNK], bits: usize) -> [u8; CHUNK] {
+    let (mut out, vectors) = ([0; CHUNK], 8 / bits);
+    for (at, &input) in format.order().iter().enumerate() {
+        let (v, b) = (at / 4, at % 4);
+        out[v / vectors * 4 * vectors + b * vectors + v % vectors] = codes[usize::from(input)];
     }
     out
 }
@@ -68,10 +80,10 @@ fn put_plane(plane: &mut [u8], lane: usize, bits: u32, from: u32, codes: &[u8; C
 
 /// The lowest `bits` bits of each of 8 bytes, side by side.
 fn squeeze(bytes: u64, bits: u32) -> u64 {
-    let mut fields = bytes & 0x0101_0101_0101_0101 * ((1 << bits) - 1);
+    let mut fields = bytes & (0x0101_0101_0101_0101 * ((1 << bits) - 1));
     for (lane, mask) in [(8, 0x0001_0001_0001_0001), (16, 0x0000_0001_0000_0001), (32, 1)] {
         let pair = 2 * bits * lane / 8;
-        fields = (fields | fields >> (lane - pair / 2)) & mask * (u64::MAX >> (64 - pair));
+        fields = (fields | fields >> (lane - pair / 2)) & (mask * (u64::MAX >> (64 - pair)));
     }
     fields
 }

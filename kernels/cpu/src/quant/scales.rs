@@ -5,8 +5,8 @@ use std::ops::Range;
 use half::f16;
 
 use super::CHUNK;
-use super::chunk::Lookup;
 use super::form::{QuantFormat, ScaleForm};
+use super::words::Lookup;
 use crate::layout::NR;
 use crate::simd::{Simd, prefetch};
 

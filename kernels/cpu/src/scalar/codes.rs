@@ -18,10 +18,10 @@ unsafe fn each(p: *const u8, f: impl Fn(u8) -> f32) -> [f32; N] {
 
 impl Lookup for Scalar {
     type I = [u32; N];
-    type T = [f32; 16];
+    type T = [u8; 16];
 
     #[inline(always)]
-    fn table(self, table: &[f32; 16]) -> [f32; 16] {
+    fn table(self, table: &[u8; 16]) -> [u8; 16] {
         *table
     }
 
@@ -32,8 +32,13 @@ impl Lookup for Scalar {
     }
 
     #[inline(always)]
-    fn lookup(self, table: [f32; 16], words: [u32; N]) -> [f32; N] {
-        words.map(|w| table[(w & 15) as usize])
+    fn words(self, x: i32) -> [u32; N] {
+        [x as u32; N]
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: [u8; 16], words: [u32; N]) -> [u32; N] {
+        words.map(|w| u32::from_le_bytes(w.to_le_bytes().map(|byte| table[usize::from(byte & 15)])))
     }
 
     #[inline(always)]
@@ -42,23 +47,37 @@ impl Lookup for Scalar {
     }
 
     #[inline(always)]
-    fn first(self, table: [f32; 16]) -> [f32; N] {
-        [table[0]; N]
-    }
-
-    #[inline(always)]
     fn up<const B: u32>(self, words: [u32; N]) -> [u32; N] {
         words.map(|w| w << B)
     }
 
     #[inline(always)]
-    fn select(self, mask: u32, a: [u32; N], b: [u32; N]) -> [u32; N] {
-        std::array::from_fn(|i| a[i] & mask | b[i] & !mask)
+    fn with(self, a: [u32; N], mask: u32, b: [u32; N]) -> [u32; N] {
+        std::array::from_fn(|i| a[i] | b[i] & mask)
     }
 
     #[inline(always)]
     fn keep(self, mask: u32, words: [u32; N]) -> [u32; N] {
         words.map(|w| w & mask)
+    }
+
+    #[inline(always)]
+    fn add_products(self, sum: [u32; N], words: [u32; N], x: [i16; 4]) -> [u32; N] {
+        std::array::from_fn(|i| {
+            let [a, b, c, d] = words[i].to_le_bytes();
+            let products = [a, c, b, d].into_iter().zip(x).map(|(byte, x)| i32::from(byte) * i32::from(x));
+            sum[i].wrapping_add(products.sum::<i32>() as u32)
+        })
+    }
+
+    #[inline(always)]
+    fn number(self, words: [u32; N]) -> [f32; N] {
+        words.map(|w| w as i32 as f32)
+    }
+
+    #[inline(always)]
+    fn fused(self, a: [f32; N], b: [f32; N], c: [f32; N]) -> [f32; N] {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
 
     #[inline(always)]

@@ -9,8 +9,10 @@ mod pairs;
 
 use half::{bf16, f16};
 
+use crate::isa::Features;
 use crate::layout;
 use crate::simd::Simd;
+use crate::table::IntegerKernels;
 
 use attention_digits::attention_digits;
 use dot::{gemm_bf16_dot, gemv_bf16_dot};
@@ -18,9 +20,14 @@ pub(crate) use int8::larger;
 use int8::{int8, quantize_row_i8};
 use pairs::attention_pairs;
 
+/// No other products of digits than those of pairs.
+fn digits(_: &Features) -> Option<IntegerKernels> {
+    None
+}
+
 crate::entry::entry_points! {
     token: Scalar, isa: Scalar "scalar", features: [],
-    tile: 4 x 16 (4, 4), few: 4, gemv: 16 (4), qk: 2 x 2, pv: 2 x 2
+    tile: 4 x 16 (4, 4), few: 4, gemv: 16 (4), qk: 2 x 2, pv: 2 x 2, digits: 2
 }
 
 /// The token of the portable tier.
