@@ -16,6 +16,9 @@ const GEMM_PANELS: usize = 8;
 /// Rows of a block of activations that are packed together.
 const GEMM_ROWS: usize = 512;
 
+/// Activations of which all of K may be one block.
+const WHOLE: usize = 128 << 10;
+
 /// What blocks of K are a multiple of.
 const K_UNIT: usize = 32;
 
@@ -108,9 +111,11 @@ impl Blocks {
         Blocks { n, k, mr: gemm.mr, kc, k_padded: k.next_multiple_of(4), rows, panels }
     }
 
-    /// The same with K in one block, where all rows are one micro-panel, which then streams by once.
+    /// The same with K in one block, where all rows are one micro-panel that the second-level cache keeps: then nothing is
+    /// read twice.
     pub(super) fn with_whole_k(self) -> Self {
-        let kc = if self.rows == self.mr { self.k.next_multiple_of(K_UNIT).max(self.kc) } else { self.kc };
+        let whole = self.rows == self.mr && self.rows * self.k <= WHOLE;
+        let kc = if whole { self.k.next_multiple_of(K_UNIT).max(self.kc) } else { self.kc };
         Blocks { kc, ..self }
     }
 
