@@ -1,3 +1,14 @@
-//! Benchmarks against peers and limits, and the second opinion on the truth.
+//! What benchmarks share: nodes on the CPU device, operands for every operator of the list, kernels of every tier, and a small
+//! model.
+//!
+//! Modules, from ground to roof: `node`, `operators`, `kernels`, `model`.
 
 #![forbid(unsafe_code)]
+
+pub mod node;
+
+pub mod operators;
+
+pub mod kernels;
+
+pub mod model;
