@@ -95,7 +95,7 @@ def arguments():
     run.add_argument("--rounds", type=int, default=5)
     run.add_argument("--starts", type=int, default=3, help="processes that are started for the first token")
     run.add_argument("--flash", choices=["auto", "off", "on"], default="auto", help="llama.cpp's flash attention")
-    run.add_argument("--isa", choices=["avx512", "avx2", "scalar"], help="QIAO_ISA for Qiao")
+    run.add_argument("--isa", choices=["amx", "avx512", "avx2", "scalar"], help="QIAO_ISA for Qiao")
     run.add_argument("--deepest", action="append", default=[], metavar="PEER=DEPTH", help="spare a slow peer deeper points")
     run.add_argument("--json", help="where to write; else FOLDER/result.json")
     shown = commands.add_parser("table", help="print the table of a result")

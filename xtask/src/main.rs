@@ -9,6 +9,8 @@ mod unsafety;
 
 mod cuda;
 
+mod instructions;
+
 mod everything;
 
 use std::process::ExitCode;
@@ -25,16 +27,18 @@ const COMMANDS: &[Command] = &[
     ("arrows", "hold the crates to the floor table", arrows),
     ("lengths", "list source files over 500 lines; over 800 fail", lengths),
     ("cuda", "compile the CUDA texts: nvcc, NVRTC, hipcc, hipRTC; spills, and kernels without a row, fail", cuda::run),
+    ("instructions", "count the instructions of hot kernels; 3 % more than the record fail", instructions::check),
+    ("instructions --bless", "write the record of instructions", instructions::bless),
     ("unsafe", "hold crate roots to the law of unsafe", unsafety),
 ];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let found = COMMANDS.iter().find(|(name, ..)| args == [*name]);
+    let found = COMMANDS.iter().find(|(name, ..)| args.join(" ") == *name);
     let Some((_, _, run)) = found else {
         eprintln!("usage: cargo xtask <command>\n");
         for (name, what, _) in COMMANDS {
-            eprintln!("  {name:8} {what}");
+            eprintln!("  {name:20} {what}");
         }
         return ExitCode::from(2);
     };
