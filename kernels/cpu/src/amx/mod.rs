@@ -1,4 +1,4 @@
-//! The AMX tier: products of bf16 and of bytes on tiles, all else as on AVX-512.
+//! The AMX tier: products of bf16, of bytes and of digits on tiles, all else as on AVX-512.
 //!
 //! - Eight tiles of 16 rows by 64 bytes. The panels of weights hold 16 such rows for 32 inputs of bf16 or 64 of i8, so a
 //!   tile of weights is loaded as it lies; activations are packed so that theirs are.
@@ -8,6 +8,7 @@
 //! - Tiles are configured where a kernel starts and released where it ends. Between its `asm!` blocks nothing but the
 //!   configuration lives on; the compiler, to whom AMX is not enabled, does not touch it.
 
+mod digits;
 mod gemv;
 mod product;
 mod tiles;
@@ -29,6 +30,8 @@ const I8_INPUTS: usize = 64;
 
 /// The table of this tier.
 pub(crate) fn table(features: &Features) -> Kernels {
+    let below = crate::avx512::table(features);
+    let quant_kernels = if features.avx512_vnni { digits::KERNELS } else { below.quant_kernels };
     Kernels {
         isa: Isa::Amx,
         pack_a_bf16_dot: Entry { name: "pack_a_bf16_dot.amx", run: pack::<bf16, BF16_INPUTS, 2> },
@@ -42,7 +45,8 @@ pub(crate) fn table(features: &Features) -> Kernels {
         gemv_bf16_dot: Some(Entry { name: "gemv_bf16_dot_1x64.amx", run: gemv::gemv }),
         pack_a_i8: Entry { name: "pack_a_i8.amx", run: pack::<i8, I8_INPUTS, 4> },
         gemm_i8: Gemm { name: "gemm_i8_128x64.amx", mr: MR, nr: 4 * NR, kc: 32 * I8_INPUTS, run: gemm_i8 },
-        ..crate::avx512::table(features)
+        quant_kernels,
+        ..below
     }
 }
 

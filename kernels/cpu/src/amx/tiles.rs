@@ -19,14 +19,24 @@ impl Shapes {
     pub(super) fn new(height: usize, width: usize) -> Self {
         let (first, rest) = (height.min(16), height.saturating_sub(16));
         let columns = 4 * width;
-        let rows = match rest {
-            0 => [(first, columns), (first, columns), (first, columns), (first, columns), (first, 64)],
-            _ => [(first, columns), (first, columns), (rest, columns), (rest, columns), (first, 64)],
-        };
-        let sixth = if rest == 0 { (16, columns) } else { (rest, 64) };
+        let (sums, weights) = ((first, columns), (16, columns));
+        Self::of(match rest {
+            0 => [sums, sums, sums, sums, (first, 64), weights, weights, weights],
+            _ => [sums, sums, (rest, columns), (rest, columns), (first, 64), (rest, 64), weights, weights],
+        })
+    }
+
+    /// For sums in tiles 0 to 3 of 16 rows of digits, `inputs` each, in tiles 4 to 6, by a tile of codes in the last.
+    pub(super) fn of_digits(inputs: usize) -> Self {
+        let (sums, digits) = ((16, 64), (16, inputs));
+        Self::of([sums, sums, sums, sums, digits, digits, digits, (inputs / 4, 64)])
+    }
+
+    /// Rows and bytes per row of each tile.
+    fn of(tiles: [(usize, usize); 8]) -> Self {
         let mut bytes = [0; 64];
         bytes[0] = 1;
-        for (i, (rows, width)) in rows.into_iter().chain([sixth, (16, columns), (16, columns)]).enumerate() {
+        for (i, (rows, width)) in tiles.into_iter().enumerate() {
             (bytes[16 + 2 * i], bytes[48 + i]) = (width as u8, rows as u8);
         }
         Shapes(bytes)

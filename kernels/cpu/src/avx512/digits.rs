@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use crate::isa::Features;
-use crate::quant::{BELOW, Digits, IntegerRowsMut, LEAST, PackIntegers, Place, QuantFormat, RAISE};
+use crate::quant::{BELOW, Digits, IntegerRowsMut, LEAST, PackIntegers, Place, QuantFormat, QuantKernel, RAISE};
 use crate::table::{Entry, IntegerKernels};
 
 use super::{Avx512, f8_e4m3, f8_e5m2};
@@ -12,6 +12,9 @@ crate::quant::quant_kernels!(
     quant_digits, Avx512,
     [#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]], 1, Vnni, 8, "avx512"
 );
+
+/// One kernel for every row of the list; only used where VNNI is there.
+pub(crate) const DIGITS: &[QuantKernel] = quant_digits::KERNELS;
 
 /// The packing and the kernels of digits, where VNNI is there.
 pub(super) fn digits(features: &Features) -> Option<IntegerKernels> {

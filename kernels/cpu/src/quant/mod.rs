@@ -31,7 +31,7 @@ mod entry;
 
 pub use block::{FloatRows, QuantBlock, QuantDecode, QuantDot, QuantKernel};
 pub(crate) use block::{MIN, NONE, ZERO, heights};
-pub(crate) use codes::{Eight, Five, Four, Six, Three, Two};
+pub(crate) use codes::{Code, Eight, Five, Four, Six, Three, Two};
 pub(crate) use digits::{BELOW, Digits, LEAST, Pairs, Place, RAISE, pack, pack_pairs};
 pub use digits::{IntegerRows, IntegerRowsMut, PackIntegers};
 pub(crate) use dot::{decode, dot};
