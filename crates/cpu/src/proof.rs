@@ -4,14 +4,18 @@
 //! are. A processor whose tiles sum in another order would give a row other bits in company than alone.
 
 use half::bf16;
-use qiao_kernels_cpu::{GemmBlock, Kernels, NR, pack_w, pack_w_i8, packed_len, packed_len_i8, panel_len, panel_len_i8};
+use qiao_kernels_cpu::{
+    CHUNK, GemmBlock, IntegerRows, IntegerRowsMut, Kernels, NR, QuantBlock, QuantDot, QuantFormat, pack_w, pack_w_i8,
+    packed_len, packed_len_i8, panel_len, panel_len_i8,
+};
 
 /// Rows, columns and inputs: more than one tile of each, and parts of tiles.
 const SHAPE: (usize, usize, usize) = (35, 40, 150);
 
 /// Whether products of several rows have the bits that they have row by row.
 pub(crate) fn sums_are_as_documented(kernels: &Kernels) -> bool {
-    bf16_agrees(kernels) && i8_agrees(kernels)
+    let of_codes = [QuantFormat::I4, QuantFormat::Q6K];
+    bf16_agrees(kernels) && i8_agrees(kernels) && of_codes.into_iter().all(|format| codes_agree(kernels, format))
 }
 
 /// Numbers in no order (xorshift*).
@@ -91,6 +95,35 @@ fn i8_agrees(kernels: &Kernels) -> bool {
     })
 }
 
+/// Integers by codes of this format: in the most rows that the kernel takes together as in one.
+fn codes_agree(kernels: &Kernels, format: QuantFormat) -> bool {
+    let Some(kernel) = kernels.quant(format, false) else { return true };
+    let QuantDot::Integers(dot) = kernel.dot else { return true };
+    let (chunks, rows, per_chunk) = (3, kernel.most(), format.scales_per_chunk());
+    let mut numbers = Numbers(9);
+    let codes: Vec<u8> = (0..chunks * format.codes().chunk_bytes()).map(|_| numbers.next() as u8).collect();
+    let scales: Vec<f32> = (0..chunks * per_chunk * NR).map(|_| (numbers.next() as i32) as f32 * 1e-12).collect();
+    let block = QuantBlock { format, codes: &codes, chunks, scales: &scales, offsets: &[], ahead: (0, 0) };
+    let x: Vec<f32> = (0..rows * chunks * CHUNK).map(|_| (numbers.next() as i32) as f32 * 1e-9).collect();
+    let multiply = |x: &[f32]| {
+        let rows = x.len() / (chunks * CHUNK);
+        let (mut digits, mut scales) = (vec![0; 64 * chunks * rows], vec![0.0; chunks * rows]);
+        let mut starts = vec![0; chunks * per_chunk * rows];
+        for (r, x) in x.chunks_exact(chunks * CHUNK).enumerate() {
+            let (digits, scales, starts) = (&mut digits[..], &mut scales[..], &mut starts[..]);
+            let mut to = IntegerRowsMut { rows, digits, scales, starts, sums: &mut [] };
+            (kernels.pack_integers.run)(&mut to, r, format, false, x);
+        }
+        let mut y = vec![0.0; rows * NR];
+        let rows = IntegerRows { rows, digits: &digits, scales: &scales, starts: &starts, sums: &[] };
+        dot(&mut y, NR, &rows, &block);
+        y
+    };
+    let (all, alone) = (multiply(&x), x.chunks_exact(chunks * CHUNK).map(multiply));
+    let mut alone = alone.collect::<Vec<_>>().concat().into_iter();
+    all.iter().all(|y| alone.next().is_some_and(|x| x.to_bits() == y.to_bits()))
+}
+
 #[cfg(test)]
 mod tests {
     use qiao_kernels_cpu::{Isa, detect, kernels};
@@ -107,6 +140,23 @@ mod tests {
         for isa in Isa::ALL.into_iter().filter(|isa| *isa <= machine.isa) {
             assert!(sums_are_as_documented(&kernels(isa, &machine).unwrap()), "{isa}");
         }
+    }
+
+    #[test]
+    fn a_product_with_codes_that_depends_on_its_company_is_seen() {
+        fn off(y: &mut [f32], stride: usize, rows: &IntegerRows<'_>, block: &QuantBlock<'_>) {
+            let machine = scalar();
+            let QuantDot::Integers(dot) = machine.quant(block.format, false).unwrap().dot else { unreachable!() };
+            dot(y, stride, rows, block);
+            if rows.rows > 1 {
+                y[stride] = y[stride].next_up();
+            }
+        }
+        let mut kernels = scalar();
+        let mut all = kernels.quant_kernels.to_vec();
+        all.iter_mut().filter(|k| k.name == "gemv_q6.scalar").for_each(|k| k.dot = QuantDot::Integers(off));
+        kernels.quant_kernels = all.leak();
+        assert!(!sums_are_as_documented(&kernels));
     }
 
     #[test]
