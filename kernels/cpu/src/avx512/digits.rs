@@ -39,8 +39,7 @@ impl Digits<Avx512> for Vnni {
     unsafe fn add(_: Avx512, [high, low]: [__m512i; 2], bytes: __m512i, x: *const u8, v: usize) -> [__m512i; 2] {
         // SAFETY: the caller vouches for 64 bytes; the entry points of this tier enable VNNI.
         unsafe {
-            let of = |at: usize| _mm512_set1_epi32(x.add(at).cast::<i32>().read_unaligned());
-            [_mm512_dpbusd_epi32(high, bytes, of(4 * v)), _mm512_dpbusd_epi32(low, bytes, of(32 + 4 * v))]
+            [_mm512_dpbusd_epi32(high, bytes, four(x, 4 * v)), _mm512_dpbusd_epi32(low, bytes, four(x, 32 + 4 * v))]
         }
     }
 
@@ -49,6 +48,16 @@ impl Digits<Avx512> for Vnni {
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<8>(high), low)) }
     }
+}
+
+/// Four digits in every lane.
+///
+/// # Safety
+/// They lie `at` bytes behind `x`; the processor has AVX-512 F.
+#[inline(always)]
+unsafe fn four(x: *const u8, at: usize) -> __m512i {
+    // SAFETY: as the caller vouches.
+    unsafe { _mm512_set1_epi32(x.add(at).cast::<i32>().read_unaligned()) }
 }
 
 /// See [`crate::quant::PackIntegers`].
@@ -87,9 +96,13 @@ unsafe fn chunk(x: &[f32; 32], order: __m256i, place: &mut Place<'_>) -> u32 {
     // SAFETY: the chunk holds two vectors of f32, and its place 64 bytes.
     unsafe {
         let x = [_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16))];
-        let magnitude = |x| _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fff_ffff));
+        let all_but_sign = _mm512_set1_epi32(0x7fff_ffff);
+        let magnitudes = [
+            _mm512_and_si512(_mm512_castps_si512(x[0]), all_but_sign),
+            _mm512_and_si512(_mm512_castps_si512(x[1]), all_but_sign),
+        ];
         // Every lane gets the largest, by a rotation of quarters, then of the words in each.
-        let most = _mm512_max_epu32(magnitude(x[0]), magnitude(x[1]));
+        let most = _mm512_max_epu32(magnitudes[0], magnitudes[1]);
         let most = _mm512_max_epu32(most, _mm512_shuffle_i32x4::<0x4e>(most, most));
         let most = _mm512_max_epu32(most, _mm512_shuffle_i32x4::<0xb1>(most, most));
         let most = _mm512_max_epu32(most, _mm512_shuffle_epi32::<0x4e>(most));
@@ -99,7 +112,8 @@ unsafe fn chunk(x: &[f32; 32], order: __m256i, place: &mut Place<'_>) -> u32 {
         let exponent = _mm512_sub_epi32(least, _mm512_set1_epi32(BELOW as i32));
         let inverse = _mm512_slli_epi32::<23>(_mm512_sub_epi32(_mm512_set1_epi32(254), exponent));
         let inverse = _mm512_castsi512_ps(inverse);
-        let a = x.map(|x| _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(x, inverse))));
+        let a = [_mm512_cvtps_epi32(_mm512_mul_ps(x[0], inverse)), _mm512_cvtps_epi32(_mm512_mul_ps(x[1], inverse))];
+        let a = [_mm512_cvtepi32_epi16(a[0]), _mm512_cvtepi32_epi16(a[1])];
         let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a[0]), a[1]);
         let low = _mm512_cvtepi16_epi8(both);
         let high = _mm512_srai_epi16::<8>(_mm512_add_epi16(both, _mm512_set1_epi16(128)));
@@ -108,7 +122,8 @@ unsafe fn chunk(x: &[f32; 32], order: __m256i, place: &mut Place<'_>) -> u32 {
         _mm256_storeu_si256(to.cast(), _mm256_shuffle_epi8(high, order));
         _mm256_storeu_si256(to.add(32).cast(), _mm256_shuffle_epi8(low, order));
         // Sums of pairs, then of those of each half.
-        let pairs = a.map(|a| _mm256_madd_epi16(a, _mm256_set1_epi16(1)));
+        let one = _mm256_set1_epi16(1);
+        let pairs = [_mm256_madd_epi16(a[0], one), _mm256_madd_epi16(a[1], one)];
         let quads = _mm256_hadd_epi32(pairs[0], pairs[1]);
         let eights = _mm256_hadd_epi32(quads, quads);
         let halves = _mm_add_epi32(_mm256_castsi256_si128(eights), _mm256_extracti128_si256::<1>(eights));

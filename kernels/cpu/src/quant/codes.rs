@@ -33,7 +33,12 @@ const WORD: usize = 64;
 #[inline(always)]
 unsafe fn load<S: Lookup, const NV: usize>(s: S, p: *const u8, at: usize) -> [S::I; NV] {
     // SAFETY: as the caller vouches; `NV` vectors hold 16 words.
-    unsafe { each(|v| s.load_words(p.add(at * WORD + 4 * v * S::LANES))) }
+    unsafe {
+        each(
+            #[inline(always)]
+            |v| s.load_words(p.add(at * WORD + 4 * v * S::LANES)),
+        )
+    }
 }
 
 /// What `f` says of each vector.
@@ -49,7 +54,10 @@ fn each<T: Copy, const NV: usize>(mut f: impl FnMut(usize) -> T) -> [T; NV] {
 /// Nibble `odd` of each byte.
 #[inline(always)]
 fn nibbles<S: Lookup, const NV: usize>(s: S, words: [S::I; NV], odd: bool) -> [S::I; NV] {
-    each(|v| s.keep(0x0f0f_0f0f, if odd { s.down::<4>(words[v]) } else { words[v] }))
+    each(
+        #[inline(always)]
+        |v| s.keep(0x0f0f_0f0f, if odd { s.down::<4>(words[v]) } else { words[v] }),
+    )
 }
 
 /// Two bits of each byte, from bit `2 · j` on.
@@ -114,7 +122,17 @@ impl<const TABLE: bool> Code for Four<TABLE> {
         four!(if second { 4 } else { 0 }, |v| {
             // SAFETY: a chunk has four words.
             let bytes = nibbles(s, unsafe { load::<S, NV>(s, p, v / 2) }, v % 2 == 1);
-            f(v, if TABLE { each(|i| s.lookup(table, bytes[i])) } else { bytes });
+            f(
+                v,
+                if TABLE {
+                    each(
+                        #[inline(always)]
+                        |i| s.lookup(table, bytes[i]),
+                    )
+                } else {
+                    bytes
+                },
+            );
         });
     }
 }
@@ -139,7 +157,13 @@ impl Code for Five {
         four!(if second { 4 } else { 0 }, |v| {
             // SAFETY: as above.
             let low = nibbles(s, unsafe { load::<S, NV>(s, p, v / 2) }, v % 2 == 1);
-            f(v, each(|i| s.with(low[i], 0x1010_1010, bit(s, high[i], v, 4))));
+            f(
+                v,
+                each(
+                    #[inline(always)]
+                    |i| s.with(low[i], 0x1010_1010, bit(s, high[i], v, 4)),
+                ),
+            );
         });
     }
 }
@@ -165,7 +189,13 @@ impl Code for Six {
         four!(if second { 4 } else { 0 }, |v| {
             // SAFETY: as above.
             let low = nibbles(s, unsafe { load::<S, NV>(s, p, v / 2) }, v % 2 == 1);
-            f(v, each(|i| s.with(low[i], 0x3030_3030, bit(s, high[i], 2 * (v % 4), 4))));
+            f(
+                v,
+                each(
+                    #[inline(always)]
+                    |i| s.with(low[i], 0x3030_3030, bit(s, high[i], 2 * (v % 4), 4)),
+                ),
+            );
         });
     }
 }
@@ -188,7 +218,13 @@ impl Code for Two {
     ) {
         // SAFETY: a chunk has a word for each half.
         let words = unsafe { load::<S, NV>(s, p, if second { 1 } else { 0 }) };
-        four!(if second { 4 } else { 0 }, |v| f(v, each(|i| pairs(s, words[i], v % 4))));
+        four!(if second { 4 } else { 0 }, |v| f(
+            v,
+            each(
+                #[inline(always)]
+                |i| pairs(s, words[i], v % 4)
+            )
+        ));
     }
 }
 
@@ -211,7 +247,13 @@ impl Code for Three {
         // SAFETY: a chunk has a word of low bits for each half, then one of high bits.
         let (low, high) = unsafe { (load::<S, NV>(s, p, if second { 1 } else { 0 }), load::<S, NV>(s, p, 2)) };
         four!(if second { 4 } else { 0 }, |v| {
-            f(v, each(|i| s.with(pairs(s, low[i], v % 4), 0x0404_0404, bit(s, high[i], v, 2))));
+            f(
+                v,
+                each(
+                    #[inline(always)]
+                    |i| s.with(pairs(s, low[i], v % 4), 0x0404_0404, bit(s, high[i], v, 2)),
+                ),
+            );
         });
     }
 }

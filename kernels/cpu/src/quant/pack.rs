@@ -35,7 +35,10 @@ pub fn pack_quant_panel(dst: &mut [u8], format: QuantFormat, k: usize, rows: &[&
 
 /// Writes the codes of one output to a chunk.
 fn put(chunk: &mut [u8], format: QuantFormat, lane: usize, codes: &[u8; CHUNK]) {
-    let codes = codes.map(|code| code ^ format.flip());
+    let mut codes = *codes;
+    for code in &mut codes {
+        *code ^= format.flip();
+    }
     let (low, high) = match format.codes() {
         QuantCodes::Bits(low, high) => (low, high),
         QuantCodes::Table => (4, 0),
