@@ -15,7 +15,7 @@ type Heads = (usize, usize, usize);
 /// A cache's dtype, whether it has scales, and the dtype of the queries.
 type Dtypes = (DType, bool, DType);
 
-const CACHES: [Dtypes; 9] = [
+const CACHES: [Dtypes; 10] = [
     (DType::F32, false, DType::F32),
     (DType::F16, false, DType::F32),
     (DType::BF16, false, DType::F32),
@@ -23,6 +23,7 @@ const CACHES: [Dtypes; 9] = [
     (DType::I8, true, DType::F32),
     (DType::F8E4M3, true, DType::F32),
     (DType::F8E5M2, true, DType::BF16),
+    (DType::F8E4M3, true, DType::BF16),
     (DType::F8E4M3, false, DType::F32),
     (DType::F8E5M2, false, DType::F16),
 ];
@@ -341,7 +342,7 @@ proptest! {
         seed in any::<u64>(),
         lens in prop::collection::vec((1usize..700, 1usize..40), 1..5),
         heads in (1usize..9, 1usize..3, 1usize..70),
-        (cache, block, threads) in (0usize..8, 0usize..70, 1usize..4),
+        (cache, block, threads) in (0usize..CACHES.len(), 0usize..70, 1usize..4),
         (window, softcap, sinks, tokens_first) in (0u32..500, any::<bool>(), any::<bool>(), any::<bool>()),
         tier in 0usize..3,
     ) {

@@ -158,7 +158,7 @@ macro_rules! entry_points {
             let (pack_a_i8, gemm_i8) = int8(features);
             let pairs: crate::table::IntegerKernels = (entry!("pack_integers", pack_pairs), quant_pairs::KERNELS);
             let (pack_integers, quant_kernels) = digits(features).unwrap_or(pairs);
-            crate::table::Kernels {
+            let mut table = crate::table::Kernels {
                 isa: crate::isa::Isa::$isa,
                 f16_to_f32: entry!("convert_f16_f32", f16_to_f32),
                 bf16_to_f32: entry!("convert_bf16_f32", bf16_to_f32),
@@ -221,7 +221,9 @@ macro_rules! entry_points {
                 quant_scales: entry!("quant_scales", quant_scales),
                 pack_integers,
                 quant_kernels,
-            }
+            };
+            refine(&mut table, features);
+            table
         }
     };
     (@binary $token:ty, $f:tt, $($name:ident)+) => {

@@ -88,6 +88,8 @@ pub struct Features {
     pub avx512_bf16: bool,
     /// `vpdpbusd` exists.
     pub avx512_vnni: bool,
+    /// `vpermi2b` exists.
+    pub avx512_vbmi: bool,
     /// `vdpbf16ps` beats f32 FMA: true on AMD; on Sapphire Rapids it is the slower of the two.
     /// Only a choice, not an ability: it may be set wherever [`avx512_bf16`](Self::avx512_bf16) is.
     pub bf16_dot_is_fast: bool,
@@ -95,8 +97,13 @@ pub struct Features {
 
 impl Features {
     /// The features of a machine with none.
-    pub const NONE: Features =
-        Features { isa: Isa::Scalar, avx512_bf16: false, avx512_vnni: false, bf16_dot_is_fast: false };
+    pub const NONE: Features = Features {
+        isa: Isa::Scalar,
+        avx512_bf16: false,
+        avx512_vnni: false,
+        avx512_vbmi: false,
+        bf16_dot_is_fast: false,
+    };
 
     /// Checks that everything claimed here is present in `machine`.
     pub(crate) fn within(&self, machine: &Features) -> Result<(), IsaError> {
@@ -108,6 +115,9 @@ impl Features {
         }
         if self.avx512_vnni && !machine.avx512_vnni {
             return Err(IsaError::Claimed("avx512_vnni"));
+        }
+        if self.avx512_vbmi && !machine.avx512_vbmi {
+            return Err(IsaError::Claimed("avx512_vbmi"));
         }
         Ok(())
     }
@@ -133,6 +143,7 @@ pub fn detect() -> Features {
         isa,
         avx512_bf16,
         avx512_vnni: avx512 && is_x86_feature_detected!("avx512vnni"),
+        avx512_vbmi: avx512 && is_x86_feature_detected!("avx512vbmi"),
         bf16_dot_is_fast: avx512_bf16 && vendor_is_amd(),
     }
 }

@@ -41,8 +41,8 @@ mod amx;
 
 pub use attention::{
     Ahead, AttentionDigits, AttentionPairs, Cached, DIGIT_DIM, DigitRows, DigitUnit, E4m3, E5m2, KEY_BLOCK, KEYS,
-    PackDigits, PackKeys, PackPairs, PvDigits, PvPairs, QkDigits, QkPairs, RoundWeights, Soften, SplitDigits,
-    WeighDigits, WeighPairs, WeighValues, fetch_ahead,
+    PackDigits, PackKeys, PackPairs, PairElement, PvDigits, PvPairs, QkDigits, QkPairs, RoundWeights, Soften,
+    SplitDigits, WeighDigits, WeighPairs, WeighValues, fetch_ahead,
 };
 pub use gemm::GemmBlock;
 pub use isa::{Features, Isa, IsaError, detect};

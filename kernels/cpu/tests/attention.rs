@@ -41,8 +41,8 @@ number! {
     f16, |x| f16::from_f32(x), x.to_f64();
     bf16, |x| bf16::from_f32(x), x.to_f64();
     i8, |x| (x * 127.0) as i8, f64::from(x);
-    E4m3, |x| E4m3((x.abs() * 120.0) as u8 | u8::from(x < 0.0) << 7), fp8(x.0, 3, 7);
-    E5m2, |x| E5m2((x.abs() * 100.0) as u8 | u8::from(x < 0.0) << 7), fp8(x.0, 2, 15);
+    E4m3, |x| E4m3((x.abs() * 126.9) as u8 | u8::from(x < 0.0) << 7), fp8(x.0, 3, 7);
+    E5m2, |x| E5m2((x.abs() * 123.9) as u8 | u8::from(x < 0.0) << 7), fp8(x.0, 2, 15);
 }
 
 /// Runs the same check on every cached dtype.

@@ -56,8 +56,9 @@ fn a_tier_beyond_the_features_is_refused() {
 #[test]
 fn features_that_the_machine_lacks_are_refused() {
     let machine = detect();
-    let claim = Features { isa: Isa::Avx512, avx512_bf16: true, avx512_vnni: true, bf16_dot_is_fast: true };
-    let has_all = machine.isa >= Isa::Avx512 && machine.avx512_bf16 && machine.avx512_vnni;
+    let claim =
+        Features { isa: Isa::Avx512, avx512_bf16: true, avx512_vnni: true, avx512_vbmi: true, bf16_dot_is_fast: true };
+    let has_all = machine.isa >= Isa::Avx512 && machine.avx512_bf16 && machine.avx512_vnni && machine.avx512_vbmi;
     assert_eq!(kernels(Isa::Scalar, &claim).is_ok(), has_all);
 }
 

@@ -8,8 +8,8 @@
 //! - [`soften`] makes weights of a row of scores, each sum in lanes that the key's place among the [`KEYS`] chooses;
 //! - [`pv`] adds the weighted values, each element one chain of multiply-adds in the order of the keys.
 //!
-//! Where queries, keys and values are all bf16 and a tier has an instruction for it, [`AttentionPairs`] does the same without
-//! widening; where keys and values are i8, [`AttentionDigits`] does it in integers.
+//! Where queries are bf16, keys and values bf16 or fp8, and a tier has an instruction for it, [`AttentionPairs`] does the same
+//! without widening; where keys and values are i8, [`AttentionDigits`] does it in integers.
 //!
 //! So an element of a result does not depend on the rows and keys that are computed beside it, and a key that a row does
 //! not see is not read for it at all.
@@ -30,7 +30,7 @@ pub use digits::{
     AttentionDigits, DIGIT_DIM, DigitRows, DigitUnit, PackDigits, PvDigits, QkDigits, SplitDigits, WeighDigits,
 };
 pub(crate) use digits::{check_digits, digit_unit};
-pub use pairs::{AttentionPairs, PackPairs, PvPairs, QkPairs, RoundWeights, WeighPairs};
+pub use pairs::{AttentionPairs, PackPairs, PairElement, PvPairs, QkPairs, RoundWeights, WeighPairs};
 pub(crate) use pv::pv;
 pub(crate) use qk::{pack_keys, qk};
 pub(crate) use soften::soften;

@@ -11,7 +11,7 @@ use half::{bf16, f16};
 use crate::attention::{AttentionDigits, AttentionPairs};
 use crate::isa::Features;
 use crate::simd::Simd;
-use crate::table::{Entry, Gemm, GemvDot, IntegerKernels};
+use crate::table::{Entry, Gemm, GemvDot, IntegerKernels, Kernels};
 
 pub(crate) use int8::{int8, quantize_row_i8};
 
@@ -44,6 +44,9 @@ fn attention_digits(_: &Features) -> Option<AttentionDigits> {
 fn digits(_: &Features) -> Option<IntegerKernels> {
     None
 }
+
+/// All of the table is as shared algorithms have it.
+fn refine(_: &mut Kernels, _: &Features) {}
 
 /// The token of the AVX2 tier.
 #[derive(Clone, Copy)]

@@ -8,6 +8,20 @@ use super::Avx512;
 use crate::attention::Lanes;
 use crate::simd::MAX_LANES;
 
+/// Turns the square of the quarters of four vectors around.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn turn_quarters(m: [__m512; 4]) -> [__m512; 4] {
+    let (a, b) = (_mm512_shuffle_f32x4(m[0], m[1], 0x44), _mm512_shuffle_f32x4(m[2], m[3], 0x44));
+    let (c, d) = (_mm512_shuffle_f32x4(m[0], m[1], 0xee), _mm512_shuffle_f32x4(m[2], m[3], 0xee));
+    [
+        _mm512_shuffle_f32x4(a, b, 0x88),
+        _mm512_shuffle_f32x4(a, b, 0xdd),
+        _mm512_shuffle_f32x4(c, d, 0x88),
+        _mm512_shuffle_f32x4(c, d, 0xdd),
+    ]
+}
+
 impl Lanes for Avx512 {
     #[inline(always)]
     fn transpose(self, m: &mut [__m512; MAX_LANES]) {

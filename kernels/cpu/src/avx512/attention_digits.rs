@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
+use super::attention::turn_quarters;
 use super::pairs::turn_rows;
 use crate::attention::{
     Ahead, AttentionDigits, DIGIT_DIM, DigitRows, DigitUnit, KEY_BLOCK, KEYS, PackKeys, Wanted, WeighDigits,
@@ -323,15 +324,7 @@ unsafe fn many<const R: usize>(b: &mut WeighDigits<'_>, strip: &Strip, r: usize,
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn take(b: &mut WeighDigits<'_>, r: usize, d: usize, m: [__m512; 4]) {
     let alpha = _mm512_set1_ps(b.alpha[r]);
-    // Quarters turned around: vector L holds elements 16L to 16L + 15.
-    let (e, f) = (_mm512_shuffle_f32x4(m[0], m[1], 0x44), _mm512_shuffle_f32x4(m[2], m[3], 0x44));
-    let (g, h) = (_mm512_shuffle_f32x4(m[0], m[1], 0xee), _mm512_shuffle_f32x4(m[2], m[3], 0xee));
-    let sums = [
-        _mm512_shuffle_f32x4(e, f, 0x88),
-        _mm512_shuffle_f32x4(e, f, 0xdd),
-        _mm512_shuffle_f32x4(g, h, 0x88),
-        _mm512_shuffle_f32x4(g, h, 0xdd),
-    ];
+    let sums = turn_quarters(m);
     let mask = exist(b.dim, d);
     for (n, sum) in sums.into_iter().enumerate() {
         let mask = (mask >> (n * LANES)) as __mmask16;

@@ -5,6 +5,7 @@ mod attention_digits;
 mod codes;
 mod digits;
 mod dot;
+mod fp8;
 mod int8;
 mod pairs;
 
@@ -19,6 +20,7 @@ use attention_digits::attention_digits;
 pub(crate) use digits::DIGITS;
 use digits::digits;
 use dot::{gemm_bf16_dot, gemv_bf16_dot};
+use fp8::refine;
 use int8::int8;
 use pairs::attention_pairs;
 

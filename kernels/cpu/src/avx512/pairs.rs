@@ -20,7 +20,12 @@ pub(super) fn attention_pairs(features: &Features) -> Option<AttentionPairs> {
     };
     // SAFETY: as above.
     let round = |row: &mut [u32], first: usize, end: usize| unsafe { round_weights(row, first, end) };
-    (features.avx512_bf16 && features.bf16_dot_is_fast).then_some(AttentionPairs {
+    let ((pack_keys_e4m3, pv_e4m3), (pack_keys_e5m2, pv_e5m2)) = super::fp8::pairs();
+    (features.avx512_bf16 && features.avx512_vbmi && features.bf16_dot_is_fast).then_some(AttentionPairs {
+        pack_keys_e4m3,
+        pack_keys_e5m2,
+        pv_e4m3,
+        pv_e5m2,
         pack_keys: Entry { name: "pack_key_pairs.avx512", run: pack_keys },
         qk: Entry { name: "qk_pairs_6x32.avx512", run },
         round_weights: Entry { name: "round_weights.avx512", run: round },
@@ -221,7 +226,7 @@ fn lanes(first: usize, end: usize) -> __mmask16 {
 /// # Safety
 /// The processor has AVX-512 F, BW, DQ, VL and BF16; each of the values `first..end` holds `dim` elements.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn pv(b: &mut WeighPairs<'_>) {
+unsafe fn pv(b: &mut WeighPairs<'_, bf16>) {
     /// Rows of a tile, at most.
     const ROWS: usize = 12;
     let (rows, dim) = (b.alpha.len(), b.dim);
@@ -258,7 +263,7 @@ unsafe fn pv(b: &mut WeighPairs<'_>) {
 /// As for [`pv`], whose checks were made.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn pv_rows<const R: usize, const N: usize>(b: &mut WeighPairs<'_>, r: usize) {
+unsafe fn pv_rows<const R: usize, const N: usize>(b: &mut WeighPairs<'_, bf16>, r: usize) {
     let mut d = 0;
     // SAFETY: the tiles end at dim; the rest is the caller's word.
     unsafe {
@@ -284,7 +289,7 @@ const FIRST_BACK: [i32; LANES] = [0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21
 /// As for [`pv_rows`]; the elements of the mask are below dim, in each 32.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn pv_tile<const R: usize, const N: usize>(b: &mut WeighPairs<'_>, r: usize, d: usize, mask: u32) {
+unsafe fn pv_tile<const R: usize, const N: usize>(b: &mut WeighPairs<'_, bf16>, r: usize, d: usize, mask: u32) {
     let halves = [mask as __mmask16, (mask >> LANES) as __mmask16];
     // SAFETY: an array of 64 bytes.
     let (order, back) =

@@ -12,7 +12,7 @@ use half::{bf16, f16};
 use crate::isa::Features;
 use crate::layout;
 use crate::simd::Simd;
-use crate::table::IntegerKernels;
+use crate::table::{IntegerKernels, Kernels};
 
 use attention_digits::attention_digits;
 use dot::{gemm_bf16_dot, gemv_bf16_dot};
@@ -29,6 +29,9 @@ crate::entry::entry_points! {
     token: Scalar, isa: Scalar "scalar", features: [],
     tile: 4 x 16 (4, 4), few: 4, gemv: 16 (4), qk: 2 x 2, pv: 2 x 2, digits: 2
 }
+
+/// All of the table is as shared algorithms have it.
+fn refine(_: &mut Kernels, _: &Features) {}
 
 /// The token of the portable tier.
 #[derive(Clone, Copy)]

@@ -2,22 +2,36 @@
 
 use half::bf16;
 
-use crate::attention::{Ahead, AttentionPairs, KEY_BLOCK, KEYS, PackKeys, WeighPairs};
+use super::Scalar;
+use crate::attention::{Ahead, AttentionPairs, Cached, E4m3, E5m2, KEY_BLOCK, KEYS, PackKeys, WeighPairs};
 use crate::isa::Features;
 use crate::table::Entry;
 
 /// The kernels of this tier.
 pub(super) fn attention_pairs(_: &Features) -> Option<AttentionPairs> {
     Some(AttentionPairs {
-        pack_keys: Entry { name: "pack_key_pairs.scalar", run: pack_keys },
+        pack_keys: Entry { name: "pack_key_pairs.scalar", run: pack_keys::<bf16> },
+        pack_keys_e4m3: Entry { name: "pack_key_pairs_e4m3.scalar", run: pack_keys::<E4m3> },
+        pack_keys_e5m2: Entry { name: "pack_key_pairs_e5m2.scalar", run: pack_keys::<E5m2> },
         qk: Entry { name: "qk_pairs.scalar", run: qk },
         round_weights: Entry { name: "round_weights.scalar", run: round_weights },
-        pv: Entry { name: "pv_pairs.scalar", run: pv },
+        pv: Entry { name: "pv_pairs.scalar", run: pv::<bf16> },
+        pv_e4m3: Entry { name: "pv_pairs_e4m3.scalar", run: pv::<E4m3> },
+        pv_e5m2: Entry { name: "pv_pairs_e5m2.scalar", run: pv::<E5m2> },
     })
 }
 
 fn word(low: bf16, high: bf16) -> u32 {
     u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16
+}
+
+/// An element as bf16, which holds it exactly.
+///
+/// # Safety
+/// It is readable.
+unsafe fn element<T: Cached>(p: *const T) -> bf16 {
+    // SAFETY: as the caller vouches.
+    bf16::from_f32(unsafe { T::load_few(Scalar, p, 1) }[0])
 }
 
 /// The two numbers of a word.
@@ -33,12 +47,12 @@ fn add(acc: &mut f32, a: u32, b: u32) {
 
 /// # Safety
 /// Each of the keys holds `dim` elements.
-unsafe fn pack_keys(out: &mut [u32], block: &PackKeys<'_, bf16>) {
+unsafe fn pack_keys<T: Cached>(out: &mut [u32], block: &PackKeys<'_, T>) {
     for (j, &key) in block.keys[..KEY_BLOCK].iter().enumerate() {
-        // SAFETY: the caller vouches for the key.
-        let key = unsafe { std::slice::from_raw_parts(key, block.dim) };
-        for (w, x) in key.chunks(2).enumerate() {
-            out[w * KEY_BLOCK + j] = word(x[0], x.get(1).copied().unwrap_or(bf16::ZERO));
+        for w in 0..block.dim.div_ceil(2) {
+            // SAFETY: the caller vouches for the key's elements.
+            let at = |d: usize| if d < block.dim { unsafe { element(key.add(d)) } } else { bf16::ZERO };
+            out[w * KEY_BLOCK + j] = word(at(2 * w), at(2 * w + 1));
         }
     }
 }
@@ -68,7 +82,7 @@ fn round_weights(row: &mut [u32], first: usize, end: usize) {
 
 /// # Safety
 /// Each of the values `first..end` holds `dim` elements.
-unsafe fn pv(b: &mut WeighPairs<'_>) {
+unsafe fn pv<T: Cached>(b: &mut WeighPairs<'_, T>) {
     assert!(b.first <= b.end && b.end <= KEYS, "tokens of a chunk");
     for (r, &alpha) in b.alpha.iter().enumerate() {
         for d in 0..b.dim {
@@ -77,7 +91,7 @@ unsafe fn pv(b: &mut WeighPairs<'_>) {
             for i in b.first / 2..b.end.div_ceil(2) {
                 let at = |j: usize| {
                     // SAFETY: the caller vouches for the values that count.
-                    if (b.first..b.end).contains(&j) { unsafe { *b.values[j].add(d) } } else { bf16::ZERO }
+                    if (b.first..b.end).contains(&j) { unsafe { element(b.values[j].add(d)) } } else { bf16::ZERO }
                 };
                 add(acc, b.p[r * KEYS + i], word(at(2 * i), at(2 * i + 1)));
             }

@@ -12,7 +12,8 @@ pub(crate) const U: f64 = 1.0 / 16_777_216.0;
 /// machine that has all else that their tier needs.
 pub(crate) fn tables() -> Vec<Kernels> {
     let machine = detect();
-    let plain = Features { avx512_bf16: false, avx512_vnni: false, bf16_dot_is_fast: false, ..machine };
+    let plain =
+        Features { avx512_bf16: false, avx512_vnni: false, avx512_vbmi: false, bf16_dot_is_fast: false, ..machine };
     // Where the instruction exists it is tested, fast or not.
     let full = Features { bf16_dot_is_fast: machine.avx512_bf16, ..machine };
     let mut tables = Vec::new();

@@ -71,12 +71,16 @@ fn accepts(node: &NodeView<'_>) -> Result<Accept, Reason> {
     no_layouts(node)
 }
 
-/// Queries, keys and values in bf16 meet pair by pair.
+/// Queries in bf16 meet keys and values in bf16 or fp8 pair by pair.
 fn accepts_pairs(node: &NodeView<'_>) -> Result<Accept, Reason> {
-    match (0..3).find(|&i| node.required(i).dtype != DType::BF16) {
-        Some(i) => Err(Reason::dtype(i, node.required(i).dtype, &[DType::BF16])),
-        None => accepts(node),
+    const CACHES: [DType; 3] = [DType::BF16, DType::F8E4M3, DType::F8E5M2];
+    for i in 0..3 {
+        let (dtype, taken) = (node.required(i).dtype, if i == 0 { &CACHES[..1] } else { &CACHES[..] });
+        if !taken.contains(&dtype) {
+            return Err(Reason::dtype(i, dtype, taken));
+        }
     }
+    accepts(node)
 }
 
 /// Keys and values in i8, in heads whose products are sums of integers.
@@ -98,7 +102,7 @@ fn accepts_digits(node: &NodeView<'_>) -> Result<Accept, Reason> {
 enum Way {
     /// In f32.
     Wide,
-    /// Where all are bf16: pair by pair.
+    /// Where queries are bf16, keys and values bf16 or fp8: pair by pair.
     Pairs(AttentionPairs),
     /// Where keys and values are i8: in integers.
     Digits(AttentionDigits),

@@ -5,8 +5,8 @@ use std::ops::Range;
 use half::{bf16, f16};
 use qiao_core::DType;
 use qiao_kernels_cpu::{
-    Ahead, AttentionPairs, CacheElement, E4m3, E5m2, KEY_BLOCK, KEYS, Kernels, PackKeys, Soften, WeighPairs,
-    WeighValues,
+    Ahead, AttentionPairs, CacheElement, E4m3, E5m2, KEY_BLOCK, KEYS, Kernels, PackKeys, PairElement, Soften,
+    WeighPairs, WeighValues,
 };
 
 use super::super::cache::Cache;
@@ -105,6 +105,17 @@ macro_rules! with_dtype {
     };
 }
 
+/// As `with_dtype`, for the dtypes that meet in pairs.
+macro_rules! with_pairs {
+    ($dtype:expr, $function:ident($($arg:expr),*)) => {
+        match $dtype {
+            DType::BF16 => $function::<bf16>($($arg),*),
+            DType::F8E5M2 => $function::<E5m2>($($arg),*),
+            _ => $function::<E4m3>($($arg),*),
+        }
+    };
+}
+
 /// Addresses of a dtype's elements.
 pub(super) fn typed<T>(addresses: &[*const u8]) -> &[*const T] {
     // SAFETY: pointers to sized types are alike.
@@ -151,15 +162,28 @@ pub(super) unsafe fn weigh<T: CacheElement>(k: &Kernels, w: Weights<'_>, values:
 }
 
 /// # Safety
-/// As for [`weigh`], for values in bf16 and weights in pairs.
-unsafe fn weigh_pairs(k: &AttentionPairs, w: Weights<'_>, values: &[*const u8]) {
+/// As for [`pack`], for keys that become pairs.
+unsafe fn pack_pairs<T: PairElement>(
+    k: &AttentionPairs,
+    out: &mut [f32],
+    keys: &[*const u8],
+    dim: usize,
+    ahead: Ahead<'_>,
+) {
+    // SAFETY: as the caller vouches.
+    unsafe { (T::pack_key_pairs(k).run)(words(out), &PackKeys { keys: typed(keys), dim, ahead }) }
+}
+
+/// # Safety
+/// As for [`weigh`], for weights in pairs.
+unsafe fn weigh_pairs<T: PairElement>(k: &AttentionPairs, w: Weights<'_>, values: &[*const u8]) {
     let Weights { acc, alpha, p, tokens, dim } = w;
     // SAFETY: both are 32 bits, aligned alike, and any bits are a value of either.
     let p = unsafe { std::slice::from_raw_parts(p.as_ptr().cast::<u32>(), p.len()) };
     let (first, end) = (tokens.start, tokens.end);
-    let mut block = WeighPairs { acc, alpha, p, values: typed(values), first, end, dim };
+    let mut block = WeighPairs { acc, alpha, p, values: typed::<T>(values), first, end, dim };
     // SAFETY: as the caller vouches.
-    unsafe { (k.pv.run)(&mut block) }
+    unsafe { (T::pv_pairs(k).run)(&mut block) }
 }
 
 impl Attention {
@@ -325,9 +349,8 @@ impl Attention {
             let scores = &mut s.scores[tokens.start..];
             match &self.way {
                 Way::Pairs(pairs) => {
-                    let block = PackKeys { keys: typed(keys), dim: dk, ahead: next_keys };
-                    // SAFETY: as the caller vouches; keys are bf16 here.
-                    unsafe { (pairs.pack_keys.run)(words(s.packed), &block) };
+                    // SAFETY: as the caller vouches; the dtype is that of the keys.
+                    unsafe { with_pairs!(self.k.dtype, pack_pairs(pairs, s.packed, keys, dk, next_keys)) };
                     (pairs.qk.run)(scores, (words(s.q), rows), words(s.packed), dk.div_ceil(2), next_values);
                 }
                 Way::Digits(digits) => {
@@ -430,7 +453,7 @@ impl Attention {
             // SAFETY: as the caller vouches; the dtype is that of the values.
             unsafe {
                 match &self.way {
-                    Way::Pairs(pairs) => weigh_pairs(pairs, w, &chunk.values.at),
+                    Way::Pairs(pairs) => with_pairs!(self.v.dtype, weigh_pairs(pairs, w, &chunk.values.at)),
                     _ => with_dtype!(self.v.dtype, weigh(k, w, &chunk.values.at)),
                 }
             };
