@@ -1,77 +1,305 @@
-//! A pool of threads that spin for a while, then park.
+//! A pool of threads that share the tasks of a job.
 //!
-//! One job runs at a time: tasks `0..n`, claimed one by one by the caller and the workers. A worker that comes late
-//! finds the job closed and goes back to waiting, so a job never waits for a thread that sleeps.
+//! A caller [enters](Pool::enter) the pool and leads it until it leaves: between its jobs the workers watch one word, so a
+//! job costs no lock, no call to the system and no wake-up. The tasks of a job are cut into a share for each thread, in
+//! order. A thread takes its own share, then helps its neighbours; the caller helps everybody. So a job waits only for
+//! tasks that somebody has begun, never for a thread that sleeps or that lost its core.
+//!
+//! A caller that finds the pool led by another runs its tasks alone, on its own thread.
+
+mod wait;
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, UnsafeCell};
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
-/// Turns that a worker spins before it parks: some hundred microseconds.
-const SPINS: usize = 20_000;
+use wait::{Crowd, Next, Patience};
+
+/// Bits of a word that count tasks; the others hold the number of the job, which comes round again after half a year of a
+/// job every microsecond.
+const BITS: u32 = 20;
+
+/// The most tasks of one job.
+const MOST: usize = (1 << BITS) - 1;
+
+/// Threads that help each other, but for the caller, who helps all.
+const NEIGHBOURS: usize = 8;
+
+/// What a thread is to a pool.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// It has entered, and others lead.
+    Alone,
+    /// It leads.
+    Leads,
+    /// It runs a task.
+    Task,
+}
+
+/// Where a thread is: the pool by its address, its number there and its role.
+#[derive(Clone, Copy)]
+struct Place {
+    pool: usize,
+    thread: usize,
+    role: Role,
+}
 
 thread_local! {
-    /// The pool whose task this thread runs, by its address, and the thread's number there.
-    static RUNNING: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+    static PLACE: Cell<Place> = const { Cell::new(Place { pool: 0, thread: 0, role: Role::Alone }) };
 }
 
-/// A job: the function, borrowed from the caller of [`Pool::run`] for the length of the call, and its tasks.
-struct Job<'a> {
-    run: &'a (dyn Fn(usize, usize) + Sync),
-    tasks: usize,
-    next: AtomicUsize,
-    panicked: Mutex<Option<Box<dyn Any + Send>>>,
+/// Sets this thread's place until it is dropped.
+struct Within(Place);
+
+impl Within {
+    fn new(place: Place) -> Self {
+        Within(PLACE.replace(place))
+    }
 }
 
-impl Job<'_> {
-    /// Claims and runs tasks until none is left, for the pool at this address.
-    fn work(&self, pool: usize, thread: usize) {
-        let outer = RUNNING.replace((pool, thread));
+impl Drop for Within {
+    fn drop(&mut self) {
+        PLACE.set(self.0);
+    }
+}
+
+type Run<'a> = &'a (dyn Fn(usize, usize) + Sync);
+
+/// Something on cache lines of its own, the line that the processor fetches along with it included.
+#[repr(align(128))]
+struct Apart<T>(T);
+
+/// The open job.
+struct Posted {
+    /// Number of the job and how many tasks it has.
+    job: AtomicU64,
+    /// What runs its tasks, borrowed from the leader's caller until all are done.
+    run: UnsafeCell<Run<'static>>,
+}
+
+// SAFETY: the leader writes `run` when no job is open; others read it only after they took a task of the open job.
+unsafe impl Sync for Posted {}
+
+/// One thread's part in the open job. Each word starts with the number of a job; where it is an older one, the count is 0.
+struct Seat {
+    /// How many tasks of this thread's share are taken, by whomever.
+    taken: Apart<AtomicU64>,
+    /// How many tasks this thread has done, of whatever share.
+    done: Apart<AtomicU64>,
+    /// The thread, but for the caller.
+    thread: OnceLock<Thread>,
+}
+
+/// What the leader and the workers share.
+struct Shared {
+    posted: Apart<Posted>,
+    seats: Vec<Seat>,
+    /// One bit for each thread that sleeps or is about to.
+    asleep: Vec<AtomicU64>,
+    /// Whether a caller leads.
+    led: AtomicBool,
+    closing: AtomicBool,
+    crowd: Crowd,
+    /// Whether a task of the open job panicked, and the first that did.
+    failed: AtomicBool,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// A word of this job with a count.
+fn word(job: u64, count: usize) -> u64 {
+    (job >> BITS << BITS) | count as u64
+}
+
+/// The count of a word.
+fn count(word: u64) -> usize {
+    word as usize & MOST
+}
+
+/// How far the job of word `a` is ahead of that of `b`.
+fn ahead(a: u64, b: u64) -> i64 {
+    ((a >> BITS).wrapping_sub(b >> BITS) << BITS).cast_signed()
+}
+
+impl Shared {
+    fn new(threads: usize) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let word = || Apart(AtomicU64::new(0));
+        let seat = |_| Seat { taken: word(), done: word(), thread: OnceLock::new() };
+        Shared {
+            posted: Apart(Posted { job: AtomicU64::new(0), run: UnsafeCell::new(&|_, _| {}) }),
+            seats: (0..threads).map(seat).collect(),
+            asleep: (0..threads.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            led: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            crowd: Crowd::new(threads > cores),
+            failed: AtomicBool::new(false),
+            panic: Mutex::new(None),
+        }
+    }
+
+    /// The first task of a thread's share, and how many it has.
+    fn share(&self, tasks: usize, seat: usize) -> (usize, usize) {
+        let (base, more) = (tasks / self.seats.len(), tasks % self.seats.len());
+        (seat * base + seat.min(more), base + usize::from(seat < more))
+    }
+
+    /// Takes the next task of a share of this job. A job that has ended has no task left to take, so whoever gets one
+    /// knows that the job is open until that task is done.
+    fn take(&self, job: u64, seat: usize) -> Option<usize> {
+        let (first, len) = self.share(count(job), seat);
+        let taken = &self.seats[seat].taken.0;
+        let mut seen = taken.load(Ordering::Relaxed);
         loop {
-            let task = self.next.fetch_add(1, Ordering::Relaxed);
-            if task >= self.tasks {
-                RUNNING.set(outer);
+            let so_far = match ahead(seen, job) {
+                0 => count(seen),
+                newer if newer > 0 => return None,
+                _ => 0,
+            };
+            if so_far >= len {
+                return None;
+            }
+            match taken.compare_exchange_weak(seen, word(job, so_far + 1), Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(first + so_far),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Runs what is left of a share, counting on from `done`.
+    fn run_share(&self, job: u64, seat: usize, thread: usize, mut done: usize) -> usize {
+        let before = done;
+        while let Some(task) = self.take(job, seat) {
+            // SAFETY: a task was taken, so the job is open and its function lives until the task counts as done.
+            let run = unsafe { *self.posted.0.run.get() };
+            if !self.failed.load(Ordering::Relaxed)
+                && let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(task, thread)))
+            {
+                self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+                self.failed.store(true, Ordering::Relaxed);
+            }
+            done += 1;
+        }
+        if done > before {
+            self.seats[thread].done.0.store(word(job, done), Ordering::Release);
+        }
+        done
+    }
+
+    /// Runs tasks of a job as thread `thread` until none is left for it.
+    fn work(&self, job: u64, thread: usize) {
+        let done = self.run_share(job, thread, thread, 0);
+        let (first, len) = match thread {
+            0 => (0, self.seats.len()),
+            _ => {
+                (thread / NEIGHBOURS * NEIGHBOURS, NEIGHBOURS.min(self.seats.len() - thread / NEIGHBOURS * NEIGHBOURS))
+            }
+        };
+        (1..len).fold(done, |done, i| self.run_share(job, first + (thread - first + i) % len, thread, done));
+    }
+
+    /// Runs a job of more than one task, as thread 0.
+    fn lead(&self, tasks: usize, run: Run<'_>) {
+        let posted = &self.posted.0;
+        let job = (posted.job.load(Ordering::Relaxed) >> BITS).wrapping_add(1) << BITS | tasks as u64;
+        // SAFETY: the leader is one, and all tasks of the last job are done, so nobody reads the function. The longer
+        // life is never used: it is called only for tasks taken of this job, all of which are done before this returns.
+        unsafe { *posted.run.get() = std::mem::transmute::<Run<'_>, Run<'static>>(run) };
+        posted.job.store(job, Ordering::Release);
+        self.wake_some(0);
+        self.work(job, 0);
+        let mut patience = Patience::new(&self.crowd);
+        // Acquires what the tasks wrote.
+        let done = |seat: &Seat| match seat.done.0.load(Ordering::Acquire) {
+            done if ahead(done, job) == 0 => count(done),
+            _ => 0,
+        };
+        while self.seats.iter().map(done).sum::<usize>() < tasks {
+            patience.wait_for_others();
+        }
+        if self.failed.load(Ordering::Relaxed) {
+            self.failed.store(false, Ordering::Relaxed);
+            let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(panic) = panic {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+
+    /// Wakes two threads that sleep; each wakes two more. A caller that misses one which is just going to sleep wakes it
+    /// with its next job.
+    fn wake_some(&self, waker: usize) {
+        let mut left = 2;
+        for (i, bits) in self.asleep.iter().enumerate() {
+            while left > 0 && bits.load(Ordering::Relaxed) != 0 {
+                if waker == 0 && !self.crowd.may_wake() {
+                    return;
+                }
+                let lowest = bits.load(Ordering::Relaxed).trailing_zeros().min(63);
+                if bits.fetch_and(!(1 << lowest), Ordering::Relaxed) & 1 << lowest == 0 {
+                    continue;
+                }
+                if let Some(thread) = self.seats[i * 64 + lowest as usize].thread.get() {
+                    thread.unpark();
+                    left -= 1;
+                }
+            }
+        }
+    }
+
+    /// What a worker does for its whole life.
+    fn serve(&self, thread: usize) {
+        let _ = self.seats[thread].thread.set(std::thread::current());
+        let pool = std::ptr::from_ref(self) as usize;
+        let _within = Within::new(Place { pool, thread, role: Role::Task });
+        let mut seen = 0;
+        loop {
+            seen = self.await_job(seen, thread);
+            if self.closing.load(Ordering::Acquire) {
                 return;
             }
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.run)(task, thread))) {
-                self.next.store(self.tasks, Ordering::Relaxed);
-                self.panicked.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+            self.work(seen, thread);
+        }
+    }
+
+    /// Waits for a job other than `seen`, or for the end.
+    fn await_job(&self, seen: u64, thread: usize) -> u64 {
+        let posted = &self.posted.0.job;
+        let news = || match posted.load(Ordering::Acquire) {
+            job if job != seen || self.closing.load(Ordering::Acquire) => Some(job),
+            _ => None,
+        };
+        let mut patience = Patience::new(&self.crowd);
+        loop {
+            if let Some(job) = news() {
+                return job;
+            }
+            if patience.wait_for_work(self.led.load(Ordering::Relaxed)) == Next::Park {
+                break;
             }
         }
-    }
-
-    /// Passes on the first panic of a task, when all have ended.
-    fn finish(&self) {
-        let panicked = self.panicked.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(panic) = panicked {
-            std::panic::resume_unwind(panic);
-        }
+        let (asleep, bit) = (&self.asleep[thread / 64], 1 << (thread % 64));
+        let job = loop {
+            asleep.fetch_or(bit, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            if let Some(job) = news() {
+                break job;
+            }
+            std::thread::park();
+        };
+        asleep.fetch_and(!bit, Ordering::Relaxed);
+        self.wake_some(thread);
+        job
     }
 }
 
-/// What the caller and the workers share.
-struct Shared {
-    /// The open job, or null. Points at a `Job` on the stack of the caller of `run`.
-    job: AtomicPtr<Job<'static>>,
-    /// Rises with every job.
-    generation: AtomicUsize,
-    /// Workers that hold, or are about to look at, the job pointer.
-    inside: AtomicUsize,
-    /// Workers that sleep or are about to.
-    parked: AtomicUsize,
-    closing: AtomicBool,
-    spins: usize,
-}
-
-/// A fixed set of threads; the caller of [`Pool::run`] is the first of them.
+/// A fixed set of threads; the caller is the first of them.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    threads: Vec<Thread>,
-    turn: Mutex<()>,
 }
 
 impl Pool {
@@ -80,76 +308,77 @@ impl Pool {
     /// # Errors
     /// The system refuses a thread.
     pub(crate) fn new(threads: usize) -> std::io::Result<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let shared = Arc::new(Shared {
-            job: AtomicPtr::new(std::ptr::null_mut()),
-            generation: AtomicUsize::new(0),
-            inside: AtomicUsize::new(0),
-            parked: AtomicUsize::new(0),
-            closing: AtomicBool::new(false),
-            // With more threads than cores a spinning thread takes the core of one that works.
-            spins: if threads > cores { 0 } else { SPINS },
-        });
-        let mut pool = Pool { shared, workers: Vec::new(), threads: Vec::new(), turn: Mutex::new(()) };
-        for index in 1..threads.max(1) {
+        let threads = threads.max(1);
+        let mut pool = Pool { shared: Arc::new(Shared::new(threads)), workers: Vec::new() };
+        for thread in 1..threads {
             let shared = pool.shared.clone();
-            let worker =
-                std::thread::Builder::new().name(format!("qiao-cpu-{index}")).spawn(move || serve(&shared, index))?;
-            pool.threads.push(worker.thread().clone());
-            pool.workers.push(worker);
+            let name = format!("qiao-cpu-{thread}");
+            pool.workers.push(std::thread::Builder::new().name(name).spawn(move || shared.serve(thread))?);
         }
         Ok(pool)
     }
 
     /// How many threads work, the caller included.
     pub(crate) fn threads(&self) -> usize {
-        self.workers.len() + 1
+        self.shared.seats.len()
     }
 
-    /// Runs `run(task, thread)` for every task in `0..tasks`, each once, on some thread in `0..threads()`. Returns
-    /// when all are done. Callers take turns; a task that calls runs the inner tasks itself, one after the other.
+    fn address(&self) -> usize {
+        Arc::as_ptr(&self.shared) as usize
+    }
+
+    /// Makes this thread the leader until the region is dropped, so that its jobs follow each other at the least cost.
+    /// Where another leads, this thread runs its tasks alone until the other has left.
+    pub(crate) fn enter(&self) -> Region<'_> {
+        let pool = self.address();
+        let outer = PLACE.get();
+        if outer.pool != pool {
+            PLACE.set(Place { pool, thread: 0, role: Role::Alone });
+        }
+        Region { pool: self, outer, here: PhantomData }
+    }
+
+    /// Whether this thread, which entered alone, leads from now on.
+    fn try_to_lead(&self) -> bool {
+        let leads = !self.workers.is_empty() && !self.shared.led.swap(true, Ordering::Acquire);
+        if leads {
+            PLACE.set(Place { pool: self.address(), thread: 0, role: Role::Leads });
+        }
+        leads
+    }
+
+    /// Runs `run(task, thread)` for every task in `0..tasks`, each once, on some thread in `0..threads()`. Returns when
+    /// all are done. A task that calls runs the inner tasks itself, one after the other.
     ///
     /// # Panics
     /// With the first panic of a task.
-    pub(crate) fn run(&self, tasks: usize, run: &(dyn Fn(usize, usize) + Sync)) {
-        let pool = Arc::as_ptr(&self.shared) as usize;
-        let (running, thread) = RUNNING.get();
-        if running == pool {
-            return (0..tasks).for_each(|task| run(task, thread));
+    pub(crate) fn run(&self, tasks: usize, run: Run<'_>) {
+        let here = PLACE.get();
+        if here.pool != self.address() {
+            let _region = self.enter();
+            return self.run(tasks, run);
         }
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let job = Job { run, tasks, next: AtomicUsize::new(0), panicked: Mutex::new(None) };
-        let shared = &self.shared;
-        if tasks <= 1 || self.workers.is_empty() {
-            job.work(pool, 0);
-            return job.finish();
+        if here.role == Role::Task {
+            return (0..tasks).for_each(|task| run(task, here.thread));
         }
-        shared.job.store((&raw const job).cast_mut().cast(), Ordering::SeqCst);
-        shared.generation.fetch_add(1, Ordering::SeqCst);
-        if shared.parked.load(Ordering::SeqCst) > 0 {
-            self.threads.iter().for_each(Thread::unpark);
+        let led = tasks > 1 && (here.role == Role::Leads || self.try_to_lead());
+        let _within = Within::new(Place { role: Role::Task, ..PLACE.get() });
+        if !led {
+            return (0..tasks).for_each(|task| run(task, 0));
         }
-        job.work(pool, 0);
-        // Close the job, then wait for the workers that saw it open: a worker counts itself in before it looks.
-        shared.job.store(std::ptr::null_mut(), Ordering::SeqCst);
-        let mut turns = 0u32;
-        while shared.inside.load(Ordering::SeqCst) > 0 {
-            turns += 1;
-            if turns.is_multiple_of(4096) || shared.spins == 0 {
-                std::thread::yield_now();
-            } else {
-                std::hint::spin_loop();
-            }
+        if tasks <= MOST {
+            return self.shared.lead(tasks, run);
         }
-        job.finish();
+        for first in (0..tasks).step_by(MOST) {
+            self.shared.lead(MOST.min(tasks - first), &|task, thread| run(first + task, thread));
+        }
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::SeqCst);
-        self.shared.generation.fetch_add(1, Ordering::SeqCst);
-        self.threads.iter().for_each(Thread::unpark);
+        self.workers.iter().for_each(|worker| worker.thread().unpark());
         for worker in self.workers.drain(..) {
             // A worker catches the panics of its tasks, so it ends in order.
             let _ = worker.join();
@@ -157,150 +386,24 @@ impl Drop for Pool {
     }
 }
 
-/// What a worker does for its whole life.
-fn serve(shared: &Shared, index: usize) {
-    let mut seen = 0;
-    loop {
-        seen = wait(shared, seen);
-        if shared.closing.load(Ordering::SeqCst) {
-            return;
-        }
-        shared.inside.fetch_add(1, Ordering::SeqCst);
-        let job = shared.job.load(Ordering::SeqCst);
-        if !job.is_null() {
-            // SAFETY: the job was open after this worker counted itself in, and its owner waits until every such
-            // worker has counted itself out, so the pointer is valid until the line after next.
-            unsafe { &*job }.work(std::ptr::from_ref(shared) as usize, index);
-        }
-        shared.inside.fetch_sub(1, Ordering::SeqCst);
-    }
+/// The time in which a thread leads a pool; see [`Pool::enter`].
+pub(crate) struct Region<'a> {
+    pool: &'a Pool,
+    outer: Place,
+    /// Where a thread is, is that thread's own.
+    here: PhantomData<*const ()>,
 }
 
-/// Waits for a generation other than `seen`: first spinning, then parked.
-fn wait(shared: &Shared, seen: usize) -> usize {
-    for _ in 0..shared.spins {
-        let now = shared.generation.load(Ordering::Acquire);
-        if now != seen {
-            return now;
+impl Drop for Region<'_> {
+    fn drop(&mut self) {
+        if self.outer.pool == self.pool.address() {
+            return;
         }
-        std::hint::spin_loop();
+        if PLACE.replace(self.outer).role == Role::Leads {
+            self.pool.shared.led.store(false, Ordering::Release);
+        }
     }
-    shared.parked.fetch_add(1, Ordering::SeqCst);
-    let now = loop {
-        let now = shared.generation.load(Ordering::SeqCst);
-        if now != seen {
-            break now;
-        }
-        std::thread::park();
-    };
-    shared.parked.fetch_sub(1, Ordering::SeqCst);
-    now
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicU32;
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn every_task_runs_once() {
-        for threads in [1, 2, 3, 8] {
-            let pool = Pool::new(threads).unwrap();
-            for tasks in [0, 1, 2, 7, 100] {
-                let counts: Vec<_> = (0..tasks).map(|_| AtomicU32::new(0)).collect();
-                pool.run(tasks, &|task, thread| {
-                    assert!(thread < pool.threads());
-                    counts[task].fetch_add(1, Ordering::Relaxed);
-                });
-                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
-            }
-        }
-    }
-
-    #[test]
-    fn jobs_follow_each_other_without_mixing() {
-        let pool = Pool::new(4).unwrap();
-        for round in 0..20_000u32 {
-            let sum = AtomicU32::new(0);
-            pool.run(5, &|task, _| {
-                sum.fetch_add(round.wrapping_mul(task as u32), Ordering::Relaxed);
-            });
-            assert_eq!(sum.load(Ordering::Relaxed), round.wrapping_mul(10));
-        }
-    }
-
-    #[test]
-    fn parked_workers_wake_up_for_a_job() {
-        let pool = Pool::new(2).unwrap();
-        for _ in 0..3 {
-            std::thread::sleep(Duration::from_millis(30));
-            let slow = AtomicU32::new(0);
-            pool.run(2, &|_, thread| {
-                std::thread::sleep(Duration::from_millis(20));
-                slow.fetch_or(1 << thread, Ordering::Relaxed);
-            });
-            assert_eq!(slow.load(Ordering::Relaxed), 3, "both threads took a task");
-        }
-    }
-
-    #[test]
-    fn a_panic_in_a_task_reaches_the_caller_and_the_pool_lives_on() {
-        let pool = Pool::new(3).unwrap();
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            pool.run(10, &|task, _| assert_ne!(task, 4, "task four"));
-        }));
-        assert!(result.is_err());
-        let done = AtomicU32::new(0);
-        pool.run(10, &|_, _| {
-            done.fetch_add(1, Ordering::Relaxed);
-        });
-        assert_eq!(done.load(Ordering::Relaxed), 10);
-    }
-
-    #[test]
-    fn a_task_may_run_tasks_of_its_own() {
-        for threads in [1, 3] {
-            let (pool, other) = (Pool::new(threads).unwrap(), Pool::new(2).unwrap());
-            let done = AtomicU32::new(0);
-            let count = |_: usize, _: usize| {
-                done.fetch_add(1, Ordering::Relaxed);
-            };
-            pool.run(4, &|_, thread| {
-                pool.run(5, &|_, inner| assert_eq!(inner, thread));
-                pool.run(5, &count);
-                other.run(3, &count);
-            });
-            assert_eq!(done.load(Ordering::Relaxed), 32);
-        }
-    }
-
-    #[test]
-    fn workers_that_sleep_end_with_their_pool() {
-        for _ in 0..20 {
-            let pool = Pool::new(4).unwrap();
-            pool.run(4, &|_, _| {});
-            std::thread::sleep(Duration::from_millis(2));
-            drop(pool);
-        }
-    }
-
-    #[test]
-    fn callers_on_several_threads_take_turns() {
-        let pool = Pool::new(2).unwrap();
-        let total = AtomicU32::new(0);
-        std::thread::scope(|s| {
-            for _ in 0..4 {
-                s.spawn(|| {
-                    for _ in 0..500 {
-                        pool.run(3, &|_, _| {
-                            total.fetch_add(1, Ordering::Relaxed);
-                        });
-                    }
-                });
-            }
-        });
-        assert_eq!(total.load(Ordering::Relaxed), 6000);
-    }
-}
+mod tests;

@@ -22,12 +22,31 @@ pub(crate) struct CpuPlan {
     cold: Vec<Option<usize>>,
     /// For each tensor: where its first byte is.
     places: Vec<At>,
-    writes: Vec<bool>,
-    /// What the address of each bound tensor is a multiple of.
-    aligns: Vec<usize>,
+    bound: Vec<Bound>,
     shared: (usize, usize),
     scratch: (usize, usize),
     workspace: usize,
+}
+
+/// What the binding of a bound tensor must be.
+struct Bound {
+    /// Its bytes, in the layout that it has.
+    bytes: usize,
+    /// What its address is a multiple of.
+    align: usize,
+    written: bool,
+}
+
+impl Bound {
+    fn new(graph: &Graph, position: usize) -> Result<Self> {
+        let id = graph.bound()[position];
+        let desc = graph.desc(id);
+        let bytes = match desc.layout {
+            0 => desc.bytes()?,
+            layout => pack::packed_bytes(desc, layout)?,
+        };
+        Ok(Bound { bytes, align: sound::binding_alignment(graph, id), written: graph.writes_bound(position) })
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -69,10 +88,9 @@ impl CpuPlan {
         let all_threads = per_thread.checked_mul(core.pool.threads());
         Ok(CpuPlan {
             workspace: all_threads.and_then(|bytes| bytes.checked_add(scratch)).ok_or_else(too_large)?,
-            aligns: graph.bound().iter().map(|&id| sound::binding_alignment(graph, id)).collect(),
             shared: (placement.bytes, shared),
             scratch: (scratch, per_thread),
-            writes: (0..graph.bound().len()).map(|i| graph.writes_bound(i)).collect(),
+            bound: (0..graph.bound().len()).map(|i| Bound::new(graph, i)).collect::<Result<_>>()?,
             graph: graph.clone(),
             core,
             steps,
@@ -83,18 +101,15 @@ impl CpuPlan {
 
     /// The address of each bound tensor's buffer, checked.
     fn bound_address(&self, position: usize, binding: &Binding) -> Result<usize> {
-        let tensor = self.graph.tensor(self.graph.bound()[position]);
-        let need = match tensor.desc.layout {
-            0 => tensor.desc.bytes()?,
-            layout => pack::packed_bytes(&tensor.desc, layout)?,
-        };
-        let check = if self.writes[position] { resolve_mut } else { resolve };
-        let (buffer, range) = check(binding, &tensor.name, need)?;
+        let Bound { bytes, align, written } = self.bound[position];
+        let name = || &self.graph.tensor(self.graph.bound()[position]).name;
+        let check = if written { resolve_mut } else { resolve };
+        let (buffer, range) = check(binding, name(), bytes)?;
         let address = buffer.at(range.start) as usize;
-        if !address.is_multiple_of(self.aligns[position]) {
+        if !address.is_multiple_of(align) {
             let found = format!("it starts at byte {}", range.start);
             let mend = format!("start it on a multiple of {ALIGN} of an allocated buffer");
-            return Err(Error::invalid(format!("binding of '{}'", tensor.name), found, mend));
+            return Err(Error::invalid(format!("binding of '{}'", name()), found, mend));
         }
         Ok(address)
     }
@@ -123,9 +138,9 @@ impl Plan for CpuPlan {
         let stream = (stream as &mut dyn Any)
             .downcast_mut::<CpuStream>()
             .ok_or_else(|| Error::invalid("stream", "it belongs to another device", "use a stream of this device"))?;
-        if bindings.len() != self.writes.len() {
+        if bindings.len() != self.bound.len() {
             let found = format!("{} were given", bindings.len());
-            return Err(Error::invalid("bindings", found, format!("give {}, one per bound tensor", self.writes.len())));
+            return Err(Error::invalid("bindings", found, format!("give {}, one per bound tensor", self.bound.len())));
         }
         stream.healthy()?;
         let (buffer, range) = resolve_mut(workspace, "workspace", self.workspace)?;
@@ -155,6 +170,7 @@ impl Plan for CpuPlan {
             scratch: base + self.scratch.0,
             per_thread: self.scratch.1,
         };
+        let _region = self.core.pool.enter();
         let result = self.steps.iter().zip(&self.cold).try_for_each(|(step, cold)| {
             (step.run)(&exec)?;
             if let Some(position) = *cold {
