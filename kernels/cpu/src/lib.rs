@@ -21,6 +21,7 @@ mod convert;
 mod gemm;
 mod math;
 mod rows;
+mod stream;
 
 mod quant;
 
@@ -54,6 +55,7 @@ pub use quant::{
     CHUNK, FloatRows, IntegerRows, IntegerRowsMut, PackIntegers, QuantBlock, QuantCodes, QuantDecode, QuantDot,
     QuantFormat, QuantKernel, QuantOffset, QuantScales, pack_quant_panel,
 };
+pub use stream::{stream_copy, stream_fence};
 pub use table::{
     Axpy, Binary, CacheElement, Convert, Dot, Element, Entry, Gemm, Gemv, GemvDot, Kernels, LayerNorm, Pack, PackA, Pv,
     Qk, QuantizeRow, Reduce, RmsNorm, Rope, SoftenRow, Unary, kernels, kernels_unchecked,

@@ -13,11 +13,14 @@ macro_rules! map {
         let whole = $out.len() - $out.len() % S::LANES;
         let mut at = 0;
         while at < whole {
-            let value = {
-                $(let $x = $s.load(&$x[at..]);)+
-                $value
-            };
-            $s.store(&mut $out[at..], value);
+            // SAFETY: the inputs are as long as the output, and `at + LANES` is at most that.
+            unsafe {
+                let value = {
+                    $(let $x = $s.load_ptr($x.as_ptr().add(at));)+
+                    $value
+                };
+                $s.store_ptr($out.as_mut_ptr().add(at), value);
+            }
             at += S::LANES;
         }
         if at < $out.len() {
@@ -109,7 +112,8 @@ macro_rules! fold {
         let mut at = 0;
         while at + CHAINS * S::LANES <= len {
             for (c, part) in parts.iter_mut().enumerate() {
-                $(let $x = $s.load(&$x[at + c * S::LANES..]);)+
+                // SAFETY: the rows have `len` elements, and `at + CHAINS * LANES` is at most that.
+                $(let $x = unsafe { $s.load_ptr($x.as_ptr().add(at + c * S::LANES)) };)+
                 let $acc = *part;
                 *part = $step;
             }
@@ -229,10 +233,13 @@ pub(crate) fn rope_half_split<S: Simd>(s: S, x: &mut [f32], cos: &[f32], sin: &[
     let whole = half - half % S::LANES;
     let mut at = 0;
     while at < whole {
-        let (a, b) = (s.load(&first[at..]), s.load(&second[at..]));
-        let (c, d) = (s.load(&cos[at..]), s.load(&sin[at..]));
-        s.store(&mut first[at..], s.sub(s.mul(a, c), s.mul(b, d)));
-        s.store(&mut second[at..], s.add(s.mul(b, c), s.mul(a, d)));
+        // SAFETY: all four have `half` elements, and `at + LANES` is at most that.
+        unsafe {
+            let (a, b) = (s.load_ptr(first.as_ptr().add(at)), s.load_ptr(second.as_ptr().add(at)));
+            let (c, d) = (s.load_ptr(cos.as_ptr().add(at)), s.load_ptr(sin.as_ptr().add(at)));
+            s.store_ptr(first.as_mut_ptr().add(at), s.sub(s.mul(a, c), s.mul(b, d)));
+            s.store_ptr(second.as_mut_ptr().add(at), s.add(s.mul(b, c), s.mul(a, d)));
+        }
         at += S::LANES;
     }
     for i in whole..half {

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use qiao_core::{DType, Dims, NodeView, TensorDesc, TensorId};
-use qiao_kernels_cpu::Kernels;
+use qiao_kernels_cpu::{Kernels, stream_copy};
 use qiao_quant::minifloat::{F8E4M3, F8E5M2, Format};
 
 /// A tensor as a kernel sees it: rows along the innermost axis.
@@ -20,7 +20,21 @@ pub(crate) struct Operand {
     step: usize,
     /// The outer axes, outermost first, as (size, stride); axes that continue each other are one.
     outer: Vec<(usize, usize)>,
+    /// Whether what is written goes past the caches.
+    streamed: bool,
 }
+
+/// Bytes of a result from which on it is not looked for in the caches.
+const STREAMED: usize = 32 << 20;
+
+/// Bytes of a row below which it is not worth to write past the caches.
+const STREAMED_ROW: usize = 256;
+
+/// The most addresses that are fetched ahead.
+const AHEAD: usize = 2;
+
+/// Elements of a row that element-by-element operators are cut into: conversions of them stay in the first-level cache.
+const PIECE: usize = 1024;
 
 impl Operand {
     /// The operand or result with this id.
@@ -42,6 +56,33 @@ impl Operand {
     /// A result.
     pub(crate) fn output(node: &NodeView<'_>, index: usize) -> Self {
         Operand::new(node, node.node.outputs[index])
+    }
+
+    /// A result that is written whole rows at a time, past the caches where it is large. Its tasks run by
+    /// [`Exec::rows`](super::exec::Exec::rows), which orders such writes.
+    pub(crate) fn whole_rows(node: &NodeView<'_>, index: usize) -> Self {
+        let mut out = Operand::output(node, index);
+        let size = out.dtype.block_bytes();
+        let large = node.output(index).elements().saturating_mul(size) >= STREAMED;
+        out.streamed = large && out.is_dense() && out.len.saturating_mul(size) >= STREAMED_ROW;
+        out
+    }
+
+    /// Operands of one shape, cut into shorter rows where all of them lie without gaps.
+    pub(crate) fn in_pieces<const N: usize>(mut operands: [Self; N]) -> [Self; N] {
+        let (rows, len) = (operands[0].rows(), operands[0].len);
+        let Some(all) = rows.checked_mul(len).filter(|&all| all > 0) else { return operands };
+        let whole = |o: &Operand| o.is_dense() && o.is_even() && (o.rows() <= 1 || o.pitch() == o.len);
+        let fewest = all.div_ceil(PIECE);
+        let count = (fewest..fewest.saturating_mul(4)).take(64).find(|&count| all.is_multiple_of(count));
+        if let (true, Some(count)) = (operands.iter().all(whole), count) {
+            for o in &mut operands {
+                o.len = all / count;
+                o.outer = vec![(count, o.len)];
+                o.shape = Dims::new(&[count, o.len]).expect("two axes");
+            }
+        }
+        operands
     }
 
     /// An input, repeated along axes to fill `shape`, which it broadcasts to.
@@ -82,7 +123,7 @@ impl Operand {
             }
         }
         let step = if empty { 1 } else { strides.last().copied().unwrap_or(1) };
-        Operand { tensor, dtype: desc.dtype, shape: *shape, len: shape.last_dim(), step, outer }
+        Operand { tensor, dtype: desc.dtype, shape: *shape, len: shape.last_dim(), step, outer, streamed: false }
     }
 
     /// How many rows there are.
@@ -198,7 +239,7 @@ impl Operand {
     /// # Safety
     /// As [`Operand::read`], and nothing else reads or writes the row while the slice lives.
     pub(crate) unsafe fn row_mut<'a>(&self, base: *mut u8, r: usize) -> Option<&'a mut [f32]> {
-        if self.dtype != DType::F32 || !self.is_dense() {
+        if self.dtype != DType::F32 || !self.is_dense() || self.streamed {
             return None;
         }
         // SAFETY: the caller vouches for the row.
@@ -212,6 +253,10 @@ impl Operand {
     pub(crate) unsafe fn write(&self, k: &Kernels, base: *mut u8, r: usize, first: usize, values: &[f32]) {
         debug_assert!(first + values.len() <= self.len);
         let at = self.offset(r) + first * self.step;
+        if self.streamed {
+            // SAFETY: as the caller vouches; results that are streamed are dense.
+            return unsafe { self.stream(k, base, at, values, &[]) };
+        }
         if self.is_dense() {
             // SAFETY: the caller vouches for the row.
             unsafe {
@@ -235,7 +280,52 @@ impl Operand {
         }
     }
 
-    /// Computes row `r`: `f` fills a whole row, in place where the dtype allows, else in `buf`.
+    /// Writes `values` from element `at` on, past the caches, while what lies at `ahead` is fetched.
+    ///
+    /// # Safety
+    /// As [`Operand::write`]; the elements lie side by side.
+    unsafe fn stream(&self, k: &Kernels, base: *mut u8, at: usize, values: &[f32], ahead: &[*const u8]) {
+        /// Elements that are rounded before they are written.
+        const BLOCK: usize = 512;
+        let size = self.dtype.block_bytes();
+        let mut next = [std::ptr::null(); AHEAD];
+        let next = &mut next[..ahead.len()];
+        next.copy_from_slice(ahead);
+        for (i, values) in values.chunks(BLOCK).enumerate() {
+            // SAFETY: as the caller vouches; f32 and u16 have no bits that a byte does not.
+            unsafe {
+                let out = std::slice::from_raw_parts_mut(base.add((at + i * BLOCK) * size), values.len() * size);
+                let bytes = |p: *const u8| std::slice::from_raw_parts(p, values.len() * size);
+                match self.dtype {
+                    DType::F32 => stream_copy(out, bytes(values.as_ptr().cast()), next),
+                    DType::F16 => {
+                        let mut rounded = [f16::ZERO; BLOCK];
+                        (k.f32_to_f16.run)(&mut rounded[..values.len()], values);
+                        stream_copy(out, bytes(rounded.as_ptr().cast()), next);
+                    }
+                    _ => {
+                        let mut rounded = [bf16::ZERO; BLOCK];
+                        (k.f32_to_bf16.run)(&mut rounded[..values.len()], values);
+                        stream_copy(out, bytes(rounded.as_ptr().cast()), next);
+                    }
+                }
+            }
+            next.iter_mut().for_each(|next| *next = next.wrapping_add(BLOCK * size));
+        }
+    }
+
+    /// Where row `r` starts; anywhere where there is no such row, for a hint.
+    pub(crate) fn ahead(&self, base: *const u8, r: usize) -> *const u8 {
+        base.wrapping_add(self.offset(r).wrapping_mul(self.dtype.block_bytes()))
+    }
+
+    /// Whether what is written goes past the caches.
+    pub(crate) fn is_streamed(&self) -> bool {
+        self.streamed
+    }
+
+    /// Computes row `r`: `f` fills a whole row, in place where the dtype allows, else in `buf`. What lies at `ahead` is
+    /// fetched while a large result is written.
     ///
     /// # Safety
     /// As [`Operand::row_mut`].
@@ -245,6 +335,7 @@ impl Operand {
         base: *mut u8,
         r: usize,
         buf: &mut [f32],
+        ahead: &[*const u8],
         f: impl FnOnce(&mut [f32]),
     ) {
         // SAFETY: as the caller vouches.
@@ -253,8 +344,13 @@ impl Operand {
         }
         let row = &mut buf[..self.len];
         f(row);
-        // SAFETY: as the caller vouches.
-        unsafe { self.write(k, base, r, 0, row) };
+        // SAFETY: as the caller vouches; results that are streamed are dense.
+        unsafe {
+            match self.streamed {
+                true => self.stream(k, base, self.offset(r), row, ahead),
+                false => self.write(k, base, r, 0, row),
+            }
+        }
     }
 
     /// An index (i32 or i64) of a tensor of rank 1 or a row of rank 2, at element `at`.

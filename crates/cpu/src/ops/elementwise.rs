@@ -4,7 +4,7 @@ use qiao_core::{NodeView, Op, OpKind, Row};
 use qiao_kernels_cpu::Kernels;
 
 use super::access::Operand;
-use super::exec::{Core, Prepare, Prepared, all_activations, row};
+use super::exec::{CHEAP, COSTLY, Core, Prepare, Prepared, all_activations, row};
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
     let unary_ops = [
@@ -23,7 +23,7 @@ pub(super) fn rows() -> Vec<Row<Prepare>> {
 }
 
 fn unary(node: &NodeView<'_>, core: &Core) -> Prepared {
-    let (x, y) = (Operand::required(node, 0), Operand::output(node, 0));
+    let [x, y] = Operand::in_pieces([Operand::required(node, 0), Operand::whole_rows(node, 0)]);
     let k = &core.kernels;
     let f = match node.op() {
         Op::Silu(_) => k.silu.run,
@@ -39,14 +39,14 @@ fn unary(node: &NodeView<'_>, core: &Core) -> Prepared {
     Prepared::with_scratch(2 * x.len, move |exec| {
         let k = exec.kernels();
         let (from, to) = (exec.address(x.tensor) as usize, exec.address(y.tensor) as usize);
-        exec.rows(y.rows(), y.len, &|first, last, thread| {
+        exec.rows_of(COSTLY, y.rows(), y.len, &|first, last, thread| {
             // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
             // with the operand.
             unsafe {
                 let (buf_x, buf_y) = exec.scratch(thread).split_at_mut(x.len);
                 for r in first..last {
                     let row = x.read(k, from as *const u8, r, buf_x);
-                    y.fill(k, to as *mut u8, r, buf_y, |out| f(out, row));
+                    y.fill(k, to as *mut u8, r, buf_y, &[x.ahead(from as *const u8, r + 1)], |out| f(out, row));
                 }
             }
         });
@@ -56,12 +56,13 @@ fn unary(node: &NodeView<'_>, core: &Core) -> Prepared {
 
 type BinaryKernel = fn(&Kernels, &mut [f32], &[f32], &[f32]);
 
-/// Rows of two operands into rows of the result.
-fn pairwise(a: Operand, b: Operand, y: Operand, f: BinaryKernel) -> Prepared {
+/// Rows of two operands into rows of the result, of which so many elements are worth handing to another thread.
+fn pairwise(operands: [Operand; 3], grain: usize, f: BinaryKernel) -> Prepared {
+    let [a, b, y] = Operand::in_pieces(operands);
     Prepared::with_scratch(3 * y.len, move |exec| {
         let k = exec.kernels();
         let at = [&a, &b, &y].map(|o| exec.address(o.tensor) as usize);
-        exec.rows(y.rows(), y.len, &|first, last, thread| {
+        exec.rows_of(grain, y.rows(), y.len, &|first, last, thread| {
             // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
             // with the operands.
             unsafe {
@@ -70,7 +71,8 @@ fn pairwise(a: Operand, b: Operand, y: Operand, f: BinaryKernel) -> Prepared {
                 for r in first..last {
                     let row_a = a.read(k, at[0] as *const u8, r, buf_a);
                     let row_b = b.read(k, at[1] as *const u8, r, buf_b);
-                    y.fill(k, at[2] as *mut u8, r, buf_y, |out| f(k, out, row_a, row_b));
+                    let ahead = [a.ahead(at[0] as *const u8, r + 1), b.ahead(at[1] as *const u8, r + 1)];
+                    y.fill(k, at[2] as *mut u8, r, buf_y, &ahead, |out| f(k, out, row_a, row_b));
                 }
             }
         });
@@ -79,7 +81,7 @@ fn pairwise(a: Operand, b: Operand, y: Operand, f: BinaryKernel) -> Prepared {
 }
 
 fn binary(node: &NodeView<'_>, _: &Core) -> Prepared {
-    let y = Operand::output(node, 0);
+    let y = Operand::whole_rows(node, 0);
     let a = Operand::broadcast(node, 0, &y.shape).expect("a binary operator has its first operand");
     let b = Operand::broadcast(node, 1, &y.shape).expect("a binary operator has its second operand");
     let f: BinaryKernel = match node.kind() {
@@ -88,21 +90,21 @@ fn binary(node: &NodeView<'_>, _: &Core) -> Prepared {
         OpKind::Mul => |k, out, a, b| (k.mul.run)(out, a, b),
         _ => |k, out, a, b| (k.div.run)(out, a, b),
     };
-    pairwise(a, b, y, f)
+    pairwise([a, b, y], CHEAP, f)
 }
 
 fn silu_mul(node: &NodeView<'_>, _: &Core) -> Prepared {
     let Op::SiluMul(attrs) = *node.op() else { unreachable!("the table pairs silu_mul with its kernel") };
-    let (x, y) = (Operand::required(node, 0), Operand::output(node, 0));
+    let (x, y) = (Operand::required(node, 0), Operand::whole_rows(node, 0));
     let up = Operand::input(node, 1);
     if let (Some(up), true) = (&up, attrs.clamp == 0.0) {
-        return pairwise(x, up.clone(), y, |k, out, gate, up| (k.silu_mul.run)(out, gate, up));
+        return pairwise([x, up.clone(), y], COSTLY, |k, out, gate, up| (k.silu_mul.run)(out, gate, up));
     }
     let half = y.len;
     Prepared::with_scratch(x.len + 4 * half, move |exec| {
         let k = exec.kernels();
         let at = [x.tensor, up.as_ref().map_or(x.tensor, |u| u.tensor), y.tensor].map(|t| exec.address(t) as usize);
-        exec.rows(y.rows(), y.len, &|first, last, thread| {
+        exec.rows_of(COSTLY, y.rows(), y.len, &|first, last, thread| {
             // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
             // with the operands.
             unsafe {
@@ -122,7 +124,7 @@ fn silu_mul(node: &NodeView<'_>, _: &Core) -> Prepared {
                         clamp(cut_up, other, -attrs.clamp, attrs.clamp);
                         (gate, other) = (&*cut_gate, &*cut_up);
                     }
-                    y.fill(k, at[2] as *mut u8, r, buf_y, |out| (k.silu_mul.run)(out, gate, other));
+                    y.fill(k, at[2] as *mut u8, r, buf_y, &[], |out| (k.silu_mul.run)(out, gate, other));
                 }
             }
         });

@@ -1,7 +1,7 @@
 //! What a prepared node is, and what it sees while a plan executes.
 
 use qiao_core::{Accept, DType, NodeView, OpKind, OpTable, Reason, Result, Row};
-use qiao_kernels_cpu::Kernels;
+use qiao_kernels_cpu::{Kernels, stream_fence};
 
 use crate::threads::Pool;
 
@@ -134,17 +134,32 @@ impl Exec<'_> {
     /// Splits `count` rows of `elements` each over the threads: `task(first, last, thread)`. Rows of no elements are
     /// no work, however many there are.
     pub(crate) fn rows(&self, count: usize, elements: usize, task: &(dyn Fn(usize, usize, usize) + Sync)) {
-        /// Elements below which a task is not worth handing to another thread.
-        const GRAIN: usize = 4096;
+        self.rows_of(CHEAP, count, elements, task);
+    }
+
+    /// As [`Exec::rows`], where so many elements are worth handing to another thread.
+    pub(crate) fn rows_of(
+        &self,
+        grain: usize,
+        count: usize,
+        elements: usize,
+        task: &(dyn Fn(usize, usize, usize) + Sync),
+    ) {
         if count == 0 || elements == 0 {
             return;
         }
-        let grain = GRAIN.div_ceil(elements);
-        let tasks = count.div_ceil(grain).min(4 * self.core.pool.threads());
+        let tasks = count.div_ceil(grain.div_ceil(elements)).min(4 * self.core.pool.threads());
         let size = count.div_ceil(tasks);
         self.run(tasks, &|i, thread| {
             let first = (i * size).min(count);
             task(first, (first + size).min(count), thread);
+            stream_fence();
         });
     }
 }
+
+/// Elements that are read and written once which are worth handing to another thread.
+pub(super) const CHEAP: usize = 8192;
+
+/// Elements which are worth handing to another thread where each takes some dozens of operations.
+pub(super) const COSTLY: usize = 1024;

@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 use qiao_core::{Accept, DType, NodeView, Op, OpKind, Property, Reason, Row, Rule, TensorDesc};
+use qiao_kernels_cpu::stream_copy;
 use qiao_quant::minifloat::{BF16, F4E2M1, F8E4M3FNUZ, F8E5M2FNUZ, F16, Format, decode_e8m0, encode_e8m0};
 use qiao_quant::nibble;
 
@@ -29,12 +30,14 @@ struct Move {
     start: (usize, usize),
     /// Bytes of a block and elements in it.
     block: (usize, usize),
+    streamed: bool,
 }
 
 impl Move {
     fn new(from: Operand, to: Operand, start: (usize, usize)) -> Self {
         let block = (to.dtype.block_bytes(), to.dtype.block_elems());
-        Move { from, to, start, block }
+        let streamed = to.is_streamed() && from.is_dense();
+        Move { from, to, start, block, streamed }
     }
 
     fn run(&self, exec: &Exec<'_>) {
@@ -49,7 +52,15 @@ impl Move {
                 let to = (dst + byte(self.to.offset(r))) as *mut u8;
                 // SAFETY: the graph checked that both rows lie in their tensors, whose storage is distinct; tasks
                 // write disjoint rows.
-                unsafe { copy_row((from, self.from.step()), (to, self.to.step()), len / elems, bytes) };
+                unsafe {
+                    if self.streamed {
+                        let bytes = len / elems * bytes;
+                        let out = std::slice::from_raw_parts_mut(to, bytes);
+                        stream_copy(out, std::slice::from_raw_parts(from, bytes), &[]);
+                    } else {
+                        copy_row((from, self.from.step()), (to, self.to.step()), len / elems, bytes);
+                    }
+                }
             }
         });
     }
@@ -79,7 +90,7 @@ fn moves(list: Vec<Move>) -> Prepared {
 }
 
 fn copy(node: &NodeView<'_>, _: &Core) -> Prepared {
-    moves(vec![Move::new(Operand::required(node, 0), Operand::output(node, 0), (0, 0))])
+    copy_of(Operand::required(node, 0), Operand::whole_rows(node, 0))
 }
 
 /// A window of a tensor along an axis: the operand, and where it starts.
@@ -155,12 +166,13 @@ fn casts(node: &NodeView<'_>) -> Result<Accept, Reason> {
 }
 
 fn cast(node: &NodeView<'_>, _: &Core) -> Prepared {
-    let (x, y) = (Operand::required(node, 0), Operand::output(node, 0));
+    let (x, y) = (Operand::required(node, 0), Operand::whole_rows(node, 0));
     if x.dtype == y.dtype {
         return copy_of(x, y);
     }
     let plain = x.dtype.is_activation() && y.dtype.is_activation();
     let wide = matches!(x.dtype, DType::I64 | DType::U64);
+    let [x, y] = if plain { Operand::in_pieces([x, y]) } else { [x, y] };
     Prepared::with_scratch(2 * y.len, move |exec| {
         let k = exec.kernels();
         let at = [x.tensor, y.tensor].map(|t| exec.address(t) as usize);
@@ -190,6 +202,7 @@ fn cast(node: &NodeView<'_>, _: &Core) -> Prepared {
 }
 
 fn copy_of(x: Operand, y: Operand) -> Prepared {
+    let [x, y] = if y.dtype.block_elems() == 1 { Operand::in_pieces([x, y]) } else { [x, y] };
     moves(vec![Move::new(x, y, (0, 0))])
 }
 

@@ -22,7 +22,7 @@ fn accepts(node: &NodeView<'_>) -> Result<Accept, Reason> {
 fn rope(node: &NodeView<'_>, _: &Core) -> Prepared {
     let Op::Rope(attrs) = *node.op() else { unreachable!("the table pairs rope with its kernel") };
     let [x, positions, cos, sin] = [0, 1, 2, 3].map(|i| Operand::required(node, i));
-    let y = Operand::output(node, 0);
+    let y = Operand::whole_rows(node, 0);
     let heads = x.shape[1];
     let rotary = if attrs.rotary_dim == 0 { x.len } else { attrs.rotary_dim as usize };
     let offset = attrs.offset as usize;

@@ -64,7 +64,7 @@ unsafe fn weights<'a>(exec: &Exec<'_>, w: Option<&Operand>, default: f32, buf: &
 }
 
 fn rms_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
-    let (x, w, y) = (Operand::required(node, 0), Operand::input(node, 1), Operand::output(node, 0));
+    let (x, w, y) = (Operand::required(node, 0), Operand::input(node, 1), Operand::whole_rows(node, 0));
     let norm = Norm::of(node.op(), w.is_some(), y.dtype);
     Prepared::with_scratch(3 * x.len, move |exec| {
         let k = exec.kernels();
@@ -78,7 +78,8 @@ fn rms_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
                 let w = weights(exec, w.as_ref(), 1.0, &mut buf_w[..x.len]);
                 for r in first..last {
                     let row = x.read(k, at[0] as *const u8, r, buf_x);
-                    y.fill(k, at[1] as *mut u8, r, buf_y, |out| norm.apply(k, out, row, w));
+                    let ahead = [x.ahead(at[0] as *const u8, r + 1)];
+                    y.fill(k, at[1] as *mut u8, r, buf_y, &ahead, |out| norm.apply(k, out, row, w));
                 }
             }
         });
@@ -89,7 +90,7 @@ fn rms_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
 fn add_rms_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
     let [a, b] = [0, 1].map(|i| Operand::required(node, i));
     let w = Operand::input(node, 2);
-    let [sum, y] = [0, 1].map(|i| Operand::output(node, i));
+    let [sum, y] = [0, 1].map(|i| Operand::whole_rows(node, i));
     let norm = Norm::of(node.op(), w.is_some(), y.dtype);
     let n = a.len;
     Prepared::with_scratch(5 * n, move |exec| {
@@ -109,7 +110,8 @@ fn add_rms_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
                     let row_b = b.read(k, at[1] as *const u8, r, buf_b);
                     (k.add.run)(total, row_a, row_b);
                     sum.write(k, at[2] as *mut u8, r, 0, total);
-                    y.fill(k, at[3] as *mut u8, r, buf_y, |out| norm.apply(k, out, total, w));
+                    let ahead = [a.ahead(at[0] as *const u8, r + 1), b.ahead(at[1] as *const u8, r + 1)];
+                    y.fill(k, at[3] as *mut u8, r, buf_y, &ahead, |out| norm.apply(k, out, total, w));
                 }
             }
         });
@@ -119,7 +121,7 @@ fn add_rms_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
 
 fn layer_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
     let Op::LayerNorm(attrs) = *node.op() else { unreachable!("the table pairs layer_norm with its kernel") };
-    let (x, y) = (Operand::required(node, 0), Operand::output(node, 0));
+    let (x, y) = (Operand::required(node, 0), Operand::whole_rows(node, 0));
     let (w, b) = (Operand::input(node, 1), Operand::input(node, 2));
     let n = x.len;
     Prepared::with_scratch(4 * n, move |exec| {
@@ -136,7 +138,10 @@ fn layer_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
                 let b = weights(exec, b.as_ref(), 0.0, buf_b);
                 for r in first..last {
                     let row = x.read(k, at[0] as *const u8, r, buf_x);
-                    y.fill(k, at[1] as *mut u8, r, buf_y, |out| (k.layer_norm.run)(out, row, w, b, attrs.eps));
+                    let ahead = [x.ahead(at[0] as *const u8, r + 1)];
+                    y.fill(k, at[1] as *mut u8, r, buf_y, &ahead, |out| {
+                        (k.layer_norm.run)(out, row, w, b, attrs.eps);
+                    });
                 }
             }
         });
@@ -146,7 +151,7 @@ fn layer_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
 
 fn softmax(node: &NodeView<'_>, _: &Core) -> Prepared {
     let Op::Softmax(attrs) = *node.op() else { unreachable!("the table pairs softmax with its kernel") };
-    let (x, y) = (Operand::required(node, 0), Operand::output(node, 0));
+    let (x, y) = (Operand::required(node, 0), Operand::whole_rows(node, 0));
     let mask = Operand::broadcast(node, 1, &x.shape);
     let scale = if attrs.scale == 0.0 { 1.0 } else { attrs.scale };
     let n = x.len;
