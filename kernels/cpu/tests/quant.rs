@@ -188,7 +188,7 @@ fn panels_decode_to_what_the_rows_hold() {
     }
 }
 
-/// Rows of activations of all kinds, `k` each: chunks of very different sizes, of one outlier, of zeros, of subnormals, and
+/// Rows of activations of all kinds, `k` each: chunks of very different sizes, of one outlier, of zeros, next to too small, and
 /// those whose largest magnitude is the border between two scales.
 fn activations(random: &mut Random, rows: usize, k: usize) -> Vec<Vec<f32>> {
     let mut out: Vec<Vec<f32>> = (0..rows).map(|_| random.row(k)).collect();
@@ -200,7 +200,7 @@ fn activations(random: &mut Random, rows: usize, k: usize) -> Vec<Vec<f32>> {
             1 => x[at] = 900.0 * size,
             2 => x[at] = -32639.0 * size,
             3 => x[at] = (32639.0f32).next_up() * size,
-            4 => x.iter_mut().for_each(|x| *x *= f32::MIN_POSITIVE),
+            4 => x.iter_mut().for_each(|x| *x *= (2.0f32).powi(-70)),
             5 if chunk % 2 == 1 => x.fill(0.0),
             _ => {}
         }
@@ -401,6 +401,22 @@ fn rows_that_integers_cannot_hold_are_told() {
                 let told = (kernels.pack_integers.run)(&mut to, 0, QuantFormat::Q4_0, false, &x);
                 assert_eq!(told, fits, "{number} at {at} on {}", kernels.isa);
             }
+        }
+    }
+}
+
+#[test]
+fn a_chunk_that_would_lose_digits_is_told() {
+    for kernels in tables() {
+        let small = |exponent: i32| (2.0f32).powi(exponent);
+        for (number, fits) in [(small(-96), true), (small(-98), false), (f32::from_bits(1), false), (0.0, true)] {
+            let mut x = [1.0; 3 * CHUNK];
+            x[CHUNK..2 * CHUNK].fill(-number);
+            let (mut digits, mut scales, mut starts) = ([0; 3 * 64], [0.0; 3], [0; 3]);
+            let (digits, scales, starts) = (&mut digits[..], &mut scales[..], &mut starts[..]);
+            let mut to = IntegerRowsMut { rows: 1, digits, scales, starts, sums: &mut [] };
+            let told = (kernels.pack_integers.run)(&mut to, 0, QuantFormat::Q4_0, false, &x);
+            assert_eq!(told, fits, "{number:e} on {}", kernels.isa);
         }
     }
 }

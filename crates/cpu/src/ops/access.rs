@@ -77,7 +77,8 @@ impl Operand {
         let count = (fewest..fewest.saturating_mul(4)).take(64).find(|&count| all.is_multiple_of(count));
         if let (true, Some(count)) = (operands.iter().all(whole), count) {
             for o in &mut operands {
-                o.len = all / count;
+                // A row of one element may have any step.
+                (o.len, o.step) = (all / count, 1);
                 o.outer = vec![(count, o.len)];
                 o.shape = Dims::new(&[count, o.len]).expect("two axes");
             }

@@ -22,6 +22,12 @@ pub(crate) const LEAST: u32 = 127 - 126 + 15;
 /// The bits of 2^64: a row that holds such a magnitude takes no integers.
 pub(crate) const TOO_LARGE: u32 = (127 + 64) << 23;
 
+/// Whether the scale of a chunk whose largest magnitude has these bits would have to be less than the least: its inputs
+/// would lose digits, so a row with such a chunk takes no integers.
+const fn too_small(largest: u32) -> bool {
+    largest != 0 && (largest + RAISE) >> 23 < LEAST + BELOW
+}
+
 /// Rows of activations as integers, for adjacent chunks. A row of a chunk has 64 bytes, in the order of
 /// [`QuantFormat::order`] and the way of the tier: 32 high digits, then 32 low ones, or 32 integers of 16 bits.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +62,8 @@ pub struct IntegerRowsMut<'a> {
 }
 
 /// Packs one row of activations, whole chunks of them: `(to, row, format, zeros, x)`. Gives whether the row can be
-/// multiplied as integers: all of it is finite, and smaller than 2^64.
+/// multiplied as integers: all of it is finite and smaller than 2^64, and each chunk has a magnitude of about 2^-97 or
+/// more, or nothing but zeros.
 pub type PackIntegers =
     fn(to: &mut IntegerRowsMut<'_>, row: usize, format: QuantFormat, zeros: bool, x: &[f32]) -> bool;
 
@@ -150,7 +157,7 @@ pub(crate) fn pack(
     assert!(digits.len() >= x.len() * rows && to.scales.len() >= x.len() * rows, "digits are too short");
     assert!(to.starts.len() >= x.len() * rows * per_chunk, "starts are too short");
     assert!(offset == QuantOffset::None || to.sums.len() >= x.len() * rows * per_chunk, "sums are too short");
-    let mut largest = 0;
+    let (mut largest, mut fits) = (0, true);
     for (chunk, x) in x.iter().enumerate() {
         let (at, beside) = (chunk * rows + row, chunk * per_chunk * rows + row);
         let mut place = Place {
@@ -162,9 +169,11 @@ pub(crate) fn pack(
             format,
             offset,
         };
-        largest = largest.max(f(x, &mut place));
+        let magnitude = f(x, &mut place);
+        fits &= !too_small(magnitude);
+        largest = largest.max(magnitude);
     }
-    largest < TOO_LARGE
+    fits && largest < TOO_LARGE
 }
 
 /// The integers of a chunk, their scale and the bits of the largest magnitude.
