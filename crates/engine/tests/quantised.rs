@@ -21,6 +21,9 @@ use qiao_engine::weights::Weights;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
+/// How far logits may be where activations are rounded to 16 bits within every 32 inputs.
+const SIXTEEN_BITS: f64 = 4e-4;
+
 const PROMPT: [u32; 12] = [1, 17, 40, 99, 5, 63, 8, 120, 77, 31, 2, 54];
 
 /// What a module of this name and these weights `[n, k]` becomes.
@@ -114,7 +117,9 @@ fn holds(packed: &Packed) -> Vec<f32> {
         assert!(!matches!(form, WeightForm::Plain(_)), "{}: {form:?}", packed.name);
         let found = distance(&logits(model), &expected);
         println!("{} on {}: {found:.2e}", packed.name, device.info().arch);
-        assert!(found < packed.limit, "{} on {}: {found:e}", packed.name, device.info().arch);
+        // The CPU's products with integer codes round activations to 16 bits, and say so; the reference rounds nothing.
+        let limit = if device.info().arch.starts_with("f64") { packed.limit } else { packed.limit.max(SIXTEEN_BITS) };
+        assert!(found < limit, "{} on {}: {found:e}", packed.name, device.info().arch);
     }
     logits(open(&reference(), quantised.path()))
 }
