@@ -1,6 +1,6 @@
 //! An operand for every operator of the list, at any size.
 //!
-//! [`work`] is one row per operator, read from the op list: an operator without its [`Shapes`] here does not compile.
+//! [`work`] is one row per operator, read from the op list: an operator without its `Shapes` here does not compile.
 
 use qiao_core::{
     AttentionAttrs, ConcatAttrs, DType, FillAttrs, GeluAttrs, KvLayout, KvWriteAttrs, LayerNormAttrs, MatmulAttrs,
