@@ -5,33 +5,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use crate::tally::Tally;
 use crate::workspace::{cargo, root};
-use crate::{arrows, cuda, lengths, unsafety, workspace};
-
-/// What a run of `cargo test` printed, counted.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Tally {
-    passed: u64,
-    failed: u64,
-    /// Names of tests that were not run, with their reason where they give one.
-    ignored: Vec<String>,
-}
-
-impl Tally {
-    /// Reads one line of libtest's output.
-    fn line(&mut self, line: &str) {
-        if let Some(counts) = line.strip_prefix("test result: ") {
-            let count = |word: &str| {
-                let number = counts.split([';', '.']).map(str::trim).find_map(|part| part.strip_suffix(word));
-                number.and_then(|n| n.trim().parse::<u64>().ok()).unwrap_or(0)
-            };
-            self.passed += count(" passed");
-            self.failed += count(" failed");
-        } else if let Some((name, how)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ... ignored")) {
-            self.ignored.push(format!("{name}{}", how.replacen(", ", ": ", 1)));
-        }
-    }
-}
+use crate::{arrows, cuda, lengths, suites, unsafety, workspace};
 
 /// A part of the machine that some tests need, and how its presence is seen.
 struct Part {
@@ -91,11 +67,12 @@ pub(crate) fn run() -> Result<(), String> {
     tool(&mut skipped, "clippy", &clippy)?;
     step("CUDA and HIP: every text is compiled");
     skipped.extend(cuda::gate(cuda::Reach::Once)?);
-    let mut tally = cargo_test("cargo test", &["--workspace"], &[])?;
+    step("cargo test, several programs at a time");
+    let mut tally = suites::run()?;
     // The other width that chips have; the card is built for it by a variable.
     let wide = ["--package", "qiao-cuda", "--test", "norms"];
     skipped.push("waves of 64 beyond norms: QIAO_SIMCUDA_WARP=64 cargo test -p qiao-cuda -p qiao-simcuda".into());
-    tally.passed += cargo_test("CUDA kernels with waves of 64", &wide, &[("QIAO_SIMCUDA_WARP", "64")])?.passed;
+    tally.add(&cargo_test("CUDA kernels with waves of 64", &wide, &[("QIAO_SIMCUDA_WARP", "64")])?);
     step("documentation");
     pass(cargo().args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     demo()?;
@@ -190,23 +167,6 @@ fn demo() -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn results_of_every_binary_are_added() {
-        let mut tally = Tally::default();
-        for line in [
-            "running 3 tests",
-            "test a::b ... ok",
-            "test a::long ... ignored, takes an hour",
-            "test a::off ... ignored",
-            "test result: ok. 12 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.01s",
-            "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
-        ] {
-            tally.line(line);
-        }
-        let ignored = vec!["a::long: takes an hour".to_string(), "a::off".to_string()];
-        assert_eq!(tally, Tally { passed: 15, failed: 2, ignored });
-    }
 
     #[test]
     fn what_no_processor_has_is_not_found() {

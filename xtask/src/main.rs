@@ -11,6 +11,10 @@ mod cuda;
 
 mod instructions;
 
+mod tally;
+
+mod suites;
+
 mod everything;
 
 use std::process::ExitCode;
