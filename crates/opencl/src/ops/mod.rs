@@ -1,0 +1,78 @@
+//! Operators on a device: the table of kernels, and the plan that runs them.
+//!
+//! A row of the table makes a node into launches, plain data that names tensors by their position in the graph. The plan builds
+//! the kernels, places temporaries and sets arguments; executing it fills addresses in and queues the launches.
+
+mod program;
+
+mod layouts;
+
+mod plan;
+
+use qiao_core::{Graph, NodeSupport, NodeView, OpTable, Result, Row};
+use qiao_launch::{Chip, Prepared, elementwise, moves};
+
+use crate::tuning::Tuning;
+
+pub(crate) use layouts::{layout, pack};
+pub(crate) use plan::{Card, OpenClPlan};
+
+/// What launches may depend on: the device that they are prepared for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    /// The device as rows that all backends with kernels share see it.
+    pub(crate) chip: Chip,
+}
+
+/// Prepares a node that the row accepted.
+#[derive(Clone, Copy)]
+pub(crate) enum Prepare {
+    /// A row that backends with kernels share.
+    Shared(qiao_launch::Prepare),
+}
+
+/// The device's kernels.
+pub(crate) type Table = OpTable<Prepare>;
+
+impl Prepare {
+    /// The launches of a node.
+    ///
+    /// # Errors
+    /// The row's.
+    pub(crate) fn prepare(self, node: &NodeView<'_>, target: &Target) -> Result<Prepared> {
+        match self {
+            Prepare::Shared(prepare) => prepare(node, &target.chip),
+        }
+    }
+}
+
+impl Target {
+    /// A device of so many compute units, with so many bytes of local memory.
+    pub(crate) fn new(units: u32, local: u32, _: Tuning) -> Target {
+        // The architecture is one whose paths beyond plain kernels no row takes.
+        Target { chip: Chip { arch: 0, processors: units.max(1), shared: local, blas: false } }
+    }
+}
+
+fn shared(rows: Vec<Row<qiao_launch::Prepare>>) -> impl Iterator<Item = Row<Prepare>> {
+    rows.into_iter().map(|row| Row {
+        op: row.op,
+        name: row.name,
+        act_dtype: row.act_dtype,
+        accepts: row.accepts,
+        launch: Prepare::Shared(row.launch),
+    })
+}
+
+/// Every kernel, best first for each operator.
+pub(crate) fn table() -> Table {
+    let mut all = Vec::new();
+    all.extend(shared(moves::rows()));
+    all.extend(shared(elementwise::rows()));
+    OpTable::new(all)
+}
+
+/// The answer for every node of a graph.
+pub(crate) fn support(table: &Table, graph: &Graph) -> Vec<NodeSupport> {
+    qiao_core::sound::support(table, graph, "opencl")
+}

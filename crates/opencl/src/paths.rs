@@ -1,0 +1,91 @@
+//! Ways through kernels that only some devices can take.
+
+use qiao_core::{Error, Result};
+
+use crate::sys::Found;
+
+/// The variable that names the paths to take, separated by commas: `plain` for none. Without it all that the device has are
+/// taken.
+const FORCED: &str = "QIAO_OPENCL_PATHS";
+
+/// A path: its name, the extension that a device must list, and the definition that kernels see.
+struct Path {
+    name: &'static str,
+    extension: &'static str,
+    define: &'static str,
+}
+
+const ALL: [Path; 3] = [
+    Path { name: "subgroups", extension: "cl_khr_subgroups", define: "HAS_SUBGROUPS" },
+    Path { name: "fp16", extension: "cl_khr_fp16", define: "HAS_FP16" },
+    Path { name: "dot", extension: "cl_khr_integer_dot_product", define: "HAS_DOT" },
+];
+
+/// The paths that kernels of a device take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Paths {
+    taken: [bool; ALL.len()],
+}
+
+impl Paths {
+    /// Those that a device has, or that [`FORCED`] names.
+    ///
+    /// # Errors
+    /// A name that is none, or a path that the device lacks.
+    pub(crate) fn of(found: &Found, device: &str) -> Result<Paths> {
+        let has: [bool; ALL.len()] = std::array::from_fn(|i| found.offers(ALL[i].extension));
+        match std::env::var(FORCED) {
+            Ok(names) if !names.trim().is_empty() => Paths::named(&names, has, device),
+            _ => Ok(Paths { taken: has }),
+        }
+    }
+
+    fn named(names: &str, has: [bool; ALL.len()], device: &str) -> Result<Paths> {
+        let mut paths = Paths::default();
+        for name in names.split(',').map(str::trim).filter(|n| *n != "plain") {
+            let refused = |found: String, mend: String| Error::invalid(format!("{FORCED}={names}"), found, mend);
+            let known = || format!("name some of plain, {}", ALL.map(|p| p.name).join(", "));
+            let Some(at) = ALL.iter().position(|p| p.name == name) else {
+                return Err(refused(format!("there is no path '{name}'"), known()));
+            };
+            if !has[at] {
+                let found = format!("{device} does not list {}", ALL[at].extension);
+                return Err(refused(found, format!("leave '{name}' out, or take another device")));
+            }
+            paths.taken[at] = true;
+        }
+        Ok(paths)
+    }
+
+    /// What kernels see of them.
+    pub(crate) fn defines(self) -> String {
+        let taken = ALL.iter().zip(self.taken).filter(|(_, taken)| *taken);
+        taken.map(|(path, _)| format!(" -D{}=1", path.define)).collect()
+    }
+
+    /// Their names, `plain` where there are none.
+    pub(crate) fn names(self) -> String {
+        let taken: Vec<&str> = ALL.iter().zip(self.taken).filter(|(_, t)| *t).map(|(p, _)| p.name).collect();
+        if taken.is_empty() { "plain".into() } else { taken.join("+") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_taken_by_name() {
+        let all = Paths::named("subgroups, dot", [true; 3], "it").unwrap();
+        assert_eq!((all.names().as_str(), all.defines().as_str()), ("subgroups+dot", " -DHAS_SUBGROUPS=1 -DHAS_DOT=1"));
+        assert_eq!(Paths::named("plain", [true; 3], "it").unwrap().names(), "plain");
+    }
+
+    #[test]
+    fn what_the_device_lacks_and_what_nobody_has_are_refused_by_name() {
+        let lacking = Paths::named("fp16", [true, false, true], "it").unwrap_err().to_string();
+        assert!(lacking.contains("it does not list cl_khr_fp16"), "{lacking}");
+        let unknown = Paths::named("fast", [true; 3], "it").unwrap_err().to_string();
+        assert!(unknown.contains("'fast'") && unknown.contains("subgroups"), "{unknown}");
+    }
+}

@@ -1,0 +1,181 @@
+//! Streams: every call queues a command and returns, but for those that wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use opencl3::command_queue::{
+    enqueue_barrier_with_wait_list, enqueue_copy_buffer, enqueue_fill_buffer, enqueue_marker_with_wait_list, flush,
+};
+use opencl3::types::{cl_event, cl_int};
+use qiao_core::patience::Watch;
+use qiao_core::{Binding, Error, Event, Result, Stream};
+
+use crate::context::{Context, Mark, Queue};
+use crate::event::OpenClEvent;
+use crate::memory::resolve;
+use crate::staging::{Staging, Way};
+
+/// A stream of a device.
+pub(crate) struct OpenClStream {
+    pub(crate) context: Arc<Context>,
+    pub(crate) queue: Queue,
+    patience: Duration,
+    failed: Option<Error>,
+    staging: Staging,
+    /// How long the last wait for queued work took.
+    last_wait: Duration,
+}
+
+impl OpenClStream {
+    /// # Errors
+    /// The driver's.
+    pub(crate) fn new(context: &Arc<Context>) -> Result<Self> {
+        context.alive()?;
+        Ok(OpenClStream {
+            context: context.clone(),
+            queue: context.queue()?,
+            patience: Duration::MAX,
+            failed: None,
+            staging: Staging::default(),
+            last_wait: Duration::ZERO,
+        })
+    }
+
+    /// Whether the stream takes commands.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], or [`Error::Poisoned`] with the stream's first failure.
+    pub(crate) fn healthy(&self) -> Result<()> {
+        self.context.alive()?;
+        self.failed.clone().map_or(Ok(()), |first| Err(Error::Poisoned { first: Box::new(first) }))
+    }
+
+    /// Keeps a failure of the driver; a wait that was too long and memory that was too little are none.
+    pub(crate) fn keep<T>(&mut self, result: Result<T>) -> Result<T> {
+        if let Err(error @ (Error::Internal { .. } | Error::DeviceLost { .. })) = &result {
+            self.failed.get_or_insert_with(|| error.clone());
+        }
+        result
+    }
+
+    /// The command that was queued, which begins as soon as those before it are done.
+    fn queued(&mut self, what: &str, answer: std::result::Result<cl_event, cl_int>) -> Result<Mark> {
+        let mark = self.context.check(what, answer).map(Mark);
+        let result = mark.and_then(|mark| self.context.check(what, flush(self.queue.0)).map(|()| mark));
+        self.keep(result)
+    }
+
+    /// A point behind everything that is queued now.
+    fn mark(&mut self, what: &str) -> Result<Mark> {
+        // SAFETY: a queue of this context, and no other events.
+        let answer = unsafe { enqueue_marker_with_wait_list(self.queue.0, 0, std::ptr::null()) };
+        self.queued(what, answer)
+    }
+}
+
+impl Drop for OpenClStream {
+    fn drop(&mut self) {
+        self.context.adopt(std::mem::take(&mut self.staging).into_transfers());
+    }
+}
+
+impl Stream for OpenClStream {
+    fn set_patience(&mut self, limit: Duration) {
+        self.patience = limit;
+    }
+
+    fn upload(&mut self, dst: &Binding, src: &[u8]) -> Result<()> {
+        self.healthy()?;
+        let to = resolve(&self.context, dst, "upload", src.len())?;
+        let way = Way { context: &self.context, queue: &self.queue, patience: self.patience };
+        let result = self.staging.upload(way, to, src);
+        self.keep(result)
+    }
+
+    fn download(&mut self, dst: &mut [u8], src: &Binding) -> Result<()> {
+        self.healthy()?;
+        let from = resolve(&self.context, src, "download", dst.len())?;
+        let way = Way { context: &self.context, queue: &self.queue, patience: self.patience };
+        let result = self.staging.download(way, dst, from, self.last_wait);
+        self.last_wait = self.keep(result)?;
+        Ok(())
+    }
+
+    fn copy(&mut self, dst: &Binding, src: &Binding) -> Result<()> {
+        self.healthy()?;
+        let from = resolve(&self.context, src, "copy source", 0)?;
+        let to = resolve(&self.context, dst, "copy destination", src.bytes)?;
+        if src.bytes == 0 || from == to {
+            return Ok(());
+        }
+        let apart = from.offset + src.bytes <= to.offset || to.offset + src.bytes <= from.offset;
+        if from.memory == to.memory && !apart {
+            let found = format!("{} bytes from {} to {} of one buffer", src.bytes, src.offset, dst.offset);
+            return Err(Error::invalid("copy", found, "copy between ranges that do not overlap"));
+        }
+        // SAFETY: both ranges were checked.
+        let answer = unsafe {
+            let none = std::ptr::null();
+            enqueue_copy_buffer(self.queue.0, from.memory, to.memory, from.offset, to.offset, src.bytes, 0, none)
+        };
+        self.queued("a copy", answer).map(drop)
+    }
+
+    fn fill(&mut self, dst: &Binding, byte: u8) -> Result<()> {
+        self.healthy()?;
+        let to = resolve(&self.context, dst, "fill", 0)?;
+        if dst.bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: the range was checked; the pattern is one byte, which the driver copies.
+        let answer = unsafe {
+            let pattern = std::ptr::from_ref(&byte).cast();
+            enqueue_fill_buffer(self.queue.0, to.memory, pattern, 1, to.offset, dst.bytes, 0, std::ptr::null())
+        };
+        self.queued("a fill", answer).map(drop)
+    }
+
+    fn sync(&mut self, timeout: Duration) -> Result<()> {
+        self.context.alive()?;
+        if let Some(first) = &self.failed {
+            return Err(first.clone());
+        }
+        let mark = self.mark("waiting for a stream")?;
+        let mut watch = Watch::like("the stream", timeout, self.last_wait);
+        loop {
+            let reached = self.context.check("waiting for a stream", mark.is_reached());
+            if self.keep(reached)? {
+                break;
+            }
+            watch.pause()?;
+        }
+        self.last_wait = watch.elapsed();
+        self.context.reap();
+        Ok(())
+    }
+
+    fn record(&mut self, event: &dyn Event) -> Result<()> {
+        self.context.alive()?;
+        let context = self.context.clone();
+        let event = OpenClEvent::of(&context, event)?;
+        if let Err(poisoned) = self.healthy() {
+            if let Some(first) = self.failed.clone() {
+                event.set(Err(first));
+            }
+            return Err(poisoned);
+        }
+        let mark = self.mark("recording an event");
+        let recorded = mark.as_ref().map(|_| ()).map_err(Error::clone);
+        event.set(mark);
+        recorded
+    }
+
+    fn wait(&mut self, event: &dyn Event) -> Result<()> {
+        self.healthy()?;
+        let context = self.context.clone();
+        let Some(mark) = OpenClEvent::of(&context, event)?.mark()? else { return Ok(()) };
+        // SAFETY: queue and event are of this context; the driver keeps the event while it is waited for.
+        let answer = unsafe { enqueue_barrier_with_wait_list(self.queue.0, 1, &raw const mark.0) };
+        self.queued("waiting for an event", answer).map(drop)
+    }
+}

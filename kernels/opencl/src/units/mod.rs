@@ -1,0 +1,9 @@
+//! The rows, a file for each family.
+
+mod elementwise;
+mod moves;
+
+use crate::kernel::Kernel;
+
+/// Every kernel, by family.
+pub const UNITS: &[&[Kernel]] = &[moves::KERNELS, elementwise::KERNELS];
