@@ -14,6 +14,7 @@ use qiao_core::DType;
 use qiao_launch::{LargeProduct, WORKSPACE};
 
 use crate::sys::{Blas, CUstream, Code, SUCCESS, blas};
+use crate::vendors::Row;
 
 /// What algorithms may use, how they may add parts of K, and what operands' addresses are multiples of.
 const MOST_WORKSPACE: u32 = Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES as u32;
@@ -56,8 +57,8 @@ impl Library {
     }
 
     /// Gives the handle back. The context is current, and no product is under way.
-    pub(crate) fn close(&self) {
-        if let (Some(Some(handle)), Some(blas)) = (self.handle.get(), blas()) {
+    pub(crate) fn close(&self, row: &'static Row) {
+        if let (Some(Some(handle)), Some(blas)) = (self.handle.get(), blas(row)) {
             // SAFETY: the handle is given back once, when its context goes.
             unsafe { (blas.destroy)(handle.0) };
         }
@@ -191,8 +192,8 @@ impl Described {
 impl Ready {
     /// Describes a product and asks for an algorithm; `None` where the library is not there or refuses. The context is
     /// current.
-    pub(crate) fn new(library: &Library, p: &LargeProduct) -> Option<Ready> {
-        let blas = blas()?;
+    pub(crate) fn new(row: &'static Row, library: &Library, p: &LargeProduct) -> Option<Ready> {
+        let blas = blas(row)?;
         let handle = library.handle(blas)?;
         let described = Described::new(blas, p)?;
         let algorithm = described.algorithm(handle)?;

@@ -5,15 +5,12 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use qiao_core::{Error, Result};
 
 use crate::blas::Library;
 use crate::compile::{Modules, Target};
-use crate::sys::{
-    CUcontext, CUdevice, CUdeviceptr, CUevent, CUgraphExec, CUstream, Code, Driver, NOT_READY, OUT_OF_MEMORY, SUCCESS,
-    driver, is_sticky,
-};
+use crate::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUgraphExec, CUstream, Code, Driver, SUCCESS};
+use crate::vendors::Meaning;
 
 /// How long the last one out waits for work that was queued.
 const LAST_WAIT: Duration = Duration::from_secs(30);
@@ -86,14 +83,14 @@ impl Context {
     ///
     /// # Errors
     /// The driver's.
-    pub(crate) fn new(device: CUdevice, name: String, target: Target) -> Result<Arc<Context>> {
-        let driver = driver()?;
+    pub(crate) fn new(driver: &'static Driver, device: CUdevice, name: String, target: Target) -> Result<Arc<Context>> {
         let mut raw = std::ptr::null_mut();
         // SAFETY: the device is one that the driver named.
-        match unsafe { (driver.context_retain)(&mut raw, device) } {
-            SUCCESS => {}
-            OUT_OF_MEMORY => return Err(Error::OutOfMemory { device: name, asked: 0, free: 0 }),
-            code => return Err(Error::not_present(name, format!("it can't be opened: {}", driver.describe(code)))),
+        let code = unsafe { (driver.context_retain)(&mut raw, device) };
+        match driver.means(code) {
+            Meaning::Success => {}
+            Meaning::OutOfMemory => return Err(Error::OutOfMemory { device: name, asked: 0, free: 0 }),
+            _ => return Err(Error::not_present(name, format!("it can't be opened: {}", driver.describe(code)))),
         }
         let modules = Modules::new(target);
         let blas = Library::default();
@@ -151,12 +148,12 @@ impl Context {
     /// The error of a code; some of them lose the card.
     pub(crate) fn fault(&self, what: &str, code: Code) -> Error {
         let why = self.driver.describe(code);
-        if is_sticky(code) {
-            let why = self.lost.get_or_init(|| format!("{what}: {why}")).clone();
-            return Error::DeviceLost { device: self.name.clone(), why };
-        }
-        match code {
-            OUT_OF_MEMORY => Error::OutOfMemory { device: self.name.clone(), asked: 0, free: 0 },
+        match self.driver.means(code) {
+            Meaning::Lost => {
+                let why = self.lost.get_or_init(|| format!("{what}: {why}")).clone();
+                Error::DeviceLost { device: self.name.clone(), why }
+            }
+            Meaning::OutOfMemory => Error::OutOfMemory { device: self.name.clone(), asked: 0, free: 0 },
             _ => Error::internal(format!("{what} on {}", self.name), why),
         }
     }
@@ -165,11 +162,6 @@ impl Context {
     /// The error of a code other than success.
     pub(crate) fn check(&self, what: &str, code: Code) -> Result<()> {
         if code == SUCCESS { Ok(()) } else { Err(self.fault(what, code)) }
-    }
-
-    /// An attribute of the card; 0 where the driver does not know it.
-    pub(crate) fn attribute(&self, attribute: Attribute) -> usize {
-        attribute_of(self.driver, self.device, attribute)
     }
 
     /// Bytes free and in all.
@@ -202,10 +194,11 @@ impl Context {
             if bytes <= free {
                 let mut address = 0;
                 // SAFETY: writes an address.
-                match unsafe { (self.driver.alloc)(&mut address, bytes) } {
-                    SUCCESS => return Ok(address),
-                    OUT_OF_MEMORY => {}
-                    code => return Err(self.fault("allocating", code)),
+                let code = unsafe { (self.driver.alloc)(&mut address, bytes) };
+                match self.driver.means(code) {
+                    Meaning::Success => return Ok(address),
+                    Meaning::OutOfMemory => {}
+                    _ => return Err(self.fault("allocating", code)),
                 }
             }
             if self.reap() == 0 || start.elapsed() > DROPPED_WAIT {
@@ -228,11 +221,11 @@ impl Context {
         let mut address = std::ptr::null_mut();
         // SAFETY: writes an address.
         let code = unsafe { (self.driver.host_alloc)(&mut address, bytes, PORTABLE) };
-        match code {
-            OUT_OF_MEMORY => {
+        match self.driver.means(code) {
+            Meaning::OutOfMemory => {
                 Err(Error::OutOfMemory { device: "page-locked host memory".into(), asked: bytes as u64, free: 0 })
             }
-            code => self.check("page-locking host memory", code).map(|()| address.cast()),
+            _ => self.check("page-locking host memory", code).map(|()| address.cast()),
         }
     }
 
@@ -289,8 +282,8 @@ impl Context {
         let Yard { queues, orphans, graves, spare } = &mut *yard;
         graves.retain_mut(|(grave, waits)| {
             // SAFETY: events of this context, recorded when the grave was dug.
-            waits.retain(|&event| match unsafe { (self.driver.event_query)(event) } {
-                NOT_READY => true,
+            waits.retain(|&event| match self.driver.means(unsafe { (self.driver.event_query)(event) }) {
+                Meaning::NotReady => true,
                 _ => {
                     spare.push(event);
                     false
@@ -318,7 +311,7 @@ impl Context {
     pub(crate) fn is_busy(&self, queue: &Queue) -> bool {
         let _gate = queue.gate.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the stream is destroyed only after it left the yard.
-        unsafe { (self.driver.stream_query)(queue.raw) == NOT_READY }
+        self.driver.means(unsafe { (self.driver.stream_query)(queue.raw) }) == Meaning::NotReady
     }
 
     fn give_back(&self, grave: Grave) {
@@ -329,7 +322,7 @@ impl Context {
                 Grave::Host(address) => (self.driver.host_free)(address),
                 Grave::Event(event) if event.is_null() => SUCCESS,
                 Grave::Event(event) => (self.driver.event_destroy)(event),
-                Grave::Graph(graph) => (self.driver.graph_exec_destroy)(graph),
+                Grave::Graph(graph) => self.driver.graph_exec_destroy.map_or(SUCCESS, |destroy| destroy(graph)),
             };
         }
     }
@@ -342,7 +335,7 @@ impl Yard {
         for queue in &self.queues {
             let _gate = queue.gate.lock().unwrap_or_else(PoisonError::into_inner);
             // SAFETY: the stream is destroyed only after it left the yard.
-            if unsafe { (context.driver.stream_query)(queue.raw) } != NOT_READY {
+            if context.driver.means(unsafe { (context.driver.stream_query)(queue.raw) }) != Meaning::NotReady {
                 continue;
             }
             let Some(event) = self.spare.pop().or_else(|| context.new_event(false).ok()) else { continue };
@@ -353,16 +346,6 @@ impl Yard {
             }
         }
         marks
-    }
-}
-
-/// An attribute of a card; 0 where the driver does not know it.
-pub(crate) fn attribute_of(driver: &Driver, device: CUdevice, attribute: Attribute) -> usize {
-    let mut value = 0;
-    // SAFETY: writes a number; the device is one that the driver named.
-    match unsafe { (driver.device_attribute)(&mut value, attribute as i32, device) } {
-        SUCCESS => usize::try_from(value).unwrap_or(0),
-        _ => 0,
     }
 }
 
@@ -400,10 +383,10 @@ impl Drop for Context {
             yard.queues.iter().for_each(|queue| unsafe {
                 (self.driver.stream_destroy)(queue.raw);
             });
-            self.blas.close();
+            self.blas.close(self.driver.row);
             self.modules.unload(self.driver);
         }
         // SAFETY: retained when this was made, and not used again.
-        unsafe { (self.driver.context_release)(self.device) };
+        self.driver.context_release.map(|release| unsafe { release(self.device) });
     }
 }

@@ -2,9 +2,9 @@
 
 use std::any::Any;
 use std::ffi::{CStr, c_char};
+use std::path::Path;
 use std::sync::Arc;
 
-use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use qiao_core::{
     Binding, Buffer, Caps, DType, Device, DeviceInfo, DtypeInfo, Error, Event, Graph, KvInfo, KvLayout, MemoryInfo,
     MemoryKind, NodeSupport, Plan, Result, Stream, TensorDesc,
@@ -12,16 +12,18 @@ use qiao_core::{
 use qiao_launch::Chip;
 
 use crate::compile::Target;
-use crate::context::{Context, attribute_of};
+use crate::context::Context;
 use crate::event::CudaEvent;
 use crate::memory::{ALIGN, CudaBuffer};
 use crate::ops::{self, Card, CudaPlan};
 use crate::prebuilt;
+use crate::rtc::compiler;
 use crate::stream::CudaStream;
-use crate::sys::{CUdevice, Driver, SUCCESS, blas, compiler, driver};
+use crate::sys::{CUdevice, Driver, SUCCESS, blas, driver};
+use crate::vendors::{Arch, Asked, Row, Shared, maker_of};
 
-/// The oldest compute capability that the kernels run on, ten times the major number plus the minor.
-const OLDEST: u32 = 80;
+/// Where the kernel says what is at each place of the PCI bus.
+const PCI_DEVICES: &str = "/sys/bus/pci/devices";
 
 /// A card, opened.
 pub(crate) struct CudaDevice {
@@ -33,51 +35,54 @@ pub(crate) struct CudaDevice {
 struct Facts {
     device: CUdevice,
     name: String,
+    /// Who made it.
+    maker: &'static str,
     target: Target,
     total: usize,
 }
 
 impl Facts {
     /// # Errors
-    /// [`Error::NotPresent`]: no driver, no such card, one that is too old, or nothing that compiles kernels for it.
+    /// [`Error::NotPresent`]: no driver, no such card, one of another vendor, one that the kernels do not run on, or nothing
+    /// that compiles kernels for it.
     fn of(driver: &'static Driver, ordinal: usize) -> Result<Facts> {
+        let row = driver.row;
+        let absent = |why: String| Error::not_present(format!("{}:{ordinal}", row.name), why);
         let mut device = 0;
         let number = i32::try_from(ordinal).unwrap_or(i32::MAX);
         // SAFETY: writes a number.
         match unsafe { (driver.device)(&mut device, number) } {
             SUCCESS => {}
-            code => return Err(Error::not_present(format!("cuda:{ordinal}"), driver.describe(code))),
+            code => return Err(absent(driver.describe(code))),
         }
-        let mut text = [0 as c_char; 256];
         let (mut total, mut version) = (0, 0);
-        // SAFETY: the text holds as many bytes as is said; the others write a number each.
+        // SAFETY: each writes a number.
         unsafe {
-            (driver.device_name)(text.as_mut_ptr(), text.len() as i32 - 1, device);
-            (driver.device_memory)(&mut total, device);
+            driver.device_memory.map(|ask| ask(&mut total, device));
             (driver.version)(&mut version);
         }
-        // SAFETY: the last byte was left zero.
-        let name = unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().trim().to_string();
-        let ask = |attribute| attribute_of(driver, device, attribute);
-        let major = ask(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
-        let minor = ask(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
-        let target = Target { arch: (major * 10 + minor) as u32, driver: version };
-        if target.arch < OLDEST {
-            let why = format!("{name} has compute capability {major}.{minor}, and the kernels need 8.0 or newer");
-            return Err(Error::not_present(format!("cuda:{ordinal}"), why));
+        let name = text(|at, bytes| {
+            // SAFETY: the text holds as many bytes as is said.
+            unsafe { (driver.device_name)(at, bytes, device) };
+        });
+        let name = if name.is_empty() { format!("{} device", row.stack.name) } else { name };
+        let (arch, arch_name) = arch_of(driver, device, &name).map_err(absent)?;
+        let maker = asked(driver, device, &name, &arch_name).map_err(absent)?;
+        let warp = driver.attribute(device, row.attributes.warp);
+        if warp != 0 && !row.warps.contains(&warp) {
+            return Err(absent(format!("{name} has warps of {warp} lanes, for which the kernels have no text")));
         }
-        if !prebuilt::serves(target.arch) {
-            compiler()?;
+        if !(row.prebuilt && prebuilt::serves(arch)) {
+            compiler(row)?;
         }
-        Ok(Facts { device, name: if name.is_empty() { "CUDA device".into() } else { name }, target, total })
+        Ok(Facts { device, name, maker, target: Target { arch, name: arch_name, driver: version }, total })
     }
 
     fn info(&self, driver: &Driver, free: usize) -> DeviceInfo {
-        let ask = |attribute| attribute_of(driver, self.device, attribute);
+        let row = driver.row;
         // Kilohertz and bits, both edges of the clock.
-        let clock = ask(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE) as f64 * 1e3;
-        let bus = ask(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH) as f64 / 8.0;
-        let peak = 2.0 * clock * bus;
+        let [clock, bus] = row.attributes.memory.map(|of| driver.attribute(self.device, of) as f64);
+        let peak = 2.0 * (clock * 1e3) * (bus / 8.0);
         let memory = MemoryInfo {
             kind: MemoryKind { device_local: true, host_visible: false, pinned: false },
             total_bytes: self.total as u64,
@@ -86,14 +91,16 @@ impl Facts {
             base_align: ALIGN,
             peak_bytes_per_s: peak,
         };
-        let compute = |&dtype: &DType| DtypeInfo { dtype, compute: dtype.is_activation(), peak_ops_per_s: 0.0 };
+        let computes =
+            |dtype: DType| dtype.is_activation() && (dtype != DType::BF16 || self.target.arch >= row.bf16_from);
+        let dtype = |&dtype: &DType| DtypeInfo { dtype, compute: computes(dtype), peak_ops_per_s: 0.0 };
         DeviceInfo {
             name: self.name.clone(),
-            vendor: "NVIDIA".into(),
-            arch: format!("sm_{}", self.target.arch),
-            driver: versions(self.target.driver),
+            vendor: self.maker.into(),
+            arch: row.arch.shown(&self.target),
+            driver: versions(row, self.target.driver),
             memories: vec![memory],
-            dtypes: DType::ALL.iter().map(compute).collect(),
+            dtypes: DType::ALL.iter().map(dtype).collect(),
             kv: [KvLayout::BlockHeadToken, KvLayout::BlockTokenHead]
                 .map(|layout| KvInfo { layout, block_size: 0 })
                 .into(),
@@ -104,7 +111,7 @@ impl Facts {
                 index_i64: true,
                 deterministic: true,
                 batch_invariant: false,
-                flush_subnormals: false,
+                flush_subnormals: row.flush_subnormals,
             },
             tensor_align: ALIGN,
             tensor_tail_pad: 0,
@@ -117,28 +124,82 @@ impl Facts {
     }
 }
 
+/// A text that the driver writes, into as many bytes as it is told.
+fn text(write: impl FnOnce(*mut c_char, i32)) -> String {
+    let mut text = [0 as c_char; 256];
+    write(text.as_mut_ptr(), text.len() as i32 - 1);
+    // SAFETY: the last byte was left zero.
+    unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().trim().to_string()
+}
+
+/// The number of a card's architecture, and what the compiler calls it.
+///
+/// # Errors
+/// It is one that the kernels do not run on.
+fn arch_of(driver: &Driver, device: CUdevice, name: &str) -> Result<(u32, String), String> {
+    let [major, minor] = driver.row.attributes.capability.map(|of| driver.attribute(device, of) as u32);
+    match &driver.row.arch {
+        Arch::Capability { prefix, oldest, exactly } => {
+            let arch = major * 10 + minor;
+            if arch < *oldest {
+                let need = format!("{}.{}", oldest / 10, oldest % 10);
+                return Err(format!(
+                    "{name} has compute capability {major}.{minor}, and the kernels need {need} or newer"
+                ));
+            }
+            let letter = exactly.iter().find(|(of, _)| *of == arch).map(|(_, letter)| *letter);
+            Ok((arch, format!("{prefix}{arch}{}", letter.map(String::from).unwrap_or_default())))
+        }
+    }
+}
+
+/// Who made a card.
+///
+/// # Errors
+/// Somebody else than the vendor, or nobody known.
+fn asked(driver: &Driver, device: CUdevice, name: &str, arch: &str) -> Result<&'static str, String> {
+    let row = driver.row;
+    let bus = driver.pci_bus_id.map(|write| {
+        text(|at, bytes| {
+            // SAFETY: the text holds as many bytes as is said.
+            unsafe { write(at, bytes, device) };
+        })
+    });
+    let asked = Asked { name: name.into(), arch: arch.into(), bus: bus.unwrap_or_default() };
+    let maker = maker_of(&asked, Path::new(PCI_DEVICES)).map(|maker| maker.name);
+    let trusted = std::env::var("QIAO_TRUST_DRIVER").is_ok_and(|names| names.split(',').any(|n| n.trim() == row.name));
+    match maker {
+        Some(maker) if maker == row.maker || trusted => Ok(maker),
+        None if trusted => Ok("unknown"),
+        Some(maker) => Err(format!(
+            "{name} is a card of {maker}, and {} is for those of {}: QIAO_TRUST_DRIVER={0} takes it all the same",
+            row.name, row.maker
+        )),
+        None => Err(format!(
+            "neither the bus ({}) nor its name tells that {name} ({arch}) is a card of {}: QIAO_TRUST_DRIVER={} takes it for one",
+            asked.bus, row.maker, row.name
+        )),
+    }
+}
+
 /// What the driver can do, and the compiler's version where there is one.
-fn versions(driver: i32) -> String {
-    let of_driver = format!("CUDA {}.{}", driver / 1000, driver % 1000 / 10);
-    let Ok(compiler) = compiler() else { return of_driver };
-    let (mut major, mut minor) = (0, 0);
-    // SAFETY: writes two numbers.
-    unsafe { (compiler.version)(&mut major, &mut minor) };
-    format!("{of_driver}, NVRTC {major}.{minor}")
+fn versions(row: &'static Row, driver: i32) -> String {
+    let of_driver = row.stack.version(driver);
+    compiler(row).map_or(of_driver.clone(), |compiler| format!("{of_driver}, {}", compiler.version()))
 }
 
 /// How many cards the driver names.
 ///
 /// # Errors
 /// [`Error::NotPresent`]: no driver, no card.
-pub(crate) fn count() -> Result<usize> {
-    let driver = driver()?;
+pub(crate) fn count(row: &'static Row) -> Result<usize> {
+    let driver = driver(row)?;
     let mut count = 0;
     // SAFETY: writes a number.
     match unsafe { (driver.device_count)(&mut count) } {
         SUCCESS if count > 0 => Ok(count as usize),
-        SUCCESS => Err(Error::not_present("cuda", "the driver finds no card")),
-        code => Err(Error::not_present("cuda", driver.describe(code))),
+        SUCCESS => Err(Error::not_present(row.name, "the driver finds no card")),
+        code => Err(Error::not_present(row.name, driver.describe(code))),
     }
 }
 
@@ -146,8 +207,8 @@ pub(crate) fn count() -> Result<usize> {
 ///
 /// # Errors
 /// As when it is opened.
-pub(crate) fn describe(ordinal: usize) -> Result<DeviceInfo> {
-    let driver = driver()?;
+pub(crate) fn describe(row: &'static Row, ordinal: usize) -> Result<DeviceInfo> {
+    let driver = driver(row)?;
     let facts = Facts::of(driver, ordinal)?;
     Ok(facts.info(driver, 0))
 }
@@ -156,9 +217,10 @@ pub(crate) fn describe(ordinal: usize) -> Result<DeviceInfo> {
 ///
 /// # Errors
 /// [`Error::NotPresent`]; the driver's.
-pub(crate) fn open_context(ordinal: usize) -> Result<Arc<Context>> {
-    let facts = Facts::of(driver()?, ordinal)?;
-    Context::new(facts.device, facts.name, facts.target)
+pub(crate) fn open_context(row: &'static Row, ordinal: usize) -> Result<Arc<Context>> {
+    let driver = driver(row)?;
+    let facts = Facts::of(driver, ordinal)?;
+    Context::new(driver, facts.device, facts.name, facts.target)
 }
 
 impl CudaDevice {
@@ -168,15 +230,20 @@ impl CudaDevice {
     /// [`Error::NotPresent`]; [`Error::DeviceLost`].
     pub(crate) fn new(ordinal: usize, context: Arc<Context>) -> Result<Self> {
         let driver = context.driver;
-        let facts = Facts::of(driver, ordinal)?;
-        let (free, _) = context.memory()?;
+        let mut facts = Facts::of(driver, ordinal)?;
+        let (free, total) = context.memory()?;
+        facts.total = if facts.total == 0 { total } else { facts.total };
+        let row = driver.row;
+        let shared = match row.shared {
+            Shared::Attribute(of) => driver.attribute(facts.device, Some(of)),
+        };
         let chip = Chip {
             arch: facts.target.arch,
-            processors: context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT).max(1) as u32,
-            shared: context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN) as u32,
-            blas: blas().is_some(),
+            processors: driver.attribute(facts.device, row.attributes.processors).max(1) as u32,
+            shared: shared as u32,
+            blas: blas(row).is_some(),
         };
-        let graphs = std::env::var("QIAO_CUDA_GRAPHS").map_or(true, |v| v != "0");
+        let graphs = std::env::var("QIAO_CUDA_GRAPHS").map_or(true, |v| v != "0") && driver.graphs().is_some();
         let card = Card { context, chip, table: ops::table(), rules: qiao_launch::fuse::RULES, graphs };
         Ok(CudaDevice { info: facts.info(driver, free), card: Arc::new(card) })
     }
@@ -203,7 +270,7 @@ impl Device for CudaDevice {
     }
 
     fn support(&self, graph: &Graph) -> Vec<NodeSupport> {
-        ops::support(&self.card.table, graph)
+        ops::support(self.card.context.driver.row.name, &self.card.table, graph)
     }
 
     fn plan(&self, graph: &Graph) -> Result<Arc<dyn Plan>> {

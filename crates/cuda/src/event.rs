@@ -7,7 +7,8 @@ use std::time::Duration;
 use qiao_core::{Error, Event, Result};
 
 use crate::context::{Context, Grave};
-use crate::sys::{CUevent, NOT_READY, SUCCESS};
+use crate::sys::{CUevent, SUCCESS};
+use crate::vendors::Meaning;
 use qiao_core::patience::Watch;
 
 /// An event of a card.
@@ -83,10 +84,11 @@ impl Event for CudaEvent {
             return Ok(true);
         }
         // SAFETY: an event of this context.
-        match unsafe { (self.context.driver.event_query)(self.raw) } {
-            SUCCESS => Ok(true),
-            NOT_READY => Ok(false),
-            code => Err(self.context.fault("waiting for an event", code)),
+        let code = unsafe { (self.context.driver.event_query)(self.raw) };
+        match self.context.driver.means(code) {
+            Meaning::Success => Ok(true),
+            Meaning::NotReady => Ok(false),
+            _ => Err(self.context.fault("waiting for an event", code)),
         }
     }
 

@@ -11,9 +11,15 @@
 //!
 //! [`Error::NotPresent`]: qiao_core::Error::NotPresent
 
+mod vendors;
+
+mod library;
+
 mod sys;
 
 mod prebuilt;
+
+mod rtc;
 
 mod compile;
 
@@ -35,4 +41,4 @@ mod device;
 
 mod backend;
 
-pub use backend::CudaBackend;
+pub use backend::{CudaBackend, Family};

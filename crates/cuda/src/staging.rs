@@ -7,7 +7,8 @@ use std::time::Duration;
 use qiao_core::{Error, Result};
 
 use crate::context::{Context, Grave, Queue};
-use crate::sys::{CUdeviceptr, CUevent, NOT_READY, SUCCESS};
+use crate::sys::{CUdeviceptr, CUevent};
+use crate::vendors::Meaning;
 use qiao_core::patience::Watch;
 
 /// Uploads from this size on are copied by several threads.
@@ -52,10 +53,11 @@ impl Slot {
         let mut watch = Watch::like("a transfer", way.patience, expected);
         while self.used {
             // SAFETY: an event of this context.
-            match unsafe { (way.context.driver.event_query)(self.done) } {
-                SUCCESS => self.used = false,
-                NOT_READY => watch.pause()?,
-                code => return Err(way.context.fault("a transfer", code)),
+            let code = unsafe { (way.context.driver.event_query)(self.done) };
+            match way.context.driver.means(code) {
+                Meaning::Success => self.used = false,
+                Meaning::NotReady => watch.pause()?,
+                _ => return Err(way.context.fault("a transfer", code)),
             }
         }
         Ok(watch.elapsed())

@@ -9,7 +9,8 @@ use crate::context::{Context, Queue};
 use crate::event::CudaEvent;
 use crate::memory::resolve;
 use crate::staging::{Ring, Way};
-use crate::sys::{CUdeviceptr, NOT_READY, SUCCESS};
+use crate::sys::CUdeviceptr;
+use crate::vendors::Meaning;
 use qiao_core::patience::Watch;
 
 /// Places for small transfers: how many, and their bytes.
@@ -140,7 +141,7 @@ impl Stream for CudaStream {
             return Ok(());
         }
         // SAFETY: the range was checked.
-        self.queue("a fill", |s| unsafe { (s.context.driver.set_bytes)(to, byte, dst.bytes, s.queue.raw) })
+        self.queue("a fill", |s| unsafe { (s.context.driver.set_bytes)(to, byte.into(), dst.bytes, s.queue.raw) })
     }
 
     fn sync(&mut self, timeout: Duration) -> Result<()> {
@@ -153,10 +154,11 @@ impl Stream for CudaStream {
         let mut watch = Watch::like("the stream", timeout, self.last_wait);
         loop {
             // SAFETY: a stream of this context.
-            match unsafe { (context.driver.stream_query)(self.queue.raw) } {
-                SUCCESS => break,
-                NOT_READY => watch.pause()?,
-                code => {
+            let code = unsafe { (context.driver.stream_query)(self.queue.raw) };
+            match context.driver.means(code) {
+                Meaning::Success => break,
+                Meaning::NotReady => watch.pause()?,
+                _ => {
                     let lost = Err(context.fault("waiting for a stream", code));
                     return self.keep(lost);
                 }

@@ -89,7 +89,7 @@ EXPORT CUresult cuDeviceGet(CUdevice* device, int ordinal) {
 EXPORT CUresult cuDeviceGetName(char* name, int bytes, CUdevice device) {
     ENTER(cuDeviceGetName);
     if (!is_device(device) || bytes < 1) return CUDA_ERROR_INVALID_VALUE;
-    snprintf(name, static_cast<size_t>(bytes), "Simulated CUDA card");
+    snprintf(name, static_cast<size_t>(bytes), "Simulated NVIDIA card");
     return CUDA_SUCCESS;
 }
 
@@ -103,7 +103,8 @@ EXPORT CUresult cuDeviceGetUuid_v2(void* uuid, CUdevice device) {
 EXPORT CUresult cuDeviceGetPCIBusId(char* id, int bytes, CUdevice device) {
     ENTER(cuDeviceGetPCIBusId);
     if (!is_device(device) || bytes < 13) return CUDA_ERROR_INVALID_VALUE;
-    snprintf(id, static_cast<size_t>(bytes), "0000:%02X:00.0", static_cast<unsigned>(device) + 1);
+    // No bus has this domain: whoever asks the kernel for the place finds nothing.
+    snprintf(id, static_cast<size_t>(bytes), "FFFF:%02X:00.0", static_cast<unsigned>(device) + 1);
     return CUDA_SUCCESS;
 }
 

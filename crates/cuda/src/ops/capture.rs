@@ -5,7 +5,8 @@ use std::sync::PoisonError;
 use qiao_core::Result;
 
 use crate::context::{Context, Grave, Queue};
-use crate::sys::{CUgraphExec, SUCCESS, is_sticky};
+use crate::sys::{CUgraphExec, Graphs, SUCCESS};
+use crate::vendors::Meaning;
 
 /// Captured executions of a plan that are kept.
 const MOST: usize = 8;
@@ -60,15 +61,16 @@ impl Captured {
         run: impl FnOnce() -> Result<()>,
     ) -> Result<bool> {
         let Some(entry) = self.entries.last_mut().filter(|e| e.addresses == addresses) else { return Ok(false) };
+        let Some(graphs) = context.driver.graphs() else { return Ok(false) };
         let graph = match entry.graph {
             Some(graph) => graph,
-            None => match capture(context, queue, run)? {
+            None => match capture(context, graphs, queue, run)? {
                 Some(graph) => *entry.graph.insert(graph),
                 None => return Ok(false),
             },
         };
         // SAFETY: graph and stream are of this context; one thread at a time launches it, the one that holds `self`.
-        let code = unsafe { (context.driver.graph_launch)(graph, queue.raw) };
+        let code = unsafe { (graphs.launch)(graph, queue.raw) };
         context.check("launching a graph", code).map(|()| true)
     }
 
@@ -79,29 +81,34 @@ impl Captured {
 }
 
 /// Captures what `run` queues, which does not run.
-fn capture(context: &Context, queue: &Queue, run: impl FnOnce() -> Result<()>) -> Result<Option<CUgraphExec>> {
+fn capture(
+    context: &Context,
+    graphs: Graphs,
+    queue: &Queue,
+    run: impl FnOnce() -> Result<()>,
+) -> Result<Option<CUgraphExec>> {
     /// Other threads may do as they please meanwhile.
     const THREAD_LOCAL: i32 = 1;
     let driver = context.driver;
     let _gate = queue.gate.lock().unwrap_or_else(PoisonError::into_inner);
     // SAFETY: a stream of this context, which nobody else uses while the gate is held; a capture that began is ended.
     unsafe {
-        let code = (driver.capture_begin)(queue.raw, THREAD_LOCAL);
-        if is_sticky(code) {
+        let code = (graphs.begin)(queue.raw, THREAD_LOCAL);
+        if driver.means(code) == Meaning::Lost {
             return Err(context.fault("capturing a graph", code));
         }
         if code != SUCCESS {
             return Ok(None);
         }
         let queued = run();
-        let (mut graph, mut exec) = (std::ptr::null_mut(), std::ptr::null_mut());
-        let ended = (driver.capture_end)(queue.raw, &mut graph);
+        let mut graph = std::ptr::null_mut();
+        let ended = (graphs.end)(queue.raw, &mut graph);
         context.alive()?;
         if queued.is_err() || ended != SUCCESS || graph.is_null() {
             return Ok(None);
         }
-        let made = (driver.graph_instantiate)(&mut exec, graph, 0);
-        (driver.graph_destroy)(graph);
-        Ok((made == SUCCESS).then_some(exec))
+        let exec = driver.instantiate(graph);
+        (graphs.destroy)(graph);
+        Ok((!exec.is_null()).then_some(exec))
     }
 }

@@ -40,6 +40,6 @@ pub(crate) fn table() -> Table {
 }
 
 /// The answer for every node of a graph.
-pub(crate) fn support(table: &Table, graph: &Graph) -> Vec<NodeSupport> {
-    qiao_core::sound::support(table, graph, "cuda")
+pub(crate) fn support(backend: &str, table: &Table, graph: &Graph) -> Vec<NodeSupport> {
+    qiao_core::sound::support(table, graph, backend)
 }

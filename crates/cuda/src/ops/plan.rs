@@ -149,7 +149,7 @@ fn prepare(card: &Card, info: &DeviceInfo, graph: &Graph) -> Result<(Vec<Prepare
     for node in graph.views() {
         match sound::find(&card.table, &node) {
             Ok((row, Accept::Native)) => accepted.push(row.launch),
-            _ => return Err(device::refuse(info, graph, &support(&card.table, graph))),
+            _ => return Err(device::refuse(info, graph, &support(card.context.driver.row.name, &card.table, graph))),
         }
     }
     let mut moments: Vec<usize> = (0..accepted.len()).collect();

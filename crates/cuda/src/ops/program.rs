@@ -78,7 +78,7 @@ fn choose<'a>(context: &Context, launch: &'a Launch, out: &mut Vec<(&'a Launch, 
         What::Kernel { grid, .. } if grid.contains(&0) => {}
         What::Kernel { .. } => out.push((launch, None)),
         What::Product { product, then, otherwise } => {
-            let ready = Ready::new(&context.blas, product);
+            let ready = Ready::new(context.driver.row, &context.blas, product);
             let rest = if ready.is_some() { then } else { otherwise };
             if ready.is_some() {
                 out.push((launch, ready));

@@ -1,0 +1,171 @@
+//! Vendors whose drivers are shaped like CUDA's, a row of data each: what their libraries, calls, numbers and codes are called,
+//! how their cards are told from others', and what their cards do differently.
+//!
+//! Every fact names its public source beside it. What no public source tells is said so where it stands, and is either assumed
+//! to be as CUDA has it, in words, or left out.
+
+mod cuda;
+
+mod makers;
+
+use crate::backend::Family;
+use crate::compile::Target;
+use crate::library::Installed;
+use crate::sys::{BlasNames, Code, CompilerNames, Names, SUCCESS};
+
+pub(crate) use makers::{Asked, maker_of};
+
+impl Family {
+    /// NVIDIA: `cuda`.
+    pub const CUDA: Family = Family(&cuda::ROW);
+
+    /// Every vendor.
+    pub const ALL: [Family; 1] = [Family::CUDA];
+}
+
+/// A vendor's driver, compiler and cards, as data.
+pub(crate) struct Row {
+    /// The backend's name, as in `cuda:0`.
+    pub(crate) name: &'static str,
+    /// Whose cards these are: a name of [`makers`].
+    pub(crate) maker: &'static str,
+    /// What the vendor calls its stack, and how it writes the driver's version.
+    pub(crate) stack: Stack,
+    /// The driver's library.
+    pub(crate) driver: Installed,
+    /// What the driver's functions are called.
+    pub(crate) calls: Names,
+    /// What its codes say.
+    pub(crate) codes: Codes,
+    /// The numbers of attributes.
+    pub(crate) attributes: Attributes,
+    /// How a card's architecture is told.
+    pub(crate) arch: Arch,
+    /// The widths of a warp for which the kernels' text has a branch.
+    pub(crate) warps: &'static [usize],
+    /// The bytes of shared memory that a block may ask for.
+    pub(crate) shared: Shared,
+    /// What compiles kernels at run time.
+    pub(crate) compiler: Compiling,
+    /// The library of large products and its functions' names, where the vendor has one of cuBLASLt's interface.
+    pub(crate) blas: Option<(Installed, BlasNames)>,
+    /// The first architecture that computes in bf16, as [`Arch`] numbers them; older ones store it only.
+    pub(crate) bf16_from: u32,
+    /// Whether subnormal numbers may become zero.
+    pub(crate) flush_subnormals: bool,
+    /// Whether images that nvcc made when the crate was built run on these cards.
+    pub(crate) prebuilt: bool,
+}
+
+/// What a vendor calls its stack, and how the driver numbers its version.
+pub(crate) struct Stack {
+    pub(crate) name: &'static str,
+    /// What the major number is multiplied by, and the minor; 0 where that is not public.
+    pub(crate) version: (i32, i32),
+}
+
+impl Stack {
+    /// The driver's version in words.
+    pub(crate) fn version(&self, driver: i32) -> String {
+        match self.version {
+            (major, minor) if major > 0 => format!("{} {}.{}", self.name, driver / major, driver % major / minor),
+            _ => format!("{} driver {driver}", self.name),
+        }
+    }
+}
+
+/// What a driver's codes say, other than success, which is 0 everywhere.
+pub(crate) struct Codes {
+    pub(crate) out_of_memory: &'static [Code],
+    pub(crate) not_ready: &'static [Code],
+    /// What the first call answers where there is no card.
+    pub(crate) no_device: &'static [Code],
+    /// What the first call of a library answers that is only there to link with.
+    pub(crate) stub: &'static [Code],
+    /// Codes after which nothing more can be done in the context: what a kernel did, or what befell the card.
+    pub(crate) lost: &'static [Code],
+}
+
+/// What a code says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    Success,
+    NotReady,
+    OutOfMemory,
+    Lost,
+    Other,
+}
+
+impl Codes {
+    /// What a code says.
+    pub(crate) fn means(&self, code: Code) -> Meaning {
+        let is = |codes: &[Code]| codes.contains(&code);
+        match code {
+            SUCCESS => Meaning::Success,
+            _ if is(self.not_ready) => Meaning::NotReady,
+            _ if is(self.out_of_memory) => Meaning::OutOfMemory,
+            _ if is(self.lost) => Meaning::Lost,
+            _ => Meaning::Other,
+        }
+    }
+}
+
+/// The numbers of attributes; `None` where they are not public.
+pub(crate) struct Attributes {
+    /// Compute capability: the major number and the minor.
+    pub(crate) capability: [Option<i32>; 2],
+    pub(crate) processors: Option<i32>,
+    pub(crate) warp: Option<i32>,
+    /// Kilohertz of the memory's clock, and bits of its bus.
+    pub(crate) memory: [Option<i32>; 2],
+}
+
+/// How a card's architecture is told, and what the compiler calls it.
+pub(crate) enum Arch {
+    /// By compute capability: `prefix` and ten times the major number plus the minor, from `oldest` on. Those of `exactly` have
+    /// instructions of their own, which a letter asks for.
+    Capability { prefix: &'static str, oldest: u32, exactly: &'static [(u32, char)] },
+}
+
+impl Arch {
+    /// A card's architecture as it is shown.
+    pub(crate) fn shown(&self, target: &Target) -> String {
+        match self {
+            Arch::Capability { prefix, .. } => format!("{prefix}{}", target.arch),
+        }
+    }
+}
+
+/// The bytes of shared memory that a block may ask for.
+pub(crate) enum Shared {
+    /// An attribute of this number.
+    Attribute(i32),
+}
+
+/// What compiles kernels at run time.
+pub(crate) enum Compiling {
+    /// A library of NVRTC's interface; options have the architecture's name for `{arch}`.
+    Library { library: Installed, calls: CompilerNames, options: &'static [&'static str] },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_names_what_it_cannot_do_without() {
+        for Family(row) in Family::ALL {
+            let Compiling::Library { calls: compiler, .. } = &row.compiler;
+            let blas = row.blas.as_ref().map(|(_, names)| [names.must(), names.may()].concat()).unwrap_or_default();
+            let must = [row.calls.must(), compiler.must(), blas].concat();
+            assert!(must.iter().all(|name| !name.is_empty()), "{}", row.name);
+            let names: Vec<&str> = [must, row.calls.may(), compiler.may()].concat();
+            let mut single: Vec<&str> = names.iter().flat_map(|n| n.split('|')).filter(|n| !n.is_empty()).collect();
+            let count = single.len();
+            single.sort_unstable();
+            single.dedup();
+            assert_eq!(single.len(), count, "{} calls two things by one name", row.name);
+            assert!(makers::known(row.maker), "{} is nobody's", row.name);
+        }
+    }
+}
