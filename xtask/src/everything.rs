@@ -1,11 +1,9 @@
 //! The project's tests in one run, from formatting to the demo; the last line counts them.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::tally::Tally;
 use crate::workspace::{cargo, root};
 use crate::{arrows, cuda, lengths, suites, unsafety, workspace};
 
@@ -68,14 +66,15 @@ pub(crate) fn run() -> Result<(), String> {
     step("CUDA and HIP: every text is compiled");
     skipped.extend(cuda::gate(cuda::Reach::Once)?);
     step("cargo test, several programs at a time");
-    let mut tally = suites::run()?;
+    let built = suites::build()?;
+    let mut programs = built.programs.clone();
     // The other width that chips have; the card is built for it by a variable.
-    let wide = ["--package", "qiao-cuda", "--test", "norms"];
+    programs.push(suites::named(&programs, "qiao-cuda::norms")?.with("QIAO_SIMCUDA_WARP", "64"));
     skipped.push("waves of 64 beyond norms: QIAO_SIMCUDA_WARP=64 cargo test -p qiao-cuda -p qiao-simcuda".into());
-    tally.add(&cargo_test("CUDA kernels with waves of 64", &wide, &[("QIAO_SIMCUDA_WARP", "64")])?);
+    let tally = suites::run(programs)?;
     step("documentation");
     pass(cargo().args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;
-    demo()?;
+    demo(&built.command)?;
     println!("\n-- done in {} s", start.elapsed().as_secs());
     skipped.extend(tally.ignored.iter().map(|name| format!("test {name}")));
     skipped.extend(PARTS.iter().filter(|p| !(p.present)()).map(|p| format!("{}: {}", p.name, p.without)));
@@ -123,39 +122,15 @@ fn pass(command: &mut Command) -> Result<(), String> {
     if status.success() { Ok(()) } else { Err(format!("{command:?} failed: {status}")) }
 }
 
-/// Runs the tests of some packages to their end and counts them.
-fn cargo_test(name: &str, packages: &[&str], variables: &[(&str, &str)]) -> Result<Tally, String> {
-    step(name);
-    let mut command = cargo();
-    command.arg("test").args(packages).arg("--no-fail-fast").envs(variables.iter().copied()).stdout(Stdio::piped());
-    let mut child = command.spawn().map_err(|e| format!("cargo test does not start: {e}"))?;
-    let mut tally = Tally::default();
-    let output = child.stdout.take().expect("the output is piped");
-    for line in BufReader::new(output).split(b'\n') {
-        let line = line.map_err(|e| format!("the output of cargo test breaks off: {e}"))?;
-        let line = String::from_utf8_lossy(&line);
-        println!("{line}");
-        tally.line(&line);
-    }
-    let status = child.wait().map_err(|e| format!("cargo test is lost: {e}"))?;
-    if !status.success() || tally.failed > 0 {
-        return Err(format!("cargo test: {status}\n{} passed, {} failed", tally.passed, tally.failed));
-    }
-    if tally.passed == 0 {
-        return Err("cargo test ran no test".into());
-    }
-    Ok(tally)
-}
-
 /// What follows the demo's prompt in every edition of the poem.
 const NEXT_VERSE: &str = "疑是地上霜";
 
 /// Runs the demo model, which must continue its poem.
-fn demo() -> Result<(), String> {
+fn demo(qiao: &Path) -> Result<(), String> {
     step("demo: qiao run");
-    pass(cargo().args(["build", "--package", "qiao-cli", "--quiet"]))?;
-    let args = ["run", "--quiet", "--package", "qiao-cli", "--", "run", "--max-tokens", "24", "--temperature", "0"];
-    let output = cargo().args(args).stderr(Stdio::inherit()).output().map_err(|e| format!("the demo: {e}"))?;
+    let args = ["run", "--max-tokens", "24", "--temperature", "0"];
+    let output =
+        Command::new(qiao).args(args).stderr(Stdio::inherit()).output().map_err(|e| format!("the demo: {e}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     println!("{}", text.trim_end());
     if output.status.success() && text.contains(NEXT_VERSE) {

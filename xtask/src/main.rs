@@ -7,6 +7,8 @@ mod arrows;
 mod lengths;
 mod unsafety;
 
+mod wheels;
+
 mod cuda;
 
 mod instructions;

@@ -20,23 +20,42 @@ const FIRST: &[&str] = &["qiao-simnpu", "qiao-conformance", "qiao-opencl", "qiao
 
 /// A test program that cargo has built.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Program {
+pub(crate) struct Program {
     /// Package and target: `qiao-core::graph`.
     name: String,
     executable: PathBuf,
     /// The package's folder, where its tests run.
     folder: PathBuf,
+    /// What its environment has beside this one's.
+    variables: Vec<(String, String)>,
 }
 
-/// Builds every test program of the workspace and runs them to their end, then the tests of the documentation.
+impl Program {
+    /// It, with a variable of its environment.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Program {
+        self.variables.push((name.into(), value.into()));
+        self
+    }
+}
+
+/// What cargo has built.
+pub(crate) struct Built {
+    /// Every test program, those that take longest first.
+    pub(crate) programs: Vec<Program>,
+    /// The `qiao` command. Built by itself it would have other features of its dependencies, and be built anew.
+    pub(crate) command: PathBuf,
+}
+
+/// Runs programs to their end, then the tests of the documentation.
 ///
 /// # Errors
-/// What does not build; else the programs that failed, by name, when all have ended.
-pub(crate) fn run() -> Result<Tally, String> {
-    let (alone, together): (Vec<_>, Vec<_>) = build()?.into_iter().partition(|p| ALONE.contains(&p.name.as_str()));
+/// The programs that failed, by name, when all have ended.
+pub(crate) fn run(programs: Vec<Program>) -> Result<Tally, String> {
+    let (alone, together): (Vec<_>, Vec<_>) = programs.into_iter().partition(|p| ALONE.contains(&p.name.as_str()));
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let done = Mutex::new(Done::default());
-    lanes(together, cores.clamp(2, 4), &done);
+    // One more than there are cores: some programs sleep.
+    lanes(together, cores.clamp(1, 4) + 1, &done);
     lanes(alone, 1, &done);
     let Done { mut tally, mut failed } = done.into_inner().expect("no lane panics");
     let documented = documentation()?;
@@ -51,32 +70,54 @@ pub(crate) fn run() -> Result<Tally, String> {
     Ok(tally)
 }
 
+/// The program of this name.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn named(programs: &[Program], name: &str) -> Result<Program, String> {
+    programs.iter().find(|p| p.name == name).cloned().ok_or_else(|| format!("no test program is called {name}"))
+}
+
 #[derive(Default)]
 struct Done {
     tally: Tally,
     failed: Vec<String>,
 }
 
-/// Every test program, those that take longest first.
-fn build() -> Result<Vec<Program>, String> {
+/// Every test program of the workspace, and the `qiao` command beside them.
+///
+/// # Errors
+/// What does not build.
+pub(crate) fn build() -> Result<Built, String> {
     let mut command = cargo();
     command.args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
     let output = command.stderr(Stdio::inherit()).output().map_err(|e| format!("cargo test does not start: {e}"))?;
     if !output.status.success() {
         return Err(format!("cargo test --no-run: {}", output.status));
     }
-    let mut programs: Vec<_> = String::from_utf8_lossy(&output.stdout).lines().filter_map(program).collect();
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let artifacts: Vec<Artifact> = messages.lines().filter_map(artifact).collect();
+    let command = artifacts.iter().find(|a| !a.test && a.program.name == "qiao-cli::qiao");
+    let command = command.ok_or("cargo built no qiao command")?.program.executable.clone();
+    let mut programs: Vec<_> = artifacts.into_iter().filter(|a| a.test).map(|a| a.program).collect();
     programs.sort_by_key(|p| {
         let package = p.name.split("::").next();
         FIRST.iter().position(|first| Some(*first) == package).unwrap_or(FIRST.len())
     });
-    Ok(programs)
+    Ok(Built { programs, command })
 }
 
-/// The test program that a line of cargo's messages tells of.
-fn program(line: &str) -> Option<Program> {
+/// An executable, and whether it is a test program.
+#[derive(Debug, PartialEq, Eq)]
+struct Artifact {
+    program: Program,
+    test: bool,
+}
+
+/// The executable that a line of cargo's messages tells of.
+fn artifact(line: &str) -> Option<Artifact> {
     let message: Value = serde_json::from_str(line).ok()?;
-    if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
+    if message["reason"] != "compiler-artifact" {
         return None;
     }
     let executable = message["executable"].as_str()?.into();
@@ -85,7 +126,8 @@ fn program(line: &str) -> Option<Program> {
     let (place, version) = message["package_id"].as_str()?.rsplit_once('#')?;
     let package = version.split_once('@').map_or_else(|| place.rsplit('/').next(), |(name, _)| Some(name))?;
     let name = format!("{package}::{}", message["target"]["name"].as_str()?);
-    Some(Program { name, executable, folder: manifest.parent()?.into() })
+    let program = Program { name, executable, folder: manifest.parent()?.into(), variables: Vec::new() };
+    Some(Artifact { program, test: message["profile"]["test"] == true })
 }
 
 /// Runs programs, so many at a time.
@@ -108,6 +150,7 @@ fn one(program: &Program, done: &Mutex<Done>) {
     let start = Instant::now();
     let mut command = Command::new(&program.executable);
     command.current_dir(&program.folder).env("CARGO_MANIFEST_DIR", &program.folder);
+    command.envs(program.variables.iter().map(|(name, value)| (name, value)));
     command.env("CARGO", cargo().get_program());
     let output = command.stdin(Stdio::null()).output();
     let mut done = done.lock().expect("no lane panics");
@@ -120,7 +163,8 @@ fn one(program: &Program, done: &Mutex<Done>) {
     };
     let text = String::from_utf8_lossy(&text);
     let mut out = std::io::stdout().lock();
-    let head = format!("\n{} ({} s)", program.name, start.elapsed().as_secs());
+    let variables: String = program.variables.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+    let head = format!("\n{}{variables} ({} s)", program.name, start.elapsed().as_secs());
     // A closed standard output is no reason to stop testing.
     writeln!(out, "{head}{}\n{}", ended.as_ref().map_or(String::new(), |e| format!(": {e}")), text.trim_end()).ok();
     text.lines().for_each(|line| done.tally.line(line));
@@ -152,16 +196,17 @@ mod tests {
             )
             .replace('\n', " ")
         };
-        let found = program(&line(true, "path+file:///a/crates/core#qiao-core@0.1.0")).unwrap();
-        let expected = Program {
+        let found = artifact(&line(true, "path+file:///a/crates/core#qiao-core@0.1.0")).unwrap();
+        let program = Program {
             name: "qiao-core::graph".into(),
             executable: "/t/graph-1".into(),
             folder: "/a/crates/core".into(),
+            variables: Vec::new(),
         };
-        assert_eq!(found, expected);
-        assert_eq!(program(&line(true, "path+file:///a/crates/qiao#0.1.0")).unwrap().name, "qiao::graph");
-        assert_eq!(program(&line(false, "path+file:///a/crates/core#qiao-core@0.1.0")), None);
-        assert_eq!(program("   Compiling qiao-core"), None);
+        assert_eq!(found, Artifact { program, test: true });
+        assert_eq!(artifact(&line(true, "path+file:///a/crates/qiao#0.1.0")).unwrap().program.name, "qiao::graph");
+        assert!(!artifact(&line(false, "path+file:///a/crates/core#qiao-core@0.1.0")).unwrap().test);
+        assert_eq!(artifact("   Compiling qiao-core"), None);
     }
 
     #[test]
@@ -170,6 +215,7 @@ mod tests {
             name: name.into(),
             executable: executable.into(),
             folder: std::env::temp_dir(),
+            variables: Vec::new(),
         };
         let done = Mutex::new(Done::default());
         let programs = vec![program("good", "true"), program("bad", "false"), program("lost", "/no/such/program")];

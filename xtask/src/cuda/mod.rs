@@ -23,7 +23,7 @@ use std::time::Instant;
 
 use qiao_kernels_cuda::{HEADERS, UNITS, Unit};
 
-use crate::workspace::{cargo, root};
+use crate::workspace::{cargo, target_folder};
 use job::{Done, Job, Target};
 use wheels::Wheels;
 
@@ -136,10 +136,6 @@ fn at_run_time(text: &Path, compiler: &str, folder: &[String], targets: &[&str])
         Some(ABSENT) if compiler == "hiprtc" => Ok(false),
         _ => Err(format!("{compiler} does not take every unit: {status}")),
     }
-}
-
-fn target_folder() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |folder| root().join(folder))
 }
 
 /// Puts all texts into one folder, named by what they say.

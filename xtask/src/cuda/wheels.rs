@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use crate::wheels;
 
 /// All of one release: a wheel that is not pinned brings a newer one, whose PTX the others do not read.
 const PINNED: &[&str] = &[
@@ -26,20 +27,7 @@ impl Wheels {
     /// # Errors
     /// Why they can't be had, and how to mend it.
     pub(crate) fn ready(folder: &Path) -> Result<Wheels, String> {
-        let venv = folder.join("wheels");
-        let mark = venv.join("ready.txt");
-        if fs::read_to_string(&mark).is_ok_and(|text| text == PINNED.join("\n")) {
-            return find(&venv);
-        }
-        fs::remove_dir_all(&venv).ok();
-        let venv_name = venv.display().to_string();
-        quiet(Command::new("python3").args(["-m", "venv", &venv_name]), "apt-get install python3-venv")?;
-        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"];
-        let mut install = Command::new(venv.join("bin/python"));
-        quiet(install.args(pip).args(PINNED), "the wheels come from the Python package index")?;
-        let wheels = find(&venv)?;
-        fs::write(&mark, PINNED.join("\n")).map_err(|e| format!("{}: {e}", mark.display()))?;
-        Ok(wheels)
+        find(&wheels::ready(&folder.join("wheels"), PINNED)?)
     }
 
     /// The compiler.
@@ -59,14 +47,4 @@ fn find(venv: &Path) -> Result<Wheels, String> {
     let homes = pythons.filter_map(|entry| Some(entry.ok()?.path().join("site-packages/nvidia/cu13")));
     let home = homes.into_iter().find(|home| home.join("bin/nvcc").is_file());
     home.map(|home| Wheels { home }).ok_or_else(|| format!("the wheels in {} hold no nvcc", venv.display()))
-}
-
-fn quiet(command: &mut Command, mend: &str) -> Result<(), String> {
-    let output = command.output().map_err(|e| format!("{command:?} does not start ({e}): {mend}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let words = String::from_utf8_lossy(&output.stderr).into_owned();
-    let last = words.lines().last().unwrap_or_default();
-    Err(format!("{command:?}: {last}: {mend}"))
 }
