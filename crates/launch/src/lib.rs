@@ -13,7 +13,7 @@ mod launch;
 
 mod sound;
 
-mod fields;
+pub mod fields;
 mod walk;
 
 pub mod moves;
@@ -21,7 +21,7 @@ pub mod moves;
 pub mod casts;
 pub mod elementwise;
 
-mod product;
+pub mod product;
 
 pub mod matmul;
 

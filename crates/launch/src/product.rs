@@ -1,4 +1,4 @@
-//! A dense product as its kernels see it: sizes, distances and dtypes, read from a node once.
+//! A product as its kernels see it: sizes, distances and dtypes, read from a node once.
 
 use qiao_core::{DType, Epilogue, NodeView, Property, Reason, Rule, TensorDesc, TensorId};
 
@@ -8,45 +8,56 @@ use crate::sound::alignment;
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// Axes in front of a batch's matrices that the kernels can walk.
-const AXES: usize = 6;
+pub const AXES: usize = 6;
 
 /// The largest size or count that the kernels take.
 const MOST: usize = i32::MAX as usize;
 
 /// A matrix operand of one batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Side {
+pub struct Side {
     /// Its dtype.
-    pub(crate) dtype: DType,
+    pub dtype: DType,
     /// Distance along M of a, c and the residual, along N of b, in elements.
-    pub(crate) row: usize,
+    pub row: usize,
     /// Distance along K of a and b, along the columns of c and the residual.
-    pub(crate) col: usize,
+    pub col: usize,
     /// What the address of its first element is a multiple of, in bytes.
     align: usize,
 }
 
 /// An axis in front of M: its size and the distance along it in a, b, c and the residual.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Axis {
-    size: usize,
-    steps: [usize; 4],
+pub struct Axis {
+    /// Its size.
+    pub size: usize,
+    /// The distance along it in a, b, c and the residual, in elements.
+    pub steps: [usize; 4],
 }
 
 /// `c[m][n] = Σ_k a[m][k]·b[n][k]` for every batch, and what follows.
 #[derive(Clone, Debug)]
-pub(crate) struct Product {
-    pub(crate) m: usize,
-    pub(crate) n: usize,
-    pub(crate) k: usize,
-    pub(crate) epilogue: Epilogue,
-    pub(crate) a: Side,
-    pub(crate) b: Side,
-    pub(crate) c: Side,
-    residual: Option<Side>,
+pub struct Product {
+    /// Rows of a.
+    pub m: usize,
+    /// Columns of the product; with [`Epilogue::SiluMul`] twice those of the result.
+    pub n: usize,
+    /// What is summed over.
+    pub k: usize,
+    /// What follows the sums.
+    pub epilogue: Epilogue,
+    /// The activations.
+    pub a: Side,
+    /// The weights.
+    pub b: Side,
+    /// The result.
+    pub c: Side,
+    /// What is added at last.
+    pub residual: Option<Side>,
     /// The bias, a row of its own.
-    bias: Option<Side>,
-    batches: Vec<Axis>,
+    pub bias: Option<Side>,
+    /// The axes in front, outermost first.
+    pub axes: Vec<Axis>,
 }
 
 /// How a launch divides a product.
@@ -61,10 +72,10 @@ pub(crate) struct Division {
 }
 
 /// An operand's dtype and strides if the kernels can read it.
-fn side(node: &NodeView<'_>, operand: usize, id: TensorId) -> Result<Side, Reason> {
+fn side(node: &NodeView<'_>, operand: usize, id: TensorId, dtypes: &[DType]) -> Result<Side, Reason> {
     let desc = node.graph.desc(id);
-    if !DTYPES.contains(&desc.dtype) {
-        return Err(Reason::dtype(operand, desc.dtype, &DTYPES));
+    if !dtypes.contains(&desc.dtype) {
+        return Err(Reason::dtype(operand, desc.dtype, dtypes));
     }
     if desc.layout != 0 {
         let layout = format!("{:#x}", desc.layout);
@@ -82,16 +93,39 @@ fn side(node: &NodeView<'_>, operand: usize, id: TensorId) -> Result<Side, Reaso
 }
 
 impl Product {
-    /// Reads a `matmul`, or says why its kernels can't.
-    pub(crate) fn of(node: &NodeView<'_>, trans_b: bool, epilogue: Epilogue) -> Result<Product, Reason> {
+    /// Reads a `matmul`.
+    ///
+    /// # Errors
+    /// Why its kernels can't take it.
+    pub fn of(node: &NodeView<'_>, trans_b: bool, epilogue: Epilogue) -> Result<Product, Reason> {
+        Product::read(node, trans_b, epilogue, [2, 3], &DTYPES)
+    }
+
+    /// Reads a `matmul_quant`, whose weights may have any dtype.
+    ///
+    /// # Errors
+    /// Why kernels can't take it.
+    pub fn quantised(node: &NodeView<'_>, epilogue: Epilogue) -> Result<Product, Reason> {
+        Product::read(node, true, epilogue, [5, 6], &[node.required(1).dtype])
+    }
+
+    /// Reads a product whose bias and residual are these operands, and whose weights have one of these dtypes.
+    fn read(
+        node: &NodeView<'_>,
+        trans_b: bool,
+        epilogue: Epilogue,
+        [bias, residual]: [usize; 2],
+        weights: &[DType],
+    ) -> Result<Product, Reason> {
         let given = |i: usize| node.node.inputs.get(i).copied().flatten();
         let required = |i: usize| given(i).expect("the graph checked that required operands are given");
         let out = node.node.outputs[0];
-        let a = side(node, 0, required(0))?;
-        let mut b = side(node, 1, required(1))?;
-        let bias = given(2).map(|id| side(node, 2, id)).transpose()?;
-        let residual = given(3).map(|id| side(node, 3, id)).transpose()?;
-        let c = side(node, node.node.inputs.len(), out)?;
+        let (at_bias, at_residual) = (given(bias), given(residual));
+        let a = side(node, 0, required(0), &DTYPES)?;
+        let mut b = side(node, 1, required(1), weights)?;
+        let bias = at_bias.map(|id| side(node, bias, id, &DTYPES)).transpose()?;
+        let residual = at_residual.map(|id| side(node, residual, id, &DTYPES)).transpose()?;
+        let c = side(node, node.node.inputs.len(), out, &DTYPES)?;
         let [rows, columns] = last_two(node.required(1));
         let (n, k) = if trans_b { (rows, columns) } else { (columns, rows) };
         if !trans_b {
@@ -99,14 +133,14 @@ impl Product {
         }
         let front = node.required(0).rank() - 2;
         let strides = |id: Option<TensorId>| id.map(|id| node.graph.desc(id).strides);
-        let all = [strides(given(0)), strides(given(1)).filter(|s| s.len() > 2), strides(Some(out)), strides(given(3))];
+        let all = [strides(given(0)), strides(given(1)).filter(|s| s.len() > 2), strides(Some(out)), strides(at_residual)];
         let m = last_two(node.required(0))[0];
-        let mut p = Product { m, n, k, epilogue, a, b, c, residual, bias, batches: Vec::new() };
+        let mut p = Product { m, n, k, epilogue, a, b, c, residual, bias, axes: Vec::new() };
         for axis in (0..front).rev() {
             let steps = all.map(|s| s.map_or(0, |s| s[axis]));
             p.push(Axis { size: node.required(0).shape[axis], steps });
         }
-        p.batches.reverse();
+        p.axes.reverse();
         p.check_counts()?;
         Ok(p)
     }
@@ -118,7 +152,7 @@ impl Product {
         if axis.size == 1 {
             return;
         }
-        if self.batches.is_empty() && b == 0 {
+        if self.axes.is_empty() && b == 0 {
             let residual = self.residual.map_or((0, 0), |side| (r, side.row));
             let rows = [(a, self.a.row), (c, self.c.row), residual];
             let one = self.m == 1;
@@ -131,13 +165,13 @@ impl Product {
                 return;
             }
         }
-        if let Some(inner) = self.batches.last_mut()
+        if let Some(inner) = self.axes.last_mut()
             && axis.steps.iter().zip(inner.steps).all(|(&step, behind)| follows(step, inner.size, behind))
         {
             inner.size = inner.size.saturating_mul(axis.size);
             return;
         }
-        self.batches.push(axis);
+        self.axes.push(axis);
     }
 
     /// Whether every count fits the kernels' numbers.
@@ -149,29 +183,29 @@ impl Product {
                 return Err(Reason::operand(0, Property::Dim(0), Rule::AtMost, count, MOST));
             }
         }
-        if self.batches.len() > AXES {
-            return Err(Reason::operand(0, Property::Rank, Rule::AtMost, self.batches.len() + 2, AXES + 2));
+        if self.axes.len() > AXES {
+            return Err(Reason::operand(0, Property::Rank, Rule::AtMost, self.axes.len() + 2, AXES + 2));
         }
         Ok(())
     }
 
     /// How many products there are.
-    pub(crate) fn batches(&self) -> usize {
-        self.batches.iter().fold(1, |n, axis| n.saturating_mul(axis.size))
+    pub fn batches(&self) -> usize {
+        self.axes.iter().fold(1, |n, axis| n.saturating_mul(axis.size))
     }
 
     /// Columns of the result.
-    pub(crate) fn columns(&self) -> usize {
+    pub fn columns(&self) -> usize {
         if self.pairs() { self.n / 2 } else { self.n }
     }
 
     /// Whether columns of the product meet in pairs.
-    pub(crate) fn pairs(&self) -> bool {
+    pub fn pairs(&self) -> bool {
         self.epilogue == Epilogue::SiluMul
     }
 
     /// Whether the result has no element.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.m == 0 || self.columns() == 0 || self.batches() == 0
     }
 
@@ -193,7 +227,7 @@ impl Product {
     /// Whether runs of `len` elements that start at multiples of these distances are whole and aligned pieces of 16 bytes.
     fn in_pieces(&self, side: &Side, len: usize, distances: &[usize], operand: usize) -> bool {
         let elements = 16 / side.dtype.block_bytes();
-        let batches = self.batches.iter().map(|axis| axis.steps[operand]);
+        let batches = self.axes.iter().map(|axis| axis.steps[operand]);
         side.align >= 16
             && len > 0
             && distances.iter().copied().chain(batches).chain([len]).all(|d| d.is_multiple_of(elements))
@@ -202,7 +236,7 @@ impl Product {
     /// Whether results, residual and bias may be moved 8 elements at a time.
     fn is_wide(&self) -> bool {
         let whole = |side: &Side, operand: usize| {
-            let batches = self.batches.iter().map(|axis| axis.steps[operand]);
+            let batches = self.axes.iter().map(|axis| axis.steps[operand]);
             side.col == 1 && side.align >= 16 && batches.chain([side.row]).all(|d| d.is_multiple_of(8))
         };
         let bias = self
@@ -219,7 +253,7 @@ impl Product {
         let columns = self.columns();
         let rows = [(self.a.row, self.k), b, (residual, columns), (self.c.row, columns)];
         let apart = rows.iter().all(|&(row, len)| row >= len && row <= MOST);
-        let fits = self.batches.is_empty() && apart && self.is_wide() && columns.is_multiple_of(8);
+        let fits = self.axes.is_empty() && apart && self.is_wide() && columns.is_multiple_of(8);
         fits.then_some(rows.map(|(row, _)| row))
     }
 
@@ -242,10 +276,10 @@ impl Product {
         let sides = [self.a, self.b, self.c, residual];
         let mut longs: Vec<usize> = sides.iter().flat_map(|s| [s.row, s.col]).collect();
         longs.push(bias.col);
-        let axis = |i: usize| self.batches.get(i).copied().unwrap_or(Axis { size: 1, steps: [0; 4] });
+        let axis = |i: usize| self.axes.get(i).copied().unwrap_or(Axis { size: 1, steps: [0; 4] });
         longs.extend((0..4).flat_map(|operand| (0..AXES).map(move |i| (operand, i))).map(|(o, i)| axis(i).steps[o]));
         let mut words: Vec<usize> = (0..AXES).map(|i| axis(i).size).collect();
-        words.extend([self.batches.len(), self.batches(), self.m, self.n, self.k]);
+        words.extend([self.axes.len(), self.batches(), self.m, self.n, self.k]);
         words.push(self.epilogue as usize);
         let code = |dtype: DType| DTYPES.iter().position(|&d| d == dtype).expect("dtypes were checked");
         words.extend(sides.map(|s| code(s.dtype)));
@@ -288,15 +322,15 @@ mod tests {
     #[test]
     fn rows_that_are_not_even_are_batches() {
         let p = product((&[2, 3, 8], &[40, 8, 1]), &[16, 8]);
-        assert_eq!((p.m, p.batches(), p.batches.len()), (3, 2, 1));
-        assert_eq!(p.batches[0].steps, [40, 0, 48, 0]);
+        assert_eq!((p.m, p.batches(), p.axes.len()), (3, 2, 1));
+        assert_eq!(p.axes[0].steps, [40, 0, 48, 0]);
     }
 
     #[test]
     fn batches_that_continue_each_other_are_one_axis() {
         let p = product((&[2, 3, 5, 8], &[120, 40, 8, 1]), &[2, 3, 16, 8]);
-        assert_eq!((p.m, p.batches(), p.batches.len()), (5, 6, 1));
-        assert_eq!(p.batches[0].steps, [40, 128, 80, 0]);
+        assert_eq!((p.m, p.batches(), p.axes.len()), (5, 6, 1));
+        assert_eq!(p.axes[0].steps, [40, 128, 80, 0]);
     }
 
     #[test]
