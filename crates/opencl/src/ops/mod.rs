@@ -7,9 +7,14 @@ mod program;
 
 mod layouts;
 
+mod product;
+
+mod matmul;
+mod matmul_quant;
+
 mod plan;
 
-use qiao_core::{Graph, NodeSupport, NodeView, OpTable, Result, Row};
+use qiao_core::{Accept, Graph, NodeSupport, NodeView, OpKind, OpTable, Reason, Result, Row};
 use qiao_launch::{Chip, Prepared, elementwise, moves};
 
 use crate::tuning::Tuning;
@@ -22,6 +27,8 @@ pub(crate) use plan::{Card, OpenClPlan};
 pub(crate) struct Target {
     /// The device as rows that all backends with kernels share see it.
     pub(crate) chip: Chip,
+    /// What suits it.
+    pub(crate) tuning: Tuning,
 }
 
 /// Prepares a node that the row accepted.
@@ -29,6 +36,8 @@ pub(crate) struct Target {
 pub(crate) enum Prepare {
     /// A row that backends with kernels share.
     Shared(qiao_launch::Prepare),
+    /// A row of this backend.
+    Own(fn(&NodeView<'_>, &Target) -> Result<Prepared>),
 }
 
 /// The device's kernels.
@@ -42,15 +51,16 @@ impl Prepare {
     pub(crate) fn prepare(self, node: &NodeView<'_>, target: &Target) -> Result<Prepared> {
         match self {
             Prepare::Shared(prepare) => prepare(node, &target.chip),
+            Prepare::Own(prepare) => prepare(node, target),
         }
     }
 }
 
 impl Target {
     /// A device of so many compute units, with so many bytes of local memory.
-    pub(crate) fn new(units: u32, local: u32, _: Tuning) -> Target {
+    pub(crate) fn new(units: u32, local: u32, tuning: Tuning) -> Target {
         // The architecture is one whose paths beyond plain kernels no row takes.
-        Target { chip: Chip { arch: 0, processors: units.max(1), shared: local, blas: false } }
+        Target { chip: Chip { arch: 0, processors: units.max(1), shared: local, blas: false }, tuning }
     }
 }
 
@@ -64,11 +74,23 @@ fn shared(rows: Vec<Row<qiao_launch::Prepare>>) -> impl Iterator<Item = Row<Prep
     })
 }
 
+/// A row of this backend, whose kernel keeps activations as they are.
+fn own(
+    op: OpKind,
+    name: &'static str,
+    accepts: fn(&NodeView<'_>) -> Result<Accept, Reason>,
+    prepare: fn(&NodeView<'_>, &Target) -> Result<Prepared>,
+) -> Row<Prepare> {
+    Row { op, name, act_dtype: None, accepts, launch: Prepare::Own(prepare) }
+}
+
 /// Every kernel, best first for each operator.
 pub(crate) fn table() -> Table {
     let mut all = Vec::new();
     all.extend(shared(moves::rows()));
     all.extend(shared(elementwise::rows()));
+    all.extend(matmul::rows());
+    all.extend(matmul_quant::rows());
     OpTable::new(all)
 }
 

@@ -2,8 +2,9 @@
 
 mod elementwise;
 mod moves;
+mod product;
 
 use crate::kernel::Kernel;
 
 /// Every kernel, by family.
-pub const UNITS: &[&[Kernel]] = &[moves::KERNELS, elementwise::KERNELS];
+pub const UNITS: &[&[Kernel]] = &[moves::KERNELS, elementwise::KERNELS, product::KERNELS];
