@@ -133,7 +133,8 @@ impl Product {
         }
         let front = node.required(0).rank() - 2;
         let strides = |id: Option<TensorId>| id.map(|id| node.graph.desc(id).strides);
-        let all = [strides(given(0)), strides(given(1)).filter(|s| s.len() > 2), strides(Some(out)), strides(at_residual)];
+        let all =
+            [strides(given(0)), strides(given(1)).filter(|s| s.len() > 2), strides(Some(out)), strides(at_residual)];
         let m = last_two(node.required(0))[0];
         let mut p = Product { m, n, k, epilogue, a, b, c, residual, bias, axes: Vec::new() };
         for axis in (0..front).rev() {

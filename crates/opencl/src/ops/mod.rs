@@ -15,7 +15,7 @@ mod matmul_quant;
 mod plan;
 
 use qiao_core::{Accept, Graph, NodeSupport, NodeView, OpKind, OpTable, Reason, Result, Row};
-use qiao_launch::{Chip, Prepared, elementwise, moves};
+use qiao_launch::{Chip, Prepared, attention, elementwise, moves};
 
 use crate::tuning::Tuning;
 
@@ -89,6 +89,8 @@ pub(crate) fn table() -> Table {
     let mut all = Vec::new();
     all.extend(shared(moves::rows()));
     all.extend(shared(elementwise::rows()));
+    // The kernels of attention beside the plain one are for tensor cores.
+    all.extend(shared(attention::rows()).filter(|row| row.name == "attention_plain"));
     all.extend(matmul::rows());
     all.extend(matmul_quant::rows());
     OpTable::new(all)

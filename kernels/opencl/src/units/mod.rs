@@ -1,5 +1,6 @@
 //! The rows, a file for each family.
 
+mod attention;
 mod elementwise;
 mod moves;
 mod product;
@@ -7,4 +8,4 @@ mod product;
 use crate::kernel::Kernel;
 
 /// Every kernel, by family.
-pub const UNITS: &[&[Kernel]] = &[moves::KERNELS, elementwise::KERNELS, product::KERNELS];
+pub const UNITS: &[&[Kernel]] = &[moves::KERNELS, elementwise::KERNELS, product::KERNELS, attention::KERNELS];
