@@ -75,7 +75,7 @@ unsafe impl Sync for Memory {}
 
 /// Host bytes that the device reads or writes until a point is reached.
 pub(crate) struct Transfer {
-    pub(crate) done: Mark,
+    pub(crate) done: Arc<Mark>,
     pub(crate) bytes: Vec<u8>,
 }
 

@@ -45,9 +45,9 @@ impl OpenClEvent {
     }
 
     /// Says which point it marks, or why there is none.
-    pub(crate) fn set(&self, mark: Result<Mark>) {
+    pub(crate) fn set(&self, mark: Result<Arc<Mark>>) {
         *self.lock() = match mark {
-            Ok(mark) => Recorded { mark: Some(Arc::new(mark)), failed: None },
+            Ok(mark) => Recorded { mark: Some(mark), failed: None },
             Err(failed) => Recorded { mark: None, failed: Some(failed) },
         };
     }

@@ -1,6 +1,7 @@
 //! Host bytes on their way, so that no transfer ever reads or writes the caller's memory after its call has ended.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use opencl3::command_queue::{CL_NON_BLOCKING, enqueue_read_buffer, enqueue_write_buffer, flush};
@@ -61,11 +62,12 @@ impl Staging {
         Ok(room)
     }
 
-    /// Queues an upload.
+    /// Queues an upload: its end, if there are bytes.
     ///
     /// # Errors
     /// [`qiao_core::Error::Timeout`] where no room came free in time; the driver's.
-    pub(crate) fn upload(&mut self, way: Way<'_>, to: Start, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn upload(&mut self, way: Way<'_>, to: Start, bytes: &[u8]) -> Result<Option<Arc<Mark>>> {
+        let mut end = None;
         for (i, part) in bytes.chunks(PART).enumerate() {
             let mut room = self.room(way, part.len())?;
             room.extend_from_slice(part);
@@ -76,11 +78,12 @@ impl Staging {
                 let none = std::ptr::null();
                 enqueue_write_buffer(way.queue.0, to.memory, CL_NON_BLOCKING, at, part.len(), from, 0, none)
             };
-            let done = Mark(way.context.check("an upload", queued)?);
+            let done = Arc::new(Mark(way.context.check("an upload", queued)?));
+            end = Some(done.clone());
             self.queued.push_back(Transfer { done, bytes: room });
             way.context.check("an upload", flush(way.queue.0))?;
         }
-        Ok(())
+        Ok(end)
     }
 
     /// Downloads. Such a wait took `expected` before; gives how long the first part was waited for.
@@ -104,7 +107,7 @@ impl Staging {
                 let (to, none) = (room.as_mut_ptr().cast(), std::ptr::null());
                 enqueue_read_buffer(way.queue.0, from.memory, CL_NON_BLOCKING, at, part.len(), to, 0, none)
             };
-            let done = Mark(way.context.check("a download", queued)?);
+            let done = Arc::new(Mark(way.context.check("a download", queued)?));
             let flushed = way.context.check("a download", flush(way.queue.0));
             let waited = flushed.and_then(|()| way.wait(&done, if i == 0 { expected } else { Duration::ZERO }));
             if waited.is_ok() {

@@ -22,6 +22,8 @@ pub(crate) struct OpenClStream {
     patience: Duration,
     failed: Option<Error>,
     staging: Staging,
+    /// The end of what was queued last, until it is seen to be done.
+    last: Option<Arc<Mark>>,
     /// How long the last wait for queued work took.
     last_wait: Duration,
 }
@@ -37,6 +39,7 @@ impl OpenClStream {
             patience: Duration::MAX,
             failed: None,
             staging: Staging::default(),
+            last: None,
             last_wait: Duration::ZERO,
         })
     }
@@ -58,18 +61,20 @@ impl OpenClStream {
         result
     }
 
-    /// The command that was queued, which begins as soon as those before it are done.
-    fn queued(&mut self, what: &str, answer: std::result::Result<cl_event, cl_int>) -> Result<Mark> {
-        let mark = self.context.check(what, answer).map(Mark);
+    /// The end of a command that was queued, which begins as soon as those before it are done.
+    fn queued(&mut self, what: &str, answer: std::result::Result<cl_event, cl_int>) -> Result<Arc<Mark>> {
+        let mark = self.context.check(what, answer).map(|event| Arc::new(Mark(event)));
         let result = mark.and_then(|mark| self.context.check(what, flush(self.queue.0)).map(|()| mark));
-        self.keep(result)
+        let mark = self.keep(result)?;
+        self.last = Some(mark.clone());
+        Ok(mark)
     }
 
-    /// A point behind everything that is queued now.
-    fn mark(&mut self, what: &str) -> Result<Mark> {
-        // SAFETY: a queue of this context, and no other events.
-        let answer = unsafe { enqueue_marker_with_wait_list(self.queue.0, 0, std::ptr::null()) };
-        self.queued(what, answer)
+    /// Launches were queued, of which this ends last.
+    pub(crate) fn launched(&mut self, end: Option<Mark>) {
+        if let Some(end) = end {
+            self.last = Some(Arc::new(end));
+        }
     }
 }
 
@@ -89,7 +94,10 @@ impl Stream for OpenClStream {
         let to = resolve(&self.context, dst, "upload", src.len())?;
         let way = Way { context: &self.context, queue: &self.queue, patience: self.patience };
         let result = self.staging.upload(way, to, src);
-        self.keep(result)
+        if let Some(end) = self.keep(result)? {
+            self.last = Some(end);
+        }
+        Ok(())
     }
 
     fn download(&mut self, dst: &mut [u8], src: &Binding) -> Result<()> {
@@ -98,6 +106,9 @@ impl Stream for OpenClStream {
         let way = Way { context: &self.context, queue: &self.queue, patience: self.patience };
         let result = self.staging.download(way, dst, from, self.last_wait);
         self.last_wait = self.keep(result)?;
+        if !dst.is_empty() {
+            self.last = None;
+        }
         Ok(())
     }
 
@@ -140,14 +151,13 @@ impl Stream for OpenClStream {
         if let Some(first) = &self.failed {
             return Err(first.clone());
         }
-        let mark = self.mark("waiting for a stream")?;
         let mut watch = Watch::like("the stream", timeout, self.last_wait);
-        loop {
-            let reached = self.context.check("waiting for a stream", mark.is_reached());
-            if self.keep(reached)? {
-                break;
+        while let Some(last) = &self.last {
+            let reached = self.context.check("waiting for a stream", last.is_reached());
+            match self.keep(reached)? {
+                true => self.last = None,
+                false => watch.pause()?,
             }
-            watch.pause()?;
         }
         self.last_wait = watch.elapsed();
         self.context.reap();
@@ -164,7 +174,9 @@ impl Stream for OpenClStream {
             }
             return Err(poisoned);
         }
-        let mark = self.mark("recording an event");
+        // SAFETY: a queue of this context, and no other events.
+        let answer = unsafe { enqueue_marker_with_wait_list(self.queue.0, 0, std::ptr::null()) };
+        let mark = self.queued("recording an event", answer);
         let recorded = mark.as_ref().map(|_| ()).map_err(Error::clone);
         event.set(mark);
         recorded

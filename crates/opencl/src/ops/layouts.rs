@@ -64,5 +64,7 @@ pub(crate) fn pack(
     let place = |tensor| (tensor < 2).then_some(Place { base: tensor, offset: 0 });
     let mut program = Program::new(context, &[prepared], place, Place { base: 2, offset: 0 })?;
     let queued = program.launch(stream, &[from, to, scratch.start()]);
-    stream.keep(queued)
+    let end = stream.keep(queued)?;
+    stream.launched(end);
+    Ok(())
 }

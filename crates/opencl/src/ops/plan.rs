@@ -143,6 +143,8 @@ impl Plan for OpenClPlan {
         let (program, starts) = &mut *program;
         self.starts(bindings, workspace, starts)?;
         let queued = program.launch(stream, starts);
-        stream.keep(queued)
+        let end = stream.keep(queued)?;
+        stream.launched(end);
+        Ok(())
     }
 }

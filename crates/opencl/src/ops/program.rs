@@ -1,7 +1,6 @@
 //! Launches whose addresses are filled in and which are then queued, with nothing looked up or allocated.
 
 use opencl3::command_queue::{enqueue_nd_range_kernel, flush};
-use opencl3::event::release_event;
 use opencl3::kernel::set_kernel_arg;
 use opencl3::types::cl_mem;
 use qiao_core::{Error, Result};
@@ -9,7 +8,7 @@ use qiao_kernels_opencl::Kernel;
 use qiao_launch::{Arg, Launch, Prepared, What};
 
 use crate::compile::Function;
-use crate::context::Context;
+use crate::context::{Context, Mark};
 use crate::memory::Start;
 use crate::stream::OpenClStream;
 
@@ -75,12 +74,13 @@ impl Program {
         Ok(program)
     }
 
-    /// Fills in the addresses of the bases, in order, and queues every launch.
+    /// Fills in the addresses of the bases, in order, and queues every launch: the end of the last.
     ///
     /// # Errors
     /// The driver's.
-    pub(crate) fn launch(&mut self, stream: &OpenClStream, bases: &[Start]) -> Result<()> {
+    pub(crate) fn launch(&mut self, stream: &OpenClStream, bases: &[Start]) -> Result<Option<Mark>> {
         let context = &stream.context;
+        let mut end = None;
         for step in &mut self.steps {
             let symbol = step.function.symbol;
             for patch in &step.patches {
@@ -96,11 +96,9 @@ impl Program {
                 let (none, size, group) = (std::ptr::null(), step.global.as_ptr(), local.as_ptr());
                 enqueue_nd_range_kernel(stream.queue.0, step.function.raw, 3, none, size, group, 0, std::ptr::null())
             };
-            let event = queued.map_err(|code| context.fault(&format!("launching {symbol}"), code))?;
-            // SAFETY: released once; nobody asks for it.
-            unsafe { release_event(event) }.ok();
+            end = Some(Mark(queued.map_err(|code| context.fault(&format!("launching {symbol}"), code))?));
         }
-        context.check("launching", flush(stream.queue.0))
+        context.check("launching", flush(stream.queue.0)).map(|()| end)
     }
 }
 

@@ -1,11 +1,32 @@
 //! The rows, a file for each family.
 
 mod attention;
+mod casts;
+mod choose;
 mod elementwise;
+mod kv;
 mod moves;
+mod norms;
 mod product;
+mod quantize;
+mod rope;
+mod rows;
+mod sample;
 
 use crate::kernel::Kernel;
 
 /// Every kernel, by family.
-pub const UNITS: &[&[Kernel]] = &[moves::KERNELS, elementwise::KERNELS, product::KERNELS, attention::KERNELS];
+pub const UNITS: &[&[Kernel]] = &[
+    moves::KERNELS,
+    casts::KERNELS,
+    elementwise::KERNELS,
+    norms::KERNELS,
+    rows::KERNELS,
+    quantize::KERNELS,
+    rope::KERNELS,
+    kv::KERNELS,
+    choose::KERNELS,
+    sample::KERNELS,
+    product::KERNELS,
+    attention::KERNELS,
+];
