@@ -5,7 +5,8 @@ use std::ffi::CString;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use opencl3::device::{
-    CL_DEVICE_NAME, CL_DEVICE_SINGLE_FP_CONFIG, CL_DEVICE_VENDOR, CL_DEVICE_VERSION, CL_DRIVER_VERSION,
+    CL_DEVICE_NAME, CL_DEVICE_OPENCL_C_VERSION, CL_DEVICE_SINGLE_FP_CONFIG, CL_DEVICE_VENDOR, CL_DEVICE_VERSION,
+    CL_DRIVER_VERSION,
 };
 use opencl3::kernel::{create_kernel, release_kernel};
 use opencl3::platform::platform::CL_PLATFORM_VERSION;
@@ -81,13 +82,23 @@ fn items(context: &Context, kernel: &Kernel) -> u32 {
     }
 }
 
+/// The language in which a device has what its extensions offer.
+fn newest(version: &str) -> &'static str {
+    match version.strip_prefix("OpenCL C ").and_then(|v| v.chars().next()) {
+        Some('0'..='1') | None => "CL1.2",
+        Some('2') => "CL2.0",
+        Some(_) => "CL3.0",
+    }
+}
+
 /// What the compiler is told.
 fn options(context: &Context, kernel: &Kernel) -> String {
     let rounds = context.found.number(CL_DEVICE_SINGLE_FP_CONFIG) & ROUNDS_DIVISIONS != 0;
     let division = if rounds { " -cl-fp32-correctly-rounded-divide-sqrt" } else { "" };
     let (group, processor) = (items(context, kernel), u8::from(context.tuning.is_processor));
     let paths = context.paths.defines();
-    format!("-cl-std=CL1.2{division} -DGROUP={group} -DPROCESSOR={processor}{paths} {}", kernel.options)
+    let language = if paths.is_empty() { "CL1.2" } else { newest(&context.found.text(CL_DEVICE_OPENCL_C_VERSION)) };
+    format!("-cl-std={language}{division} -DGROUP={group} -DPROCESSOR={processor}{paths} {}", kernel.options)
 }
 
 /// Where the binary of a text lies, if any is kept.

@@ -8,17 +8,17 @@ use crate::sys::Found;
 /// taken.
 const FORCED: &str = "QIAO_OPENCL_PATHS";
 
-/// A path: its name, the extension that a device must list, and the definition that kernels see.
+/// A path: its name, the extensions of which a device must list one, and the definition that kernels see.
 struct Path {
     name: &'static str,
-    extension: &'static str,
+    extensions: &'static [&'static str],
     define: &'static str,
 }
 
 const ALL: [Path; 3] = [
-    Path { name: "subgroups", extension: "cl_khr_subgroups", define: "HAS_SUBGROUPS" },
-    Path { name: "fp16", extension: "cl_khr_fp16", define: "HAS_FP16" },
-    Path { name: "dot", extension: "cl_khr_integer_dot_product", define: "HAS_DOT" },
+    Path { name: "subgroups", extensions: &["cl_khr_subgroups", "cl_intel_subgroups"], define: "HAS_SUBGROUPS" },
+    Path { name: "fp16", extensions: &["cl_khr_fp16"], define: "HAS_FP16" },
+    Path { name: "dot", extensions: &["cl_khr_integer_dot_product"], define: "HAS_DOT" },
 ];
 
 /// The paths that kernels of a device take.
@@ -33,7 +33,7 @@ impl Paths {
     /// # Errors
     /// A name that is none, or a path that the device lacks.
     pub(crate) fn of(found: &Found, device: &str) -> Result<Paths> {
-        let has: [bool; ALL.len()] = std::array::from_fn(|i| found.offers(ALL[i].extension));
+        let has: [bool; ALL.len()] = std::array::from_fn(|i| ALL[i].extensions.iter().any(|e| found.offers(e)));
         match std::env::var(FORCED) {
             Ok(names) if !names.trim().is_empty() => Paths::named(&names, has, device),
             _ => Ok(Paths { taken: has }),
@@ -49,7 +49,7 @@ impl Paths {
                 return Err(refused(format!("there is no path '{name}'"), known()));
             };
             if !has[at] {
-                let found = format!("{device} does not list {}", ALL[at].extension);
+                let found = format!("{device} does not list {}", ALL[at].extensions.join(" or "));
                 return Err(refused(found, format!("leave '{name}' out, or take another device")));
             }
             paths.taken[at] = true;

@@ -11,6 +11,7 @@ mod product;
 
 mod matmul;
 mod matmul_quant;
+mod scaled_matmul;
 
 mod plan;
 
@@ -115,6 +116,7 @@ pub(crate) fn table() -> Table {
     all.extend(shared(attention::rows()).filter(|row| row.name == "attention_plain"));
     all.extend(matmul::rows());
     all.extend(matmul_quant::rows());
+    all.extend(scaled_matmul::rows());
     OpTable::new(all)
 }
 

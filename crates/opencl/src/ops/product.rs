@@ -17,10 +17,10 @@ pub(crate) const FEW: usize = 8;
 const STEP: usize = 32;
 
 /// Groups of one work-item that each compute unit of a processor is given, so that one that is held up gets less to do.
-const SHARES: usize = 4;
+pub(crate) const SHARES: usize = 4;
 
 /// Groups along y, at most; kernels walk the batches beyond.
-const MOST_Y: usize = 65_535;
+pub(crate) const MOST_Y: usize = 65_535;
 
 /// The most groups of a launch that walks.
 const MOST_WALKING: usize = 1 << 16;

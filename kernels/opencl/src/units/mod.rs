@@ -12,6 +12,7 @@ mod quantize;
 mod rope;
 mod rows;
 mod sample;
+mod scaled;
 
 use crate::kernel::Kernel;
 
@@ -29,4 +30,5 @@ pub const UNITS: &[&[Kernel]] = &[
     sample::KERNELS,
     product::KERNELS,
     attention::KERNELS,
+    scaled::KERNELS,
 ];
