@@ -15,9 +15,7 @@ mod scaled_matmul;
 
 mod plan;
 
-use std::sync::OnceLock;
-
-use qiao_core::{Accept, Graph, NodeSupport, NodeView, OpKind, OpTable, Property, Reason, Result, Row, Rule};
+use qiao_core::{Accept, Graph, NodeSupport, NodeView, OpKind, OpTable, Reason, Result, Row};
 use qiao_launch::{Chip, Prepared, attention, casts, choose, elementwise, kv, moves, norms, quantize, rope, rows};
 
 use crate::tuning::Tuning;
@@ -87,24 +85,11 @@ fn own(
     Row { op, name, act_dtype: None, accepts, launch: Prepare::Own(prepare) }
 }
 
-/// Rows whose elements are no packed codes, unless they stay what they are.
-fn plain_casts() -> Vec<Row<qiao_launch::Prepare>> {
-    fn accepts(node: &NodeView<'_>) -> std::result::Result<Accept, Reason> {
-        static ROWS: OnceLock<qiao_launch::Table> = OnceLock::new();
-        let (from, to) = (node.required(0).dtype, node.output(0).dtype);
-        if from.is_packed() && from != to {
-            return Err(Reason::operand(0, Property::Dtype, Rule::None, from, ""));
-        }
-        ROWS.get_or_init(|| OpTable::new(casts::rows())).find(node).map(|(_, accept)| accept)
-    }
-    casts::rows().into_iter().map(|row| Row { accepts, ..row }).collect()
-}
-
 /// Every kernel, best first for each operator.
 pub(crate) fn table() -> Table {
     let mut all = Vec::new();
     all.extend(shared(moves::rows()));
-    all.extend(shared(plain_casts()));
+    all.extend(shared(casts::rows()));
     all.extend(shared(elementwise::rows()));
     all.extend(shared(norms::rows()));
     all.extend(shared(rows::rows()));

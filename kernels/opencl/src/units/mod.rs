@@ -13,6 +13,7 @@ mod rope;
 mod rows;
 mod sample;
 mod scaled;
+mod unpack;
 
 use crate::kernel::Kernel;
 
@@ -20,6 +21,7 @@ use crate::kernel::Kernel;
 pub const UNITS: &[&[Kernel]] = &[
     moves::KERNELS,
     casts::KERNELS,
+    unpack::KERNELS,
     elementwise::KERNELS,
     norms::KERNELS,
     rows::KERNELS,
