@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::workspace::{cargo, root};
-use crate::{arrows, cuda, lengths, suites, unsafety, workspace};
+use crate::workspace::{cargo, root, target_folder};
+use crate::{arrows, cuda, lengths, opencl, suites, unsafety, workspace};
 
 /// A part of the machine that some tests need, and how its presence is seen.
 struct Part {
@@ -36,6 +36,11 @@ const PARTS: &[Part] = &[
         name: "AMX",
         present: || has_flags(&["amx_tile", "amx_bf16", "amx_int8"]),
         without: "this processor has none; kernels ran on emulated tiles where it has AVX-512",
+    },
+    Part {
+        name: "OpenCL",
+        present: || Path::new("/etc/OpenCL/vendors").read_dir().is_ok_and(|mut list| list.next().is_some()),
+        without: "no driver is listed in /etc/OpenCL/vendors: apt-get install pocl-opencl-icd ocl-icd-libopencl1",
     },
     Part {
         name: "NVIDIA GPU",
@@ -71,6 +76,10 @@ pub(crate) fn run() -> Result<(), String> {
     // The other width that chips have; the card is built for it by a variable.
     programs.push(suites::named(&programs, "qiao-cuda::norms")?.with("QIAO_SIMCUDA_WARP", "64"));
     skipped.push("waves of 64 beyond norms: QIAO_SIMCUDA_WARP=64 cargo test -p qiao-cuda -p qiao-simcuda".into());
+    match opencl::on_every_path(suites::named(&programs, "qiao-opencl::paths")?, &target_folder()) {
+        Ok(program) => programs.push(program),
+        Err(why) => skipped.push(format!("OpenCL's paths sub-groups, fp16 and dot: {why}")),
+    }
     let tally = suites::run(programs)?;
     step("documentation");
     pass(cargo().args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;

@@ -17,6 +17,8 @@ mod tally;
 
 mod suites;
 
+mod opencl;
+
 mod everything;
 
 use std::process::ExitCode;
