@@ -45,6 +45,8 @@ const ROOMS: &[Room] = &[
     room(3, "qiao-cuda", Only(&["qiao-core", "qiao-images", "qiao-launch", "qiao-kernels-cuda"])),
     room(3, "qiao-simcuda", Only(&["qiao-kernels-cuda"])),
     room(3, "qiao-opencl", Only(&["qiao-core", "qiao-quant", "qiao-images", "qiao-launch", "qiao-kernels-opencl"])),
+    room(3, "qiao-ascend", Only(&["qiao-core"])),
+    room(3, "qiao-simascend", Only(&["qiao-core", "qiao-reference"])),
     room(3, "qiao-plugin", Only(&["qiao-core"])),
     room(3, "qiao-engine", Only(&["qiao-core", "qiao-quant", "qiao-gguf", "qiao-kvcache", "qiao-layers"])),
     room(3, "qiao-conformance", Only(&["qiao-core", "qiao-quant", "qiao-reference", "qiao-layers"])),

@@ -18,7 +18,9 @@ enum Law {
 
 fn law(name: &str) -> Law {
     match name {
-        "qiao-cpu" | "qiao-cuda" | "qiao-opencl" | "qiao-plugin" => Law::Free,
+        "qiao-cpu" | "qiao-cuda" | "qiao-opencl" | "qiao-plugin" | "qiao-ascend" => Law::Free,
+        // A driver of another's names is C from end to end.
+        "qiao-simascend" => Law::Free,
         // Loading the simulated driver is unsafe.
         "qiao-simcuda" => Law::Deny(1),
         // A trap reads and writes what the instruction that raised it does.
