@@ -126,6 +126,7 @@ table! {
     }
     may {
         device_memory (*mut usize, CUdevice) -> Code;
+        properties (*mut c_void, c_int) -> Code;
         pci_bus_id (*mut c_char, c_int, CUdevice) -> Code;
         context_release (CUdevice) -> Code;
         error_name (Code, *mut *const c_char) -> Code;

@@ -7,7 +7,6 @@ use std::time::Duration;
 use qiao_conformance::contract::Clause;
 use qiao_conformance::{Outcome, Subject};
 use qiao_core::Backend;
-use qiao_cuda::CudaBackend;
 use qiao_simcuda::Knob;
 
 /// Clauses that a card has no use for: host memory is not imported, there is one memory, and rows depend on their batch.
@@ -34,9 +33,14 @@ const NOTHING_FAILS: [&str; 3] = [
 const SUMS: &str = "device/compute/results_are_not_the_hosts";
 
 #[test]
+fn it_holds_for_other_vendors() {
+    rig::run_for_other_vendors("it_holds_for_other_vendors");
+}
+
+#[test]
 fn the_contract_holds() {
     let card = rig::card().alone();
-    let mut subject = Subject::open(|| CudaBackend.open(0)).unwrap();
+    let mut subject = Subject::open(|| rig::family().open(0)).unwrap();
     subject.timeout = Duration::from_secs(60);
     let (mut unsupported, mut failures) = (Vec::new(), Vec::new());
     for clause in Clause::all() {

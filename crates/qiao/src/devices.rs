@@ -9,13 +9,14 @@ use qiao_layers::{Fallback, Policy};
 use crate::plugin;
 
 /// The names of the backends that were compiled in.
-pub(crate) const BUILT_IN: [&str; 3] = ["cpu", "cuda", "reference"];
+pub(crate) const BUILT_IN: [&str; 4] = ["cpu", "cuda", "hip", "reference"];
 
-/// Every backend that was compiled in, the preferred first: `cpu`, `cuda`, `reference`; then the plugins. Whether its chip is on this
-/// machine is known when it is asked for its devices.
+/// Every backend that was compiled in, the preferred first: `cpu`; `cuda` and the vendors of its family, [`qiao_cuda::Family`];
+/// `reference`; then the plugins. Whether its chip is on this machine is known when it is asked for its devices.
 pub fn registry() -> Registry {
-    let built_in: [Arc<dyn Backend>; 3] =
-        [Arc::new(qiao_cpu::CpuBackend), Arc::new(qiao_cuda::CudaBackend), Arc::new(qiao_reference::ReferenceBackend)];
+    let mut built_in: Vec<Arc<dyn Backend>> = vec![Arc::new(qiao_cpu::CpuBackend)];
+    built_in.extend(qiao_cuda::Family::ALL.map(|family| Arc::new(family) as Arc<dyn Backend>));
+    built_in.push(Arc::new(qiao_reference::ReferenceBackend));
     let mut registry = Registry::new();
     for backend in built_in.into_iter().chain(plugin::all()) {
         // Of two of one name the first is the one that is meant.
@@ -69,7 +70,7 @@ mod tests {
     #[test]
     fn the_backends_of_this_build_are_listed_by_name() {
         let registry = registry();
-        let names: Vec<_> = registry.names().take(3).collect();
+        let names: Vec<_> = registry.names().take(BUILT_IN.len()).collect();
         assert_eq!(names, BUILT_IN);
     }
 }

@@ -22,12 +22,13 @@ uint64_t setting(const char* name, uint64_t otherwise) {
 State::State() {
     knobs.devices = setting("QIAO_SIMCUDA_DEVICES", 1);
     knobs.memory = setting("QIAO_SIMCUDA_MEMORY", uint64_t(4) << 30);
-    knobs.arch = setting("QIAO_SIMCUDA_ARCH", 90);
+    knobs.arch = setting("QIAO_SIMCUDA_ARCH", family().capability);
     knobs.processors = setting("QIAO_SIMCUDA_PROCESSORS", 8);
     knobs.eager = setting("QIAO_SIMCUDA_EAGER", 0);
     knobs.both_ways = setting("QIAO_SIMCUDA_BOTH_WAYS", 1);
     knobs.poison_limit = uint64_t(16) << 20;
     knobs.stalled = 0;
+    name = family().card;
     // 0: what the architecture has.
     knobs.shared = 0;
 }

@@ -85,12 +85,21 @@ struct Event {
     uint64_t captured = 0;
 };
 
+// Whose names the card goes by, and what it says of itself.
+struct Family {
+    const char *name, *card, *arch;
+    uint64_t capability;
+    int warp;
+    unsigned shared;
+};
+const Family& family();
+
 struct Module;
 struct Function {
     Module* module;
     const simt::Entry* entry;
     std::string symbol;
-    unsigned dynamic_limit = 48 * 1024;
+    unsigned dynamic_limit = family().shared;
 };
 struct Module {
     Context* context;
@@ -138,7 +147,7 @@ struct State {
     std::set<std::shared_ptr<Capture>> captures;
     std::map<std::string, uint64_t> calls;
     std::map<std::string, Failure> failures;
-    std::string fault;
+    std::string fault, name;
 
     State();
 };

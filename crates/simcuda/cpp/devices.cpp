@@ -20,7 +20,7 @@ int attribute(int which) {
         case 6: case 7: return 65535;                        // and y and z
         case 8: return DEFAULT_SHARED;                       // shared bytes of a block
         case 9: return 65536;                                // constant bytes
-        case 10: return 32;                                  // warp
+        case 10: return family().warp;
         case 12: case 82: return 65536;                      // registers of a block, of a multiprocessor
         case 13: return 1'755'000;                           // kHz
         case 14: return 512;                                 // texture alignment
@@ -49,6 +49,7 @@ namespace card {
 uint64_t shared_optin() {
     const Knobs& k = state().knobs;
     if (k.shared != 0) return k.shared;
+    if (family().arch[0] != 0) return 65536;
     return k.arch == 90 ? 232448 : k.arch == 80 ? 166912 : 101376;
 }
 
@@ -89,7 +90,7 @@ EXPORT CUresult cuDeviceGet(CUdevice* device, int ordinal) {
 EXPORT CUresult cuDeviceGetName(char* name, int bytes, CUdevice device) {
     ENTER(cuDeviceGetName);
     if (!is_device(device) || bytes < 1) return CUDA_ERROR_INVALID_VALUE;
-    snprintf(name, static_cast<size_t>(bytes), "Simulated NVIDIA card");
+    snprintf(name, static_cast<size_t>(bytes), "%s", state().name.c_str());
     return CUDA_SUCCESS;
 }
 

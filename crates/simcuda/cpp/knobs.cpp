@@ -78,13 +78,20 @@ EXPORT uint64_t simcuda_live(const char* kind) {
     return count;
 }
 
-// Forgets what broke contexts and lost devices, failures that were asked for, calls and the last fault.
+// Forgets what broke contexts and lost devices, failures that were asked for, calls, names and the last fault.
 EXPORT void simcuda_forget() {
     std::lock_guard<std::recursive_mutex> hold(state().lock);
     for (const auto& device : state().devices) device->lost = device->primary.sticky = CUDA_SUCCESS;
     state().failures.clear();
     state().calls.clear();
     state().fault.clear();
+    state().name = family().card;
+}
+
+// What the cards call themselves from now on.
+EXPORT void simcuda_name(const char* name) {
+    std::lock_guard<std::recursive_mutex> hold(state().lock);
+    state().name = name;
 }
 
 // What a program did wrong last. The length, whatever fits.

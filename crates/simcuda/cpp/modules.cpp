@@ -20,6 +20,7 @@ const simt::Entry* entry_of(const std::string& unit, const std::string& symbol) 
 
 // Whether code for `name`, sm_90a or compute_80, runs here.
 bool runs_here(const std::string& name) {
+    if (family().arch[0] != 0) return name == family().arch;
     const auto digits = name.find_first_of("0123456789");
     if (digits == std::string::npos) return false;
     const uint64_t wanted = strtoull(name.c_str() + digits, nullptr, 10), here = state().knobs.arch;

@@ -2,6 +2,7 @@
 // not meet, and the symbols; what it makes names them.
 #include "nvrtc.h"
 
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -32,6 +33,15 @@ struct Program {
 std::mutex lock;
 uint64_t compiles = 0, failing = 0;
 const int ARCHS[] = {75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121};
+
+// What other vendors' compilers know.
+const char* const OTHERS[] = {"gfx906", "mp_21", "mp_22", "mp_31", "xcore1000", "ivcore10", "ivcore11"};
+
+// What is compiled for where no option says: MACA's compiler asks nobody.
+const char* without_option() {
+    const char* family = getenv("QIAO_SIMCUDA_FAMILY");
+    return family != nullptr && strcmp(family, "maca") == 0 ? "xcore1000" : "compute_75";
+}
 
 // The text without comments and without what stands in quotes.
 std::string bare(const std::string& text) {
@@ -121,6 +131,8 @@ std::string body(const Program& p, const std::string& arch) {
 }
 
 bool known(const std::string& arch) {
+    for (const char* other : OTHERS)
+        if (arch == other) return true;
     for (const char* kind : {"sm_", "compute_"})
         for (const int number : ARCHS)
             for (const char* end : {"", "a", "f"})
@@ -189,10 +201,10 @@ EXPORT int nvrtcCompileProgram(void* handle, int count, const char* const* optio
     Program& p = *program(handle);
     std::lock_guard<std::mutex> hold(lock);
     compiles++;
-    std::string arch = "compute_75";
+    std::string arch = without_option();
     for (int i = 0; i < count; i++) {
         const std::string option = options[i];
-        for (const char* key : {"--gpu-architecture=", "-arch="})
+        for (const char* key : {"--gpu-architecture=", "--offload-arch=", "-arch="})
             if (option.rfind(key, 0) == 0) arch = option.substr(strlen(key));
         if (option.rfind("-", 0) != 0) {
             p.log = "nvrtc: error: unrecognized option " + option + " found\n";
@@ -208,7 +220,7 @@ EXPORT int nvrtcCompileProgram(void* handle, int count, const char* const* optio
     if (!why.empty()) return COMPILATION;
     const std::string made = image::seal(body(p, arch));
     p.ptx = made;
-    p.cubin = arch.rfind("sm_", 0) == 0 ? made : "";
+    p.cubin = arch.rfind("compute_", 0) != 0 ? made : "";
     return SUCCESS;
 }
 

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use qiao_kernels_cuda::{UNITS, Unit};
 
+use crate::families::Family;
 use crate::library;
 
 /// What tests may set; the first values come from the environment.
@@ -101,11 +102,13 @@ pub struct Card {
     calls: unsafe extern "C" fn(*const c_char) -> u64,
     live: unsafe extern "C" fn(*const c_char) -> u64,
     forget: unsafe extern "C" fn(),
+    name: unsafe extern "C" fn(*const c_char),
     fault: Words,
     mismatches: Words,
     fail_compilations: unsafe extern "C" fn(u64),
     compilations: unsafe extern "C" fn() -> u64,
-    blas: PathBuf,
+    blas: Option<PathBuf>,
+    program: Option<PathBuf>,
     alone: Mutex<()>,
 }
 
@@ -129,13 +132,15 @@ pub fn install() -> &'static Card {
 pub fn install_with(more: &[&Unit]) -> &'static Card {
     static CARD: OnceLock<Card> = OnceLock::new();
     CARD.get_or_init(|| {
+        let family = Family::of_environment();
         let warp = match std::env::var("QIAO_SIMCUDA_WARP").as_deref() {
             Ok("64") => 64,
-            Ok("32" | "") | Err(_) => 32,
+            Ok("32") => 32,
+            Ok("") | Err(_) => family.warp(),
             Ok(other) => panic!("QIAO_SIMCUDA_WARP={other}: a warp has 32 or 64 lanes"),
         };
         let units: Vec<&Unit> = UNITS.iter().chain(more.iter().copied()).collect();
-        let card = library::build(&units, warp).and_then(|built| Card::load(&built));
+        let card = library::build(&units, warp, family).and_then(|built| Card::load(&built));
         let card = card.unwrap_or_else(|why| panic!("the simulated card: {why}"));
         let mismatches = card.words(card.mismatches);
         assert!(mismatches.is_empty(), "rows and texts differ:\n{mismatches}");
@@ -147,7 +152,7 @@ impl Card {
     fn load(built: &library::Built) -> Result<Card, String> {
         let driver = open(&built.driver)?;
         let compiler = open(&built.compiler)?;
-        let aliases = [open(&built.aliases[0])?, open(&built.aliases[1])?];
+        let aliases = built.aliases.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
         let card = Card {
             set: symbol(&driver, "simcuda_set")?,
             fail: symbol(&driver, "simcuda_fail")?,
@@ -155,11 +160,13 @@ impl Card {
             calls: symbol(&driver, "simcuda_calls")?,
             live: symbol(&driver, "simcuda_live")?,
             forget: symbol(&driver, "simcuda_forget")?,
+            name: symbol(&driver, "simcuda_name")?,
             fault: symbol(&driver, "simcuda_fault")?,
             mismatches: symbol(&driver, "simcuda_mismatches")?,
             fail_compilations: symbol(&compiler, "simnvrtc_fail")?,
             compilations: symbol(&compiler, "simnvrtc_compiles")?,
-            blas: built.aliases[2].clone(),
+            blas: built.blas.clone(),
+            program: built.program.clone(),
             alone: Mutex::new(()),
         };
         // They stay for as long as the process does.
@@ -206,9 +213,21 @@ impl Card {
     /// the first device is opened.
     ///
     /// # Panics
-    /// The library does not load.
+    /// The library does not load, or the vendor has none.
     pub fn install_blas(&self) {
-        forget(open(&self.blas).unwrap_or_else(|why| panic!("the simulated cuBLASLt: {why}")));
+        let library = self.blas.as_ref().ok_or("only NVIDIA's cards have one".into()).and_then(|path| open(path));
+        forget(library.unwrap_or_else(|why: String| panic!("the simulated cuBLASLt: {why}")));
+    }
+
+    /// The compiler as a program, for the vendor that has no library of one.
+    pub fn compiler(&self) -> Option<&Path> {
+        self.program.as_deref()
+    }
+
+    /// Lets the cards call themselves this, until everything is forgotten.
+    pub fn rename(&self, name: &str) {
+        // SAFETY: the name ends with a zero byte and is copied.
+        with(name, |name| unsafe { (self.name)(name) });
     }
 
     /// How many things of a kind there are now.
@@ -222,7 +241,7 @@ impl Card {
         Some(self.words(self.fault)).filter(|w| !w.is_empty())
     }
 
-    /// Forgets what broke contexts and devices, failures that were asked for, counts of calls and the last fault.
+    /// Forgets what broke contexts and devices, failures that were asked for, counts of calls, names and the last fault.
     pub fn forget(&self) {
         // SAFETY: the call takes nothing.
         unsafe { (self.forget)() };

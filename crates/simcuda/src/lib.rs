@@ -17,12 +17,16 @@
 //!
 //! From the environment: `QIAO_SIMCUDA_DEVICES`, `QIAO_SIMCUDA_MEMORY` (bytes), `QIAO_SIMCUDA_ARCH` (90),
 //! `QIAO_SIMCUDA_PROCESSORS`, `QIAO_SIMCUDA_EAGER` (1: work is done at the call), `QIAO_SIMCUDA_BOTH_WAYS` (0: every block
-//! runs its threads from the first), `QIAO_SIMCUDA_WARP` (64: as chips with waves of 64), `CXX` (the compiler).
+//! runs its threads from the first), `QIAO_SIMCUDA_WARP` (64: as chips with waves of 64), `QIAO_SIMCUDA_FAMILY` (`hip`, `musa`,
+//! `maca`, `corex`: the libraries answer to another vendor's names, of which public sources tell what there is), `CXX` (the
+//! compiler).
 #![deny(unsafe_code)]
 
 mod sources;
 
 mod symbols;
+
+mod families;
 
 mod generated;
 
@@ -31,3 +35,4 @@ mod library;
 mod card;
 
 pub use card::{Alone, Card, Kind, Knob, install, install_with};
+pub use families::Family;

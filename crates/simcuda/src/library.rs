@@ -12,6 +12,7 @@ use std::thread;
 
 use qiao_kernels_cuda::Unit;
 
+use crate::families::Family;
 use crate::{generated, sources, symbols};
 
 /// What the kernels are compiled with beside the flags of all.
@@ -31,8 +32,12 @@ const FLAGS: &[&str] = &["-std=c++17", "-fPIC", "-fvisibility=hidden", "-pthread
 pub(crate) struct Built {
     pub(crate) driver: PathBuf,
     pub(crate) compiler: PathBuf,
-    /// Libraries that lead to the driver, the compiler, and once more the driver, which has cuBLASLt's functions.
-    pub(crate) aliases: [PathBuf; 3],
+    /// Libraries that lead to the driver and the compiler by their numbered names.
+    pub(crate) aliases: Vec<PathBuf>,
+    /// One that leads to the driver, which has cuBLASLt's functions, for those cards that have it.
+    pub(crate) blas: Option<PathBuf>,
+    /// The compiler as a program, for the vendor that has no library of one.
+    pub(crate) program: Option<PathBuf>,
 }
 
 /// A text to compile.
@@ -53,11 +58,11 @@ struct Shop {
     headers: PathBuf,
 }
 
-/// Builds the libraries with these units for this width of a warp, unless they are there.
+/// Builds the libraries with these units for this width of a warp under a vendor's names, unless they are there.
 ///
 /// # Errors
 /// There is no C++ compiler, a text does not compile, or a text and its rows differ.
-pub(crate) fn build(units: &[&Unit], warp: u32) -> Result<Built, String> {
+pub(crate) fn build(units: &[&Unit], warp: u32, family: Family) -> Result<Built, String> {
     let root = target_folder().join("simcuda");
     fs::create_dir_all(root.join("objects")).map_err(|e| format!("{}: {e}", root.display()))?;
     let lock = File::create(root.join("lock")).map_err(|e| format!("{}: {e}", root.display()))?;
@@ -68,8 +73,12 @@ pub(crate) fn build(units: &[&Unit], warp: u32) -> Result<Built, String> {
     sources.extend(plain(sources::COMPILER));
     let texts = Source { name: "texts".into(), text: generated::texts(units), flags: opt("-O0"), unit: None };
     sources.push(texts);
+    let program_at = sources.len();
+    sources.extend(plain(sources::PROGRAM).into_iter().filter(|_| family == Family::Corex));
     let objects = shop.compile_all(&sources)?;
-    shop.link(&objects[..compiler_at], &objects[compiler_at..])
+    let (libraries, program) = objects.split_at(program_at);
+    let (driver, compiler) = libraries.split_at(compiler_at);
+    shop.link(family, &Objects { driver, compiler, program })
 }
 
 fn opt(level: &str) -> Vec<String> {
@@ -221,14 +230,21 @@ impl Shop {
         fs::hard_link(&same, object).or_else(|_| fs::copy(&same, object).map(drop)).map_err(failed)
     }
 
-    /// Links the two libraries under the names that are looked for first, and three that only lead to them.
-    fn link(&self, driver: &[PathBuf], compiler: &[PathBuf]) -> Result<Built, String> {
-        let words: Vec<String> = driver.iter().chain(compiler).map(|o| o.display().to_string()).collect();
-        let folder = self.root.join(format!("card-{}", hash(&words.iter().map(String::as_str).collect::<Vec<_>>())));
+    /// Links the libraries under the names that are looked for first, with the symbols that the vendor has, and what only leads
+    /// to them.
+    fn link(&self, family: Family, objects: &Objects<'_>) -> Result<Built, String> {
+        let all = [objects.driver, objects.compiler, objects.program].concat();
+        let words: Vec<String> = all.iter().map(|o| o.display().to_string()).collect();
+        let aliases: Vec<String> = family.aliases().iter().map(|(name, of)| format!("{name}={of}")).collect();
+        let named: Vec<&str> = words.iter().chain(&aliases).map(String::as_str).chain([family.name()]).collect();
+        let folder = self.root.join(format!("card-{}", hash(&named)));
+        let (driver, compiler) = family.files();
         let at = |folder: &Path| Built {
-            driver: folder.join("libcuda.so"),
-            compiler: folder.join("libnvrtc.so"),
-            aliases: ["libcuda.so.1", "libnvrtc.so.13", "libcublasLt.so"].map(|name| folder.join(name)),
+            driver: folder.join(driver),
+            compiler: folder.join(compiler.unwrap_or(driver)),
+            aliases: numbered(family).iter().map(|name| folder.join(name)).collect(),
+            blas: (family == Family::Cuda).then(|| folder.join("libcublasLt.so")),
+            program: (family == Family::Corex).then(|| folder.join("clang")),
         };
         if folder.is_dir() {
             return Ok(at(&folder));
@@ -236,11 +252,26 @@ impl Shop {
         let part = self.root.join(format!("card.part{}", std::process::id()));
         fs::create_dir_all(&part).map_err(|e| format!("{}: {e}", part.display()))?;
         let built = at(&part);
-        for (library, objects) in [(&built.driver, driver), (&built.compiler, compiler)] {
-            run(self.shared(library).args(objects))?;
+        let mut libraries = vec![(&built.driver, objects.driver.to_vec())];
+        match compiler {
+            Some(_) => libraries.push((&built.compiler, objects.compiler.to_vec())),
+            None => libraries[0].1.extend(objects.compiler.to_vec()),
         }
-        for (alias, library) in built.aliases.iter().zip([&built.driver, &built.compiler, &built.driver]) {
+        for (library, objects) in libraries {
+            let is_driver = *library == built.driver;
+            let own = |of: &&(String, String)| compiler.is_none() || is_driver != is_of_compiler(&of.1);
+            let names = family.aliases();
+            let symbols = names.iter().filter(own).map(|(name, of)| format!("-Wl,--defsym={name}={of}"));
+            run(self.shared(library).args(objects).args(symbols))?;
+        }
+        for (alias, library) in
+            built.aliases.iter().chain(&built.blas).zip([&built.driver, &built.compiler, &built.driver])
+        {
             run(self.shared(alias).arg("-Wl,--no-as-needed").arg(library))?;
+        }
+        if let Some(program) = &built.program {
+            let mut command = Command::new(&self.cxx);
+            run(command.args(objects.program).args(objects.compiler).arg("-pthread").arg("-o").arg(program))?;
         }
         fs::rename(&part, &folder).map_err(|e| format!("{}: {e}", folder.display()))?;
         Ok(at(&folder))
@@ -252,6 +283,25 @@ impl Shop {
         command.args(["-shared", "-pthread", &format!("-Wl,-soname,{name}"), "-o"]).arg(library);
         command
     }
+}
+
+/// What is linked: the driver with the kernels, the run-time compiler, and what makes a program of it.
+struct Objects<'a> {
+    driver: &'a [PathBuf],
+    compiler: &'a [PathBuf],
+    program: &'a [PathBuf],
+}
+
+/// The names by which programs ask for a certain release.
+fn numbered(family: Family) -> &'static [&'static str] {
+    match family {
+        Family::Cuda => &["libcuda.so.1", "libnvrtc.so.13"],
+        _ => &[],
+    }
+}
+
+fn is_of_compiler(symbol: &str) -> bool {
+    symbol.starts_with("nvrtc")
 }
 
 fn headers() -> impl Iterator<Item = &'static (&'static str, &'static str)> {

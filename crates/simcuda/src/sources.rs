@@ -14,8 +14,11 @@ pub(crate) const HEADERS: &[(&str, &str)] =
 /// The driver, and the threads that run kernels.
 pub(crate) const DRIVER: &[(&str, &str)] = sources![
     "blas.cpp" "block.cpp" "card.cpp" "devices.cpp" "fiber.cpp" "graphs.cpp" "knobs.cpp" "launch.cpp" "memory.cpp" "modules.cpp"
-    "streams.cpp"
+    "streams.cpp" "vendors.cpp"
 ];
 
 /// The run-time compiler.
 pub(crate) const COMPILER: &[(&str, &str)] = sources!["nvrtc.cpp"];
+
+/// What makes a program of it.
+pub(crate) const PROGRAM: &[(&str, &str)] = sources!["clang.cpp"];

@@ -31,7 +31,7 @@ pub(super) static ROW: Row = Row {
     shared: Shared::Attribute(97),
     compiler: Compiling::Library {
         library: Installed {
-            what: "libnvrtc",
+            what: "NVRTC",
             files: &["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12", "nvrtc64_130_0.dll", "nvrtc64_120_0.dll"],
             homes: &[],
             folders: &[],
@@ -101,6 +101,7 @@ const CALLS: Names = Names {
     module_unload: "cuModuleUnload",
     module_function: "cuModuleGetFunction",
     launch: "cuLaunchKernel",
+    properties: "",
     pci_bus_id: "cuDeviceGetPCIBusId",
     context_release: "cuDevicePrimaryCtxRelease_v2",
     error_name: "cuGetErrorName",

@@ -6,6 +6,8 @@
 
 mod cuda;
 
+mod hip;
+
 mod makers;
 
 use crate::backend::Family;
@@ -19,8 +21,11 @@ impl Family {
     /// NVIDIA: `cuda`.
     pub const CUDA: Family = Family(&cuda::ROW);
 
+    /// Hygon: `hip`.
+    pub const HIP: Family = Family(&hip::ROW);
+
     /// Every vendor.
-    pub const ALL: [Family; 1] = [Family::CUDA];
+    pub const ALL: [Family; 2] = [Family::CUDA, Family::HIP];
 }
 
 /// A vendor's driver, compiler and cards, as data.
@@ -125,6 +130,8 @@ pub(crate) enum Arch {
     /// By compute capability: `prefix` and ten times the major number plus the minor, from `oldest` on. Those of `exactly` have
     /// instructions of their own, which a letter asks for.
     Capability { prefix: &'static str, oldest: u32, exactly: &'static [(u32, char)] },
+    /// By the word of this prefix in the card's properties, `gfx906:sramecc+`, up to a colon; its number is hexadecimal.
+    Properties { prefix: &'static str },
 }
 
 impl Arch {
@@ -132,6 +139,7 @@ impl Arch {
     pub(crate) fn shown(&self, target: &Target) -> String {
         match self {
             Arch::Capability { prefix, .. } => format!("{prefix}{}", target.arch),
+            Arch::Properties { .. } => target.name.clone(),
         }
     }
 }

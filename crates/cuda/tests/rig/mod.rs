@@ -2,11 +2,12 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
+use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use qiao_core::*;
-use qiao_cuda::CudaBackend;
+use qiao_cuda::Family;
 use qiao_reference::Trial;
 use qiao_reference::data::{Fill, Rng, to_bytes, values};
 use qiao_simcuda::Card;
@@ -26,13 +27,42 @@ pub(crate) fn card() -> &'static Card {
         unsafe { std::env::set_var("QIAO_CACHE_DIR", folder.path()) };
         folder
     });
-    qiao_simcuda::install()
+    let card = qiao_simcuda::install();
+    if let Some(compiler) = card.compiler() {
+        // SAFETY: as above; the vendor without a run-time compiler has one named.
+        unsafe { std::env::set_var("QIAO_COREX_COMPILER", compiler) };
+    }
+    card
+}
+
+/// The vendor whose names the simulated card answers to: `QIAO_SIMCUDA_FAMILY`, NVIDIA without it.
+pub(crate) fn family() -> Family {
+    let name = qiao_simcuda::Family::of_environment().name();
+    Family::ALL.into_iter().find(|family| family.name() == name).expect("every name has its backend")
+}
+
+/// Runs the other tests of this program once more for every other vendor, each in a process of its own; `this` is the name of
+/// the test that asks for it.
+pub(crate) fn run_for_other_vendors(this: &str) {
+    const VARIABLE: &str = "QIAO_SIMCUDA_FAMILY";
+    if std::env::var_os(VARIABLE).is_some() {
+        return;
+    }
+    let program = std::env::current_exe().expect("this program has a path");
+    for family in Family::ALL.into_iter().skip(1) {
+        let mut command = Command::new(&program);
+        let output =
+            command.args(["--skip", this]).env(VARIABLE, family.name()).env_remove("QIAO_SIMCUDA_WARP").output();
+        let output = output.expect("this program starts");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("test result: ok"), "for {}:\n{said}", family.name());
+    }
 }
 
 /// The first card, opened.
 pub(crate) fn device() -> Arc<dyn Device> {
     card();
-    CudaBackend.open(0).expect("the simulated card opens")
+    family().open(0).expect("the simulated card opens")
 }
 
 /// Operands from one seed.
