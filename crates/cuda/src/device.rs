@@ -152,6 +152,16 @@ fn arch_of(driver: &Driver, device: CUdevice, name: &str) -> Result<(u32, String
             let letter = exactly.iter().find(|(of, _)| *of == arch).map(|(_, letter)| *letter);
             Ok((arch, format!("{prefix}{arch}{}", letter.map(String::from).unwrap_or_default())))
         }
+        Arch::Hundreds { prefix, otherwise } => match major * 100 + minor {
+            arch if arch >= 1000 => Ok((arch, format!("{prefix}{arch}"))),
+            arch => Ok((arch, otherwise.to_string())),
+        },
+        Arch::Named(names) => match names.iter().find(|(arch, _)| *arch == major * 10 + minor) {
+            Some((arch, called)) => Ok((*arch, called.to_string())),
+            None => {
+                Err(format!("{name} has compute capability {major}.{minor}, which the compiler has no known name for"))
+            }
+        },
         Arch::Properties { prefix } => {
             let word = word_of_properties(driver, device, prefix).unwrap_or_default();
             let number = u32::from_str_radix(&word[prefix.len().min(word.len())..], 16);
@@ -261,6 +271,7 @@ impl CudaDevice {
         let row = driver.row;
         let shared = match row.shared {
             Shared::Attribute(of) => driver.attribute(facts.device, Some(of)),
+            Shared::Bytes(bytes) => bytes,
         };
         let chip = Chip {
             arch: facts.target.arch,

@@ -19,6 +19,8 @@ mod sys;
 
 mod prebuilt;
 
+mod outside;
+
 mod rtc;
 
 mod compile;

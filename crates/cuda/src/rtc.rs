@@ -1,4 +1,4 @@
-//! Run-time compilers: libraries of NVRTC's interface, by the names that a vendor gives them.
+//! Run-time compilers: libraries of NVRTC's interface, by the names that a vendor gives them, or programs.
 
 use std::ffi::{CString, c_char, c_int};
 
@@ -7,15 +7,21 @@ use qiao_kernels_cuda::{HEADERS, Unit};
 
 use crate::compile::Target;
 use crate::library::Kept;
+use crate::outside::Outside;
 use crate::sys::{Code, CompilerCalls, SUCCESS, nvrtcProgram};
 use crate::vendors::{Compiling, Row};
 
 /// A vendor's run-time compiler.
 pub(crate) struct Compiler {
-    calls: CompilerCalls,
+    kind: Kind,
     options: &'static [&'static str],
     /// What it is called.
     what: &'static str,
+}
+
+enum Kind {
+    Library(CompilerCalls),
+    Program(Outside),
 }
 
 /// What a unit is compiled with.
@@ -32,19 +38,30 @@ pub(crate) struct Job {
 pub(crate) fn compiler(row: &'static Row) -> Result<&'static Compiler> {
     static FOUND: Kept<Compiler> = Kept::new();
     FOUND.get(row.name, || {
-        let Compiling::Library { library, calls, options } = &row.compiler;
-        let calls = library.open(|found| CompilerCalls::load(found, calls));
-        let calls = calls.map_err(|why| Error::not_present(row.name, why))?;
-        Ok(Compiler { calls, options, what: library.what })
+        let found = match &row.compiler {
+            Compiling::Library { library, calls, options } => {
+                let calls = library.open(|found| CompilerCalls::load(found, calls));
+                calls.map(|calls| Compiler { kind: Kind::Library(calls), options, what: library.what })
+            }
+            Compiling::Program { what, variable, options, mend } => {
+                let program = Outside::of(variable, mend);
+                program.map(|program| Compiler { kind: Kind::Program(program), options, what })
+            }
+        };
+        found.map_err(|why| Error::not_present(row.name, why))
     })
 }
 
 impl Compiler {
     /// Its name and version.
     pub(crate) fn version(&self) -> String {
+        let calls = match &self.kind {
+            Kind::Library(calls) => calls,
+            Kind::Program(program) => return format!("{} ({})", self.what, program.version),
+        };
         let (mut major, mut minor) = (0, 0);
         // SAFETY: writes two numbers.
-        unsafe { (self.calls.version)(&mut major, &mut minor) };
+        unsafe { (calls.version)(&mut major, &mut minor) };
         format!("{} {major}.{minor}", self.what)
     }
 
@@ -57,9 +74,9 @@ impl Compiler {
     /// What to compile for: the card itself where the compiler knows it or does not say what it knows, else the newest that it
     /// knows and that the driver can translate from.
     fn arch_of(&self, target: &Target) -> (String, bool) {
-        let (Some(arch_count), Some(archs)) = (self.calls.arch_count, self.calls.archs) else {
-            return (target.name.clone(), true);
-        };
+        let own = (target.name.clone(), true);
+        let Kind::Library(calls) = &self.kind else { return own };
+        let (Some(arch_count), Some(archs)) = (calls.arch_count, calls.archs) else { return own };
         let mut count = 0;
         // SAFETY: writes a number, and then as many as it said.
         let known = unsafe {
@@ -72,8 +89,8 @@ impl Compiler {
         };
         let arch = target.arch as c_int;
         match known.iter().copied().filter(|&a| a <= arch).max() {
-            Some(best) if best < arch && self.calls.ptx.is_some() => (format!("compute_{best}"), false),
-            _ => (target.name.clone(), true),
+            Some(best) if best < arch && calls.ptx.is_some() => (format!("compute_{best}"), false),
+            _ => own,
         }
     }
 
@@ -82,19 +99,24 @@ impl Compiler {
     /// # Errors
     /// The compiler's words, with the unit's name.
     pub(crate) fn compile(&self, unit: &Unit, job: &Job) -> Result<Vec<u8>> {
-        Program::new(self, unit)?.compile(job)
+        match &self.kind {
+            Kind::Library(calls) => Program::new(calls, self.what, unit)?.compile(job),
+            Kind::Program(program) => program.compile(unit, &job.options),
+        }
     }
 }
 
 /// A text on its way through the compiler.
 struct Program<'a> {
-    compiler: &'a Compiler,
+    calls: &'a CompilerCalls,
+    /// What the compiler is called.
+    what: &'static str,
     unit: &'a Unit,
     raw: nvrtcProgram,
 }
 
 impl<'a> Program<'a> {
-    fn new(compiler: &'a Compiler, unit: &'a Unit) -> Result<Self> {
+    fn new(calls: &'a CompilerCalls, what: &'static str, unit: &'a Unit) -> Result<Self> {
         let zero_ended = |text: &str| CString::new(text).expect("texts hold no zero");
         let (text, name) = (zero_ended(unit.text), zero_ended(&format!("{}.cu", unit.name)));
         let headers: Vec<(CString, CString)> = HEADERS.iter().map(|(n, t)| (zero_ended(n), zero_ended(t))).collect();
@@ -103,29 +125,25 @@ impl<'a> Program<'a> {
         let mut raw = std::ptr::null_mut();
         let count = headers.len() as c_int;
         // SAFETY: every text ends with a zero and outlives the call, which copies them.
-        let code = unsafe {
-            (compiler.calls.create)(&mut raw, text.as_ptr(), name.as_ptr(), count, texts.as_ptr(), names.as_ptr())
-        };
+        let code =
+            unsafe { (calls.create)(&mut raw, text.as_ptr(), name.as_ptr(), count, texts.as_ptr(), names.as_ptr()) };
         if code != SUCCESS {
-            return Err(Error::internal(
-                format!("compiling unit {}", unit.name),
-                format!("{} answers {code}", compiler.what),
-            ));
+            return Err(Error::internal(format!("compiling unit {}", unit.name), format!("{} answers {code}", what)));
         }
-        Ok(Program { compiler, unit, raw })
+        Ok(Program { calls, what, unit, raw })
     }
 
     fn compile(&self, job: &Job) -> Result<Vec<u8>> {
         let options: Vec<CString> =
             job.options.iter().map(|o| CString::new(o.as_str()).expect("options hold no zero")).collect();
         let list: Vec<*const c_char> = options.iter().map(|o| o.as_ptr()).collect();
-        let c = &self.compiler.calls;
+        let c = self.calls;
         // SAFETY: the program was created; every option ends with a zero.
         let code = unsafe { (c.compile)(self.raw, list.len() as c_int, list.as_ptr()) };
         if code != SUCCESS {
             let log = self.bytes(c.log_size, c.log).unwrap_or_default();
             let log = String::from_utf8_lossy(&log);
-            let why = format!("{} answers {code}: {}", self.compiler.what, log.trim_end_matches('\0').trim());
+            let why = format!("{} answers {code}: {}", self.what, log.trim_end_matches('\0').trim());
             return Err(Error::internal(format!("compiling unit {}", self.unit.name), why));
         }
         let image = match (job.is_code, c.ptx_size.zip(c.ptx)) {
@@ -133,7 +151,7 @@ impl<'a> Program<'a> {
             _ => self.bytes(c.image_size, c.image),
         };
         let what = || format!("compiling unit {}", self.unit.name);
-        image.ok_or_else(|| Error::internal(what(), format!("{} gives no image", self.compiler.what)))
+        image.ok_or_else(|| Error::internal(what(), format!("{} gives no image", self.what)))
     }
 
     /// What the compiler has to give, by its size and its bytes.
@@ -157,6 +175,6 @@ impl<'a> Program<'a> {
 impl Drop for Program<'_> {
     fn drop(&mut self) {
         // SAFETY: created by this compiler, and not used again.
-        unsafe { (self.compiler.calls.destroy)(&mut self.raw) };
+        unsafe { (self.calls.destroy)(&mut self.raw) };
     }
 }

@@ -9,7 +9,7 @@ use qiao_layers::{Fallback, Policy};
 use crate::plugin;
 
 /// The names of the backends that were compiled in.
-pub(crate) const BUILT_IN: [&str; 4] = ["cpu", "cuda", "hip", "reference"];
+pub(crate) const BUILT_IN: [&str; 7] = ["cpu", "cuda", "hip", "musa", "maca", "corex", "reference"];
 
 /// Every backend that was compiled in, the preferred first: `cpu`; `cuda` and the vendors of its family, [`qiao_cuda::Family`];
 /// `reference`; then the plugins. Whether its chip is on this machine is known when it is asked for its devices.

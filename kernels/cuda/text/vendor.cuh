@@ -1,5 +1,5 @@
-// The one header that knows compilers and chips apart: CUDA through PTX, HIP with waves of 64, and the processor, where a
-// simulated card runs the same text. Everything below the branches is portable.
+// The one header that knows compilers and chips apart: CUDA through PTX, HIP with waves of 64, compilers that read CUDA's
+// words for chips of their own, and the processor, where a simulated card runs the same text. Everything below the branches is portable.
 //
 // Lanes are counted in groups of 32 whatever the hardware's warp is: lane32, group32 and everything called warp_ or mma_
 // speak of such a group, and every lane of the group must come. What is called mma_ has PTX's m16n8 fragments.
@@ -56,11 +56,54 @@ DEVICE float fast_exp(float x) { return expf(x); }
 DEVICE float fast_exp2(float x) { return exp2f(x); }
 DEVICE Vec4 load16_once(const void* from) { return *static_cast<const Vec4*>(from); }
 
+// ---------------------------------------------------------------------------------------------------- CUDA's words
+// Moore Threads, MetaX and Iluvatar, by the macros of their compilers that public code asks for. No chip of theirs has run this
+// text. What public sources do not tell is not used: halves are converted by integers, votes are gathered by shuffles,
+// products of matrices are those of the portable twin, and copies into shared memory are plain ones.
+#elif defined(__MUSACC__) || defined(__MUSACC_RTC__) || defined(__MACACC__) || defined(__ILUVATAR__)
+#define QIAO_PLAIN 1
+
+#define DEVICE __device__ __forceinline__
+#define KERNEL(threads) extern "C" __global__ __launch_bounds__(threads) void
+#define KERNEL_BLOCKS(threads, blocks) extern "C" __global__ __launch_bounds__(threads) void
+#define SHARED(type, name, count) __shared__ type name[count]
+#define SHARED_DYNAMIC(type, name)                                                                                     \
+    extern __shared__ Vec4 dynamic_shared_bytes[];                                                                     \
+    type* const name = reinterpret_cast<type*>(dynamic_shared_bytes)
+// torch_musa: 128 lanes up to mp_22, masks of 32 bits all the same; code for C500 and for BI-V150: 64, and masks of 64 bits.
+#if defined(__MUSACC__) || defined(__MUSACC_RTC__)
+#if defined(__MUSA_ARCH__) && __MUSA_ARCH__ <= 220
+#define WARP 128
+#else
+#define WARP 32
+#endif
+#define EVERY_LANE 0xffffffffu
+#else
+#define WARP 64
+#define EVERY_LANE 0xffffffffffffffffull
+#endif
+
+DEVICE u32 bits_of(float x) { return __float_as_uint(x); }
+DEVICE float float_of(u32 bits) { return __uint_as_float(bits); }
+DEVICE u64 bits_of(double x) { return (u64)__double_as_longlong(x); }
+DEVICE double double_of(u64 bits) { return __longlong_as_double((i64)bits); }
+DEVICE void sync() { __syncthreads(); }
+DEVICE void sync_warp() { __syncwarp(); }
+DEVICE void fence() { __threadfence(); }
+DEVICE u32 shuffle(u32 v, u32 lane) { return __shfl_sync(EVERY_LANE, v, lane, 32); }
+DEVICE u32 atomic_add(u32* at, u32 v) { return atomicAdd(at, v); }
+DEVICE i32 atomic_add(i32* at, i32 v) { return atomicAdd(at, v); }
+DEVICE u32 atomic_max(u32* at, u32 v) { return atomicMax(at, v); }
+DEVICE float fast_exp(float x) { return __expf(x); }
+DEVICE float fast_exp2(float x) { return exp2f(x); }
+DEVICE Vec4 load16_once(const void* from) { return *static_cast<const Vec4*>(from); }
+
 // ---------------------------------------------------------------------------------------------------- HIP
 #elif defined(__HIPCC__) || defined(__HIP__) || defined(__HIPCC_RTC__)
 #if !defined(__HIPCC_RTC__)
 #include <hip/hip_runtime.h>
 #endif
+#define QIAO_HIP 1
 
 #define DEVICE __device__ __forceinline__
 #define KERNEL(threads) extern "C" __global__ __launch_bounds__(threads) void
@@ -171,12 +214,12 @@ DEVICE float to_f32(f16 x) {
     float y;
     asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
     return y;
-#elif defined(QIAO_SIMT)
+#elif defined(QIAO_HIP)
+    return (float)__builtin_bit_cast(_Float16, x.bits);
+#else
     const u32 magnitude = x.bits & 0x7fff, sign = (u32)(x.bits & 0x8000) << 16;
     if (magnitude >= 0x7c00) return float_of((magnitude << 13) | 0x7f800000u | sign);
     return widen(magnitude, sign, 13, float_of(239u << 23));
-#else
-    return (float)__builtin_bit_cast(_Float16, x.bits);
 #endif
 }
 DEVICE float to_f32(f8_e4m3 x) {
@@ -192,12 +235,12 @@ template <> DEVICE f16 from_f32<f16>(float x) {
     f16 y;
 #if defined(QIAO_PTX)
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
-#elif defined(QIAO_SIMT)
+#elif defined(QIAO_HIP)
+    y.bits = __builtin_bit_cast(u16, (_Float16)x);
+#else
     const u16 sign = bits_of(x) >> 16 & 0x8000;
     const float a = fabsf(x);
     y.bits = sign | (is_nan(x) ? 0x7e00 : a >= 65520.0f ? 0x7c00 : narrow<10, 15>(a));
-#else
-    y.bits = __builtin_bit_cast(u16, (_Float16)x);
 #endif
     return y;
 }
@@ -266,7 +309,7 @@ template <> DEVICE u32 fma2<bf16>(u32 a, u32 b, u32 c) {
 
 // Byte i of the result is that of the eight bytes of a and b which nibble i of the selector names.
 DEVICE u32 byte_perm(u32 a, u32 b, u32 selector) {
-#if defined(QIAO_SIMT)
+#if defined(QIAO_SIMT) || defined(QIAO_PLAIN)
     const u64 both = (u64)b << 32 | a;
     u32 y = 0;
     for (int i = 0; i < 4; i++) y |= (u32)(both >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
@@ -364,6 +407,10 @@ DEVICE u32 warp_ballot(bool v) {
     const u32* all = simt::gather(&word, 1);
     u32 bits = 0;
     for (int lane = 0; lane < 32; lane++) bits |= all[lane * simt::WORDS] << lane;
+    return bits;
+#elif defined(QIAO_PLAIN)
+    u32 bits = (u32)v << lane32();
+    for (u32 mask = 16; mask > 0; mask >>= 1) bits |= shuffle(bits, lane32() ^ mask);
     return bits;
 #else
     return (u32)(__ballot(v) >> (threadIdx.x & 32));

@@ -4,9 +4,15 @@
 //! Every fact names its public source beside it. What no public source tells is said so where it stands, and is either assumed
 //! to be as CUDA has it, in words, or left out.
 
+mod corex;
+
 mod cuda;
 
 mod hip;
+
+mod maca;
+
+mod musa;
 
 mod makers;
 
@@ -24,8 +30,17 @@ impl Family {
     /// Hygon: `hip`.
     pub const HIP: Family = Family(&hip::ROW);
 
-    /// Every vendor.
-    pub const ALL: [Family; 2] = [Family::CUDA, Family::HIP];
+    /// Moore Threads: `musa`.
+    pub const MUSA: Family = Family(&musa::ROW);
+
+    /// MetaX: `maca`.
+    pub const MACA: Family = Family(&maca::ROW);
+
+    /// Iluvatar: `corex`.
+    pub const COREX: Family = Family(&corex::ROW);
+
+    /// Every vendor, NVIDIA first.
+    pub const ALL: [Family; 5] = [Family::CUDA, Family::HIP, Family::MUSA, Family::MACA, Family::COREX];
 }
 
 /// A vendor's driver, compiler and cards, as data.
@@ -132,6 +147,11 @@ pub(crate) enum Arch {
     Capability { prefix: &'static str, oldest: u32, exactly: &'static [(u32, char)] },
     /// By the word of this prefix in the card's properties, `gfx906:sramecc+`, up to a colon; its number is hexadecimal.
     Properties { prefix: &'static str },
+    /// By compute capability, a hundred times the major number plus the minor; another name where that is less than a thousand,
+    /// as the numbers of another release of the driver make it.
+    Hundreds { prefix: &'static str, otherwise: &'static str },
+    /// By compute capability, ten times the major number plus the minor, each of which has a name.
+    Named(&'static [(u32, &'static str)]),
 }
 
 impl Arch {
@@ -139,7 +159,7 @@ impl Arch {
     pub(crate) fn shown(&self, target: &Target) -> String {
         match self {
             Arch::Capability { prefix, .. } => format!("{prefix}{}", target.arch),
-            Arch::Properties { .. } => target.name.clone(),
+            _ => target.name.clone(),
         }
     }
 }
@@ -148,12 +168,16 @@ impl Arch {
 pub(crate) enum Shared {
     /// An attribute of this number.
     Attribute(i32),
+    /// As many on every card.
+    Bytes(usize),
 }
 
 /// What compiles kernels at run time.
 pub(crate) enum Compiling {
     /// A library of NVRTC's interface; options have the architecture's name for `{arch}`.
     Library { library: Installed, calls: CompilerNames, options: &'static [&'static str] },
+    /// A program that its owner names in a variable; `mend` says so.
+    Program { what: &'static str, variable: &'static str, options: &'static [&'static str], mend: &'static str },
 }
 
 #[cfg(test)]
@@ -163,11 +187,17 @@ mod tests {
     #[test]
     fn every_row_names_what_it_cannot_do_without() {
         for Family(row) in Family::ALL {
-            let Compiling::Library { calls: compiler, .. } = &row.compiler;
+            let compiler = match &row.compiler {
+                Compiling::Library { calls, .. } => {
+                    assert!(calls.must().iter().all(|name| !name.is_empty()), "{}", row.name);
+                    [calls.must(), calls.may()].concat()
+                }
+                Compiling::Program { .. } => Vec::new(),
+            };
             let blas = row.blas.as_ref().map(|(_, names)| [names.must(), names.may()].concat()).unwrap_or_default();
-            let must = [row.calls.must(), compiler.must(), blas].concat();
+            let must = [row.calls.must(), blas].concat();
             assert!(must.iter().all(|name| !name.is_empty()), "{}", row.name);
-            let names: Vec<&str> = [must, row.calls.may(), compiler.may()].concat();
+            let names: Vec<&str> = [must, row.calls.may(), compiler].concat();
             let mut single: Vec<&str> = names.iter().flat_map(|n| n.split('|')).filter(|n| !n.is_empty()).collect();
             let count = single.len();
             single.sort_unstable();
