@@ -1,7 +1,10 @@
-//! The CUDA backend: driver, run-time compiler, memory and streams around the kernels of `qiao-kernels-cuda`.
+//! The CUDA backend, and those of vendors whose drivers are shaped like CUDA's: driver, run-time compiler, memory and streams
+//! around the kernels of `qiao-kernels-cuda`.
 //!
 //! - Presence is asked before any call: a machine without driver, card or compiler gets [`Error::NotPresent`], with what was
 //!   looked for.
+//! - What vendors call their libraries and functions, what their codes say and how their cards differ is a row of data for each
+//!   ([`Family`]). Whose a card is, is asked of the bus and of its name.
 //! - A card has one context, entered by each call, so that any thread may call. What is dropped while queued work may still
 //!   use it is given back when an event behind that work is reached.
 //! - Kernels are compiled when a plan first needs their unit, and kept on disk by text, options, compiler, driver and card.

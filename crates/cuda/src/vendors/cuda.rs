@@ -37,7 +37,7 @@ pub(super) static ROW: Row = Row {
             folders: &[],
             mend: "it compiles the kernels: install that of CUDA 12 or 13",
         },
-        calls: NVRTC,
+        calls: &NVRTC,
         options: &["--gpu-architecture={arch}", "--std=c++17"],
     },
     blas: Some((

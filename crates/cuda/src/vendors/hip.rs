@@ -64,7 +64,7 @@ pub(super) static ROW: Row = Row {
             folders: FOLDERS,
             mend: "it compiles the kernels: install that of DTK",
         },
-        calls: HIPRTC,
+        calls: &HIPRTC,
         options: &["--gpu-architecture={arch}", "--std=c++17"],
     },
     // hipBLASLt is not cuBLASLt's interface, and is not for gfx906.

@@ -50,7 +50,7 @@ pub(super) static ROW: Row = Row {
             folders: FOLDERS,
             mend: "it compiles the kernels: install MACA",
         },
-        calls: MCRTC,
+        calls: &MCRTC,
         // What comes out is LLVM's bitcode, which the driver makes code of its card from.
         options: &["-std=c++17"],
     },

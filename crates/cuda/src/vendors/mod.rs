@@ -175,7 +175,7 @@ pub(crate) enum Shared {
 /// What compiles kernels at run time.
 pub(crate) enum Compiling {
     /// A library of NVRTC's interface; options have the architecture's name for `{arch}`.
-    Library { library: Installed, calls: CompilerNames, options: &'static [&'static str] },
+    Library { library: Installed, calls: &'static CompilerNames, options: &'static [&'static str] },
     /// A program that its owner names in a variable; `mend` says so.
     Program { what: &'static str, variable: &'static str, options: &'static [&'static str], mend: &'static str },
 }

@@ -49,7 +49,7 @@ pub(super) static ROW: Row = Row {
             folders: FOLDERS,
             mend: "it compiles the kernels: install the MUSA toolkit",
         },
-        calls: MTRTC,
+        calls: &MTRTC,
         // mcc's own options; that MTRTC takes them is assumed.
         options: &["--offload-arch={arch}", "-std=c++17"],
     },
