@@ -104,11 +104,14 @@ pub(crate) struct Devices {
 }
 
 /// Where and in which dtype a model runs.
-#[derive(Args)]
+#[derive(Clone, Args)]
 pub(crate) struct Where {
-    /// The device, as 'qiao devices' names it.
-    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    /// The device, as 'qiao devices' names it; several with commas between share the model's layers, the first ones on the first.
+    #[arg(long, value_name = "NAME,…", default_value = "cpu")]
     pub(crate) device: String,
+    /// With several devices: how many layers each has. Without it, as many as each has memory free for.
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    pub(crate) split: Option<Vec<usize>>,
     /// The compute dtype: that of activations. Without it, the dtype of the weights, or f32 or f16 where the device does not compute
     /// in that. Weights stay as they are stored where the device stores their dtype.
     #[arg(long, value_enum)]
@@ -205,7 +208,7 @@ pub(crate) struct Guesses {
     /// Guess at most N tokens ahead wherever the text repeats itself.
     #[arg(long, value_name = "N", conflicts_with_all = ["draft", "chat"], value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) lookup: Option<u32>,
-    /// Guess tokens ahead with a smaller checkpoint of the same vocabulary, on the same device.
+    /// Guess tokens ahead with a smaller checkpoint of the same vocabulary, on the same device or devices.
     #[arg(long, value_name = "MODEL", conflicts_with = "chat")]
     pub(crate) draft: Option<PathBuf>,
     /// With --draft: the most tokens of a guess.

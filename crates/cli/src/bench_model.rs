@@ -45,6 +45,7 @@ fn options(args: &BenchModel) -> anyhow::Result<Options> {
     Ok(Options {
         model: args.model.clone(),
         device: args.device.clone(),
+        split: args.split.clone(),
         dtype: args.dtype.map(Dtype::into),
         host_fallback: args.fallback.to_host(),
         threads: sizes(&args.threads),

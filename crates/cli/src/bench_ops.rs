@@ -14,10 +14,11 @@ use serde_json::{Map, Value, json};
 use crate::args::BenchOps;
 use crate::exit::{Exit, Usage};
 use crate::interrupt;
-use crate::load::present;
+use crate::load::{present, require_one};
 use crate::terminal::tell_line;
 
 pub(crate) fn ops(args: &BenchOps, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    require_one(&args.device, "bench ops")?;
     present(&args.device)?;
     let device = qiao::open(&args.device, None)?;
     let selection = selection(args);

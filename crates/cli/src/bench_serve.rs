@@ -71,6 +71,7 @@ fn options(args: &BenchServe) -> Options {
     Options {
         model: args.model.clone(),
         device: args.device.clone(),
+        split: args.split.clone(),
         dtype: args.dtype.map(Dtype::into),
         host_fallback: args.fallback.to_host(),
         threads: args.threads.map(|threads| threads as usize),

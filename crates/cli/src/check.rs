@@ -15,7 +15,7 @@ use qiao_conformance::{
 use crate::args::{Check, device_given};
 use crate::exit::{Exit, Usage};
 use crate::interrupt;
-use crate::load::present;
+use crate::load::{present, require_one};
 use crate::plugins;
 use crate::terminal::tell_line;
 
@@ -36,6 +36,7 @@ pub(crate) fn check(args: &Check, out: &mut dyn Write) -> anyhow::Result<Exit> {
     if let Some(file) = &args.replay {
         return again(args, file, out);
     }
+    require_one(&args.device, "check")?;
     let required = required(&args.device);
     if let Err(absent) = present(&args.device) {
         // A device that was asked for and is not there is no pass; a required one is a failure.
@@ -130,6 +131,7 @@ fn work(args: &Check) -> anyhow::Result<Exit> {
 fn again(args: &Check, file: &Path, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let saved = replay::Replay::read(file)?;
     let device = if device_given() { args.device.clone() } else { saved.device.clone() };
+    require_one(&device, "check")?;
     present(&device)?;
     let case = Case::parse(&saved.id)?;
     let on = Check { device: device.clone(), ..args.clone() };

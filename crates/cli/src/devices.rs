@@ -11,19 +11,9 @@ use crate::exit::Exit;
 
 pub(crate) fn devices(args: &Devices, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let listings = qiao::registry().list();
-    if args.json {
-        writeln!(out, "{}", to_json(&listings))?;
-        return Ok(Exit::Ok);
-    }
-    for listing in &listings {
-        match &listing.devices {
-            Ok(devices) => {
-                for (ordinal, info) in devices.iter().enumerate() {
-                    write!(out, "{}", to_text(&listing.backend, ordinal, info))?;
-                }
-            }
-            Err(why) => writeln!(out, "{}: {why}", listing.backend)?,
-        }
+    match args.json {
+        true => writeln!(out, "{}", to_json(&listings))?,
+        false => write!(out, "{}", to_text(&listings))?,
     }
     Ok(Exit::Ok)
 }
@@ -65,27 +55,110 @@ fn device(backend: &str, ordinal: usize, info: &DeviceInfo) -> Value {
     })
 }
 
-fn to_text(backend: &str, ordinal: usize, info: &DeviceInfo) -> String {
-    let mut text = format!("{backend}:{ordinal}  {}\n", info.name);
-    let mut line = |what: &str, value: String| {
-        if !value.is_empty() {
-            text.push_str(&format!("    {what:8} {value}\n"));
+/// Columns of a line.
+const WIDTH: usize = 80;
+
+/// Columns of a device's name in the table.
+const NAME: usize = 32;
+
+/// A row for every device, with what it says of itself below it, and one for every backend without any.
+fn to_text(listings: &[Listing]) -> String {
+    let mut rows = Vec::new();
+    for Listing { backend, devices } in listings {
+        match devices {
+            Ok(devices) if devices.is_empty() => rows.push((backend.clone(), Err("it has no device here".to_string()))),
+            Ok(devices) => {
+                rows.extend(devices.iter().enumerate().map(|(i, info)| (format!("{backend}:{i}"), Ok(info))))
+            }
+            Err(why) => rows.push((backend.clone(), Err(why.to_string()))),
         }
-    };
-    line("vendor", info.vendor.clone());
-    line("arch", info.arch.clone());
-    line("driver", info.driver.clone());
-    for memory in info.memories.iter().filter(|m| m.total_bytes > 0) {
-        let free = if memory.free_bytes > 0 { format!(", {} free", gib(memory.free_bytes)) } else { String::new() };
-        line("memory", gib(memory.total_bytes) + &free);
     }
+    let first = rows.iter().map(|(device, _)| device.chars().count()).max().unwrap_or(0).max("device".len());
+    let mut text = format!("{:first$}  {:NAME$} {:>10} {:>10}  state\n", "device", "name", "memory", "free");
+    for (device, row) in &rows {
+        match row {
+            Ok(info) => {
+                let memory = info.memories.first();
+                let size = |bytes: Option<u64>| bytes.filter(|bytes| *bytes > 0).map_or("-".into(), gib);
+                let (total, free) = (size(memory.map(|m| m.total_bytes)), size(memory.map(|m| m.free_bytes)));
+                let name = shortened(&info.name, NAME);
+                text.push_str(&format!("{device:first$}  {name:NAME$} {total:>10} {free:>10}  ready\n"));
+                text.push_str(&details(info));
+            }
+            Err(why) => text.push_str(&wrapped(&format!("{device:first$}  "), first + 2, why)),
+        }
+    }
+    text
+}
+
+/// What a device says of itself beside its row, a line for each thing that it says.
+fn details(info: &DeviceInfo) -> String {
     let names = |compute: bool| {
         let of = info.dtypes.iter().filter(|d| d.compute == compute).map(|d| d.dtype.name());
         of.collect::<Vec<_>>().join(" ")
     };
-    line("computes", names(true));
-    line("stores", names(false));
-    text
+    let more = info.memories.iter().skip(1).filter(|m| m.total_bytes > 0);
+    let more: Vec<_> = more.map(|m| format!("{} of another memory", gib(m.total_bytes))).collect();
+    let lines = [
+        ("name", if info.name.chars().count() > NAME { info.name.clone() } else { String::new() }),
+        ("vendor", info.vendor.clone()),
+        ("arch", info.arch.clone()),
+        ("driver", info.driver.clone()),
+        ("memory", more.join(", ")),
+        ("peaks", peaks(info)),
+        ("computes", names(true)),
+        ("stores", names(false)),
+    ];
+    let line = |(what, value): &(&str, String)| wrapped(&format!("    {what:8} "), 13, value);
+    lines.iter().filter(|(_, value)| !value.is_empty()).map(line).collect()
+}
+
+/// The declared peaks and where they come from.
+fn peaks(info: &DeviceInfo) -> String {
+    let bytes = info.memories.first().map_or(0.0, |m| m.peak_bytes_per_s);
+    let bytes = (bytes > 0.0).then(|| format!("{}B/s", metric(bytes)));
+    let ops = info.dtypes.iter().filter(|d| d.peak_ops_per_s > 0.0);
+    let ops = ops.map(|d| format!("{} {}op/s", d.dtype.name(), metric(d.peak_ops_per_s)));
+    let all: Vec<_> = bytes.into_iter().chain(ops).collect();
+    if all.is_empty() { String::new() } else { format!("{} (declared: {})", all.join(", "), info.peak_source) }
+}
+
+/// A number with three digits and the prefix of its unit.
+fn metric(value: f64) -> String {
+    let prefixes = [(1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
+    let (unit, prefix) = prefixes.into_iter().find(|(unit, _)| value >= *unit).unwrap_or((1.0, ""));
+    let value = value / unit;
+    let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    format!("{value:.digits$} {prefix}")
+}
+
+/// A text of at most so many characters.
+fn shortened(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.into();
+    }
+    let head: String = text.chars().take(most - 1).collect();
+    head + "…"
+}
+
+/// Words behind a beginning, in lines of at most [`WIDTH`] columns where words allow; later lines are indented.
+fn wrapped(begin: &str, indent: usize, text: &str) -> String {
+    let (mut out, mut line) = (String::new(), begin.to_string());
+    let mut bare = true;
+    for word in text.split_whitespace() {
+        if !bare && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            out.push_str(&line);
+            out.push('\n');
+            line = " ".repeat(indent);
+            bare = true;
+        }
+        if !bare {
+            line.push(' ');
+        }
+        line.push_str(word);
+        bare = false;
+    }
+    out + line.trim_end() + "\n"
 }
 
 fn gib(bytes: u64) -> String {
@@ -95,7 +168,7 @@ fn gib(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use qiao::core::Error;
+    use qiao::core::{DType, DtypeInfo, Error};
 
     #[test]
     fn absent_backends_are_told_apart_from_devices() {
@@ -113,7 +186,40 @@ mod tests {
 
     #[test]
     fn what_a_device_does_not_say_has_no_line() {
-        let text = to_text("toy", 0, &DeviceInfo { name: "Toy".into(), arch: "toy1".into(), ..Default::default() });
-        assert_eq!(text, "toy:0  Toy\n    arch     toy1\n");
+        let info = DeviceInfo { name: "Toy".into(), arch: "toy1".into(), ..Default::default() };
+        let text = to_text(&[Listing { backend: "toy".into(), devices: Ok(vec![info]) }]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("device  name ") && lines[0].ends_with("free  state"), "{text}");
+        assert!(lines[1].starts_with("toy:0   Toy ") && lines[1].ends_with("-          -  ready"), "{text}");
+        assert_eq!(lines[2..], ["    arch     toy1"]);
+    }
+
+    #[test]
+    fn the_table_keeps_to_eighty_columns_and_says_all() {
+        let dtype = |dtype, peak_ops_per_s| DtypeInfo { dtype, compute: true, peak_ops_per_s };
+        let memory =
+            MemoryInfo { total_bytes: 64 << 30, free_bytes: 63 << 30, peak_bytes_per_s: 1.2e12, ..Default::default() };
+        let info = DeviceInfo {
+            name: "A Very Long Product Name Of An Accelerator, Rev. B".into(),
+            vendor: "Acme".into(),
+            memories: vec![memory.clone(), MemoryInfo { total_bytes: 1 << 30, ..memory }],
+            dtypes: vec![dtype(DType::F16, 3.2e14), dtype(DType::F32, 9.9e11), dtype(DType::I8, 0.0)],
+            peak_source: "the data sheet of the product, revision 3 of May, table 2 on page 14".into(),
+            ..Default::default()
+        };
+        let why = "no driver library could be opened on this machine: install the vendor's driver and try it again";
+        let text = to_text(&[
+            Listing { backend: "acme".into(), devices: Ok(vec![info]) },
+            Listing { backend: "reference".into(), devices: Err(Error::not_present("reference", why)) },
+            Listing { backend: "void".into(), devices: Ok(vec![]) },
+        ]);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let peaks = "1.20 TB/s, f16 320 Top/s, f32 990 Gop/s (declared: the data sheet of the product, revision 3";
+        for part in
+            ["64.0 GiB 63.0 GiB ready", "Accelerator, Rev. B", "1.0 GiB of another", peaks, why, "no device here"]
+        {
+            assert!(words.contains(part), "{part}: {text}");
+        }
     }
 }

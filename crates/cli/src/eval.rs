@@ -18,8 +18,8 @@ pub(crate) fn eval(args: &crate::args::Eval, out: &mut dyn Write) -> anyhow::Res
     let eval = source(&args.source)?.context(args.context as usize).chunks(args.chunks.map(|n| n as usize));
     let load = |path: Option<&Path>, kv_dtype| -> anyhow::Result<Loaded> {
         let fallback = Fallback { ..args.fallback };
-        let (device, context) = (args.device.clone(), Some(args.context));
-        load(path, &Where { device, dtype: args.dtype, kv_dtype, context, fallback })
+        let (device, split, context) = (args.device.clone(), args.split.clone(), Some(args.context));
+        load(path, &Where { device, split, dtype: args.dtype, kv_dtype, context, fallback })
     };
     let model = load(args.model.as_deref(), args.kv_dtype)?;
     let base = args.against.as_deref().map(|path| load(Some(path), None)).transpose()?;

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use qiao::core::registry::Listing;
 use qiao::core::{DType, Error};
 use qiao::{Model, ModelOptions};
 
 use crate::args::{Dtype, KvDtype, Where};
-use crate::exit::NotPresent;
+use crate::exit::{NotPresent, Usage};
 
 /// What the demo model continues when nothing else is asked for.
 pub(crate) const DEMO_PROMPT: &str = "床前明月光";
@@ -50,6 +51,9 @@ pub(crate) fn load(path: Option<&Path>, on: &Where) -> anyhow::Result<Loaded> {
     let shown = bar.clone();
     let options = ModelOptions::new().device(&on.device).dtype(on.dtype.map(DType::from));
     let mut options = options.kv_dtype(on.kv_dtype.map(DType::from));
+    if let Some(split) = &on.split {
+        options = options.split(split.iter().copied());
+    }
     if on.fallback.to_host() {
         options = options.host_fallback();
     }
@@ -68,12 +72,24 @@ pub(crate) fn load(path: Option<&Path>, on: &Where) -> anyhow::Result<Loaded> {
     Ok(Loaded { model: model?, time: start.elapsed() })
 }
 
-/// Refuses a device that no backend of this program has on this machine. A backend that fails for another reason, such as a
-/// wrong environment variable, says so itself.
-pub(crate) fn present(name: &str) -> anyhow::Result<()> {
+/// Refuses several devices where only one will do.
+pub(crate) fn require_one(names: &str, who: &str) -> Result<(), Usage> {
+    match names.split(',').count() {
+        1 => Ok(()),
+        count => Err(Usage(format!("{who} works with one device, found {count} ('{names}'): name one with --device"))),
+    }
+}
+
+/// Refuses devices, with commas between, that no backend of this program has on this machine. A backend that fails for another
+/// reason, such as a wrong environment variable, says so itself.
+pub(crate) fn present(names: &str) -> anyhow::Result<()> {
+    let listings = qiao::registry().list();
+    names.split(',').try_for_each(|name| one_present(name.trim(), &listings))
+}
+
+fn one_present(name: &str, listings: &[Listing]) -> anyhow::Result<()> {
     let absent = |why: String| Err(NotPresent { name: name.into(), why }.into());
     let (backend, ordinal) = name.split_once(':').unwrap_or((name, "0"));
-    let listings = qiao::registry().list();
     let Some(listing) = listings.iter().find(|l| l.backend == backend) else {
         let known: Vec<_> = listings.iter().map(|l| l.backend.as_str()).collect();
         return absent(format!("no backend has it, there are {}; see 'qiao devices'", known.join(", ")));

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::args::{Compare, Fed};
 use crate::exit::{Exit, Usage};
-use crate::load::{DEMO_PROMPT, present};
+use crate::load::{DEMO_PROMPT, present, require_one};
 
 pub(crate) fn lockstep(args: &Compare, against: &str, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let prompt = match &args.fed {
@@ -23,8 +23,10 @@ pub(crate) fn lockstep(args: &Compare, against: &str, out: &mut dyn Write) -> an
             "two devices in lock step keep keys and values in the compute dtype: leave out --kv-dtype, or give --dtype";
         return Err(Usage(why.into()).into());
     }
-    present(&args.on.device)?;
-    present(against)?;
+    for names in [&args.on.device, against] {
+        require_one(names, "compare --against")?;
+        present(names)?;
+    }
     let devices = qiao::registry();
     let (device, trusted) = (devices.open(&args.on.device)?, devices.open(against)?);
     let bar = bar();

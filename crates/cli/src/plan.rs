@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use crate::args::Plan;
 use crate::exit::Exit;
-use crate::load::present;
+use crate::load::{present, require_one};
 
 pub(crate) fn plan(args: &Plan, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    require_one(&args.device, "plan")?;
     present(&args.device)?;
     let peaks = args.peaks.as_ref().map(qiao::read_peaks).transpose()?;
     let options = ForecastOptions {

@@ -7,7 +7,7 @@ use anyhow::Context;
 use qiao::{Generation, Params, Prompt};
 
 use crate::answer::{collect, to_json};
-use crate::args::{Input, Run, Sampling};
+use crate::args::{Input, Run, Sampling, Where};
 use crate::chat;
 use crate::exit::{Exit, Usage};
 use crate::load::{DEMO_PROMPT, load};
@@ -28,7 +28,8 @@ pub(crate) fn run(args: &Run, out: &mut dyn Write) -> anyhow::Result<Exit> {
         generation = generation.prompt_lookup(most as usize)?;
     }
     if let Some(draft) = &args.guesses.draft {
-        let draft = load(Some(draft), &args.on)?;
+        // It has layers of its own number.
+        let draft = load(Some(draft), &Where { split: None, ..args.on.clone() })?;
         generation = generation.draft_model(&draft.model, args.guesses.draft_tokens as usize)?;
     }
     if args.json {

@@ -79,7 +79,8 @@ fn devices_are_listed_for_people_and_programs() {
     let output = qiao(&["devices"]);
     let out = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0));
-    assert!(out.starts_with("cpu:0 "), "{out}");
+    assert!(out.starts_with("device ") && out.contains("\ncpu:0 "), "{out}");
+    assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
     let json = json(&qiao(&["devices", "--json"]));
     let cpu = &json["devices"][0];
     assert_eq!(cpu["device"], "cpu:0");

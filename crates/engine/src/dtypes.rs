@@ -85,6 +85,26 @@ pub(crate) fn compute_dtype(
     }
 }
 
+/// As [`compute_dtype`], for a model on all these devices: the dtype that each would take, or one in which all compute.
+///
+/// # Errors
+/// As [`compute_dtype`]; no dtype in which all compute.
+pub(crate) fn common_compute_dtype(
+    devices: &[&DeviceInfo],
+    stored: DType,
+    config: &ModelConfig,
+    asked: Option<DType>,
+) -> Result<DType> {
+    let each = devices.iter().map(|info| compute_dtype(info, stored, config, asked)).collect::<Result<Vec<_>>>()?;
+    let in_all = |dtype: &DType| devices.iter().all(|info| info.dtypes.is_empty() || computes(info, *dtype));
+    let same = each.first().copied().filter(|first| each.iter().all(|dtype| dtype == first));
+    same.or_else(|| [DType::F32, DType::F16, DType::BF16].into_iter().find(in_all)).ok_or_else(|| {
+        let each: Vec<_> = each.iter().map(|dtype| dtype.name()).collect();
+        let expected = "one in which all devices compute: name it, or put the model onto other devices";
+        EngineError::Parameter { name: "compute dtype", expected, found: each.join(", ") }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use qiao_core::DtypeInfo;
@@ -121,5 +141,13 @@ mod tests {
         assert_eq!(compute(&[(f16, true)], None), f16);
         assert_eq!(compute(&[(f16, true)], Some(bf16)), bf16, "as asked");
         assert!(compute_dtype(&device(&[]), bf16, &plain, Some(DType::I8)).is_err());
+        let common = |devices: &[&[(DType, bool)]]| {
+            let infos: Vec<_> = devices.iter().map(|dtypes| device(dtypes)).collect();
+            common_compute_dtype(&infos.iter().collect::<Vec<_>>(), bf16, &plain, None)
+        };
+        assert_eq!(common(&[&[], &[(bf16, true)]]).unwrap(), bf16);
+        assert_eq!(common(&[&[(bf16, true), (f16, true)], &[(f16, true)]]).unwrap(), f16);
+        assert_eq!(common(&[&[], &[(f32, true)]]).unwrap(), f32);
+        assert!(common(&[&[(bf16, true)], &[(f16, true)]]).unwrap_err().to_string().contains("bf16, f16"));
     }
 }

@@ -262,6 +262,15 @@ pub enum EngineError {
         blocks: usize,
     },
 
+    /// A model on several devices where only one will do.
+    #[error("{who} works with one device, found {devices}: name one with --device")]
+    SeveralDevices {
+        /// What takes one device alone.
+        who: &'static str,
+        /// How many there are.
+        devices: usize,
+    },
+
     /// The device, or the contract with it.
     #[error(transparent)]
     Device(#[from] qiao_core::Error),

@@ -1,7 +1,7 @@
 //! From a checkpoint to tokens, over any device.
 //!
 //! Modules, from ground to roof: `error`, `json`, `form`, `quantisation`, `weights`, `rope`, `config`, `tokenizer`, `detokenize`, `stop`, `chat`,
-//! `generation`, `sampler`, `model`, `gguf`, `checkpoint`, `dtypes`, `sides`, `homes`, `cache`, `entry`, `placing`, `prepared`, `rotary`, `fingerprint`, `runner`, `forecast`, `session`, `saved`, `compare`,
+//! `generation`, `sampler`, `model`, `gguf`, `checkpoint`, `dtypes`, `sides`, `homes`, `cache`, `entry`, `placing`, `border`, `prepared`, `rotary`, `fingerprint`, `stages`, `runner`, `forecast`, `leg`, `session`, `saved`, `compare`,
 //! `divergence`, `eval`, `calibrate`, `text`, `voice`, `serve`, `generate`.
 #![deny(unsafe_code)]
 
@@ -38,6 +38,7 @@ pub mod dtypes;
 mod homes;
 pub mod sides;
 
+mod border;
 pub mod cache;
 mod entry;
 pub mod placing;
@@ -46,9 +47,13 @@ mod rotary;
 
 pub mod fingerprint;
 
+pub mod stages;
+
 pub mod runner;
 
 pub mod forecast;
+
+mod leg;
 pub mod session;
 
 mod saved;

@@ -15,10 +15,10 @@ use crate::model::{Constant, ModelGraph, Use};
 use crate::sides::{Sides, alloc_padded};
 use crate::weights::{MappedFile, TensorHandle, Weights, convert};
 
-/// How far loading has come.
+/// How far loading has come, over all devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes of weights that are on the device.
+    /// Bytes of weights that are where they belong.
     pub done: u64,
     /// Bytes of all weights.
     pub total: u64,
@@ -56,8 +56,8 @@ pub(crate) struct PlacedWeights {
     placed: HashMap<(String, Use), Placed>,
     /// Bytes of projections where they live, with their scales, and how many weights they are.
     projections: (u64, u64),
-    /// Weights of the model by the dtype in which they are stored, those that are no scales of others.
-    stored: Vec<(DType, u64)>,
+    /// The weights by name, those that are no scales of others: the dtype in which they are stored, and how many they are.
+    stored: HashMap<String, (DType, u64)>,
 }
 
 impl PlacedWeights {
@@ -91,18 +91,16 @@ impl PlacedWeights {
         weights: &Weights,
         g: &ModelGraph,
         plan: &Lowered,
-        progress: &mut dyn FnMut(Progress),
+        done_bytes: &mut dyn FnMut(u64),
     ) -> Result<PlacedWeights> {
         let packs: HashMap<usize, &Pack> = plan.packs.iter().map(|p| (p.bound, p)).collect();
         let mut placer = Placer { sides, streams: [None, None] };
         let bytes = |c: &Constant| weights.byte_len(&c.name);
-        let total = g.constants.iter().map(bytes).sum();
         // The largest first: while a tensor is packed it is there twice, and then little else is there yet.
         let mut order: Vec<&Constant> = g.constants.iter().collect();
         order.sort_by_key(|c| std::cmp::Reverse(bytes(c)));
         let mut out = PlacedWeights::default();
         let mut done = 0;
-        progress(Progress { done, total });
         for (i, c) in order.iter().enumerate() {
             if let Some(next) = order.get(i + 1) {
                 weights.will_need(&next.name);
@@ -113,9 +111,8 @@ impl PlacedWeights {
             let weight = Weight { handle, dtype, usage: c.usage, home: plan.homes[c.bound] };
             let placed = placer.place(weight, packs.get(&c.bound).copied())?;
             let is_companion = Companion::is_name(&c.name);
-            let known = [Use::Table, Use::Projection, Use::Vector].map(|usage| (c.name.clone(), usage));
-            if !is_companion && !known.iter().any(|key| out.placed.contains_key(key)) {
-                out.count(weights.stored_dtype(&c.name), shape.iter().product::<usize>() as u64);
+            if let Some(dtype) = weights.stored_dtype(&c.name).filter(|_| !is_companion) {
+                out.stored.insert(c.name.clone(), (dtype, shape.iter().product::<usize>() as u64));
             }
             if c.usage == Use::Projection {
                 let is_weight = !is_companion;
@@ -124,7 +121,7 @@ impl PlacedWeights {
             }
             out.placed.insert((c.name.clone(), c.usage), placed);
             done += bytes(c);
-            progress(Progress { done, total });
+            done_bytes(done);
         }
         Ok(out)
     }
@@ -174,25 +171,23 @@ impl PlacedWeights {
         self.placed.values().filter(|p| p.home == home).map(|p| p.binding.bytes as u64).sum()
     }
 
-    fn count(&mut self, dtype: Option<DType>, weights: u64) {
-        let Some(dtype) = dtype else { return };
-        match self.stored.iter_mut().find(|(known, _)| *known == dtype) {
-            Some((_, sum)) => *sum += weights,
-            None => self.stored.push((dtype, weights)),
+    /// How many weights are stored in which dtype, the most first; those that several devices have count once.
+    pub(crate) fn stored<'a>(all: impl Iterator<Item = &'a PlacedWeights>) -> Vec<(DType, u64)> {
+        let by_name: HashMap<&String, &(DType, u64)> = all.flat_map(|weights| &weights.stored).collect();
+        let mut sums: Vec<(DType, u64)> = Vec::new();
+        for &(dtype, count) in by_name.into_values() {
+            match sums.iter_mut().find(|(known, _)| *known == dtype) {
+                Some((_, sum)) => *sum += count,
+                None => sums.push((dtype, count)),
+            }
         }
+        sums.sort_by_key(|&(dtype, count)| (std::cmp::Reverse(count), dtype.name()));
+        sums
     }
 
-    /// How many weights are stored in which dtype, the most first.
-    pub(crate) fn stored(&self) -> Vec<(DType, u64)> {
-        let mut stored = self.stored.clone();
-        stored.sort_by_key(|&(_, weights)| std::cmp::Reverse(weights));
-        stored
-    }
-
-    /// Bits that a weight of a projection takes where it lives, its share of scales and padding included.
-    pub(crate) fn bits_per_weight(&self) -> f64 {
-        let (bytes, weights) = self.projections;
-        bytes as f64 * 8.0 / weights.max(1) as f64
+    /// Bytes of projections where they live, their share of scales and padding included, and how many weights they are.
+    pub(crate) fn projections(&self) -> (u64, u64) {
+        self.projections
     }
 
     fn get(&self, c: &Constant) -> Option<&Placed> {

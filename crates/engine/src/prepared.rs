@@ -3,6 +3,7 @@
 use qiao_core::{Binding, Device, Error, Plan};
 use qiao_layers::{Account, Lowered};
 
+use crate::border::Border;
 use crate::cache::LayerBuffers;
 use crate::entry::Entry;
 use crate::error::Result;
@@ -16,7 +17,7 @@ pub(crate) type Key = (Step, CacheShape);
 /// Byte offsets of the integer inputs in one buffer, each aligned and padded as the device wants tensors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Offsets {
-    ids: usize,
+    ids: Option<usize>,
     positions: usize,
     slots: usize,
     cu_q: Option<usize>,
@@ -37,7 +38,7 @@ impl Offsets {
             at
         };
         let mut o = Offsets {
-            ids: next(step.tokens),
+            ids: g.inputs.ids.map(|_| next(step.tokens)),
             positions: next(step.tokens),
             slots: next(step.tokens),
             cu_q: g.inputs.cu_q.map(|_| next(step.sequences + 1)),
@@ -70,6 +71,8 @@ pub(crate) struct SessionBuffers<'a> {
     pub(crate) logits: &'a Binding,
     /// The residual streams, one after the other; unused where they are not kept.
     pub(crate) hidden: &'a [Binding],
+    /// Where the residual stream comes from the stage before, and goes to the one behind; where the model has several.
+    pub(crate) border: Option<&'a Border>,
 }
 
 impl Prepared {
@@ -80,6 +83,16 @@ impl Prepared {
 
     pub(crate) fn plan(&self) -> &Lowered {
         &self.plan
+    }
+
+    /// Whether the residual stream comes from a stage before.
+    pub(crate) fn enters(&self) -> bool {
+        self.g.enters.is_some()
+    }
+
+    /// Whether it goes on to a stage behind.
+    pub(crate) fn leaves(&self) -> bool {
+        self.g.leaves.is_some()
     }
 
     pub(crate) fn account(&self) -> Account {
@@ -139,12 +152,13 @@ impl Prepared {
             let (start, bytes) = (own.input.offset + offset, count * size_of::<i32>());
             all[at] = Some(Binding::part(&own.input.buffer, start, bytes));
         };
-        input(i.ids, o.ids, t);
         input(i.positions, o.positions, t);
         input(i.slots, o.slots, t);
         input(i.kv_len, o.kv_len, sequences);
         input(i.block_table, o.block_table, sequences * self.cache.table);
-        for (at, offset, count) in [(i.cu_q, o.cu_q, sequences + 1), (i.select, o.select, self.step.rows)] {
+        for (at, offset, count) in
+            [(i.ids, o.ids, t), (i.cu_q, o.cu_q, sequences + 1), (i.select, o.select, self.step.rows)]
+        {
             if let (Some(at), Some(offset)) = (at, offset) {
                 input(at, offset, count);
             }
@@ -161,6 +175,13 @@ impl Prepared {
         }
         for (&at, binding) in self.g.hidden.iter().zip(own.hidden) {
             all[at] = Some(binding.clone());
+        }
+        if let Some(border) = own.border {
+            for (at, given) in [(self.g.enters, &border.enters), (self.g.leaves, &border.leaves)] {
+                for (at, binding) in at.into_iter().flatten().zip(given) {
+                    all[at] = Some(binding.clone());
+                }
+            }
         }
         let graph = &self.plan.graph;
         let name = |at: usize| &graph.tensor(graph.bound()[at]).name;
@@ -179,7 +200,9 @@ impl Prepared {
         out.resize(self.offsets.bytes, 0);
         let (o, size, step) = (self.offsets, self.cache.block_size, self.step);
         let tokens = || entries.iter().flat_map(|e| e.ids.iter().zip(e.start..).map(move |(&id, at)| (e, id, at)));
-        put(out, o.ids, tokens().map(|(_, id, _)| id as i32));
+        if let Some(at) = o.ids {
+            put(out, at, tokens().map(|(_, id, _)| id as i32));
+        }
         put(out, o.positions, tokens().map(|(_, _, at)| at as i32));
         let idle = std::iter::repeat_n(-1, step.tokens);
         put(out, o.slots, tokens().map(|(e, _, at)| e.slot(at, size)).chain(idle).take(step.tokens));

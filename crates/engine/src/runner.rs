@@ -1,16 +1,17 @@
-//! A model on a device: weights placed once, plans made when first needed and kept.
+//! A model on a device, or on several that have some layers each: weights placed once, plans made when first needed and kept.
 
 use std::collections::HashMap;
 use std::mem::take;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use qiao_core::{Binding, DType, Device};
-use qiao_layers::{Account, Home, Lowered, Policy, lower_with};
+use qiao_layers::{Account, Entry, Home, Lowered, Policy, lower_with};
 
 use crate::config::ModelConfig;
-use crate::dtypes::{cache_dtype, compute_dtype, placed_form};
+use crate::dtypes::{cache_dtype, common_compute_dtype, placed_form};
 use crate::error::{EngineError, Result};
 use crate::fingerprint::Fingerprint;
 use crate::form::WeightForm;
@@ -21,6 +22,7 @@ use crate::prepared::{Key, Prepared};
 use crate::rope::{RopeScaling, RopeTables};
 use crate::rotary::Rotary;
 use crate::sides::{HostWork, Sides};
+use crate::stages::Placement;
 use crate::weights::Weights;
 
 /// Tokens of a prompt that run at once.
@@ -56,21 +58,41 @@ pub struct LoadOptions {
 }
 
 /// A model on a device, shared by any number of sessions.
+///
+/// Where it is on several devices, this is its first stage: the layers on the first device, which has the others behind it
+/// ([`LoadedModel::stages`]).
 pub struct LoadedModel {
+    whole: Arc<Whole>,
     sides: Sides,
+    /// Those of the model that are here.
+    layers: Range<usize>,
+    forms: HashMap<String, WeightForm>,
+    weights: PlacedWeights,
+    homes: SequenceHomes,
+    plans: Mutex<Plans>,
+    rotary: Mutex<HashMap<usize, Arc<Rotary>>>,
+    /// The stages behind the first, which it has.
+    behind: Vec<Arc<LoadedModel>>,
+    load_time: Duration,
+}
+
+/// What all stages of a model have in common.
+struct Whole {
     config: ModelConfig,
     spec: DecoderSpec,
     rope: RopeTables,
     compute: DType,
     kv: DType,
     context: usize,
-    forms: HashMap<String, WeightForm>,
-    weights: PlacedWeights,
-    homes: SequenceHomes,
-    plans: Mutex<Plans>,
-    rotary: Mutex<HashMap<usize, Arc<Rotary>>>,
     fingerprint: Fingerprint,
-    load_time: Duration,
+}
+
+/// A stage whose weights are not placed yet: the graph of a decode step and its plan.
+struct Draft {
+    stage: LoadedModel,
+    key: Key,
+    g: ModelGraph,
+    plan: Lowered,
 }
 
 #[derive(Default)]
@@ -119,60 +141,138 @@ pub fn longest_context(config: &ModelConfig) -> usize {
 }
 
 impl LoadedModel {
-    /// Reads a checkpoint's weights onto a device. `path` stands in error texts only.
+    /// Reads a checkpoint's weights onto a device, or onto several. `path` stands in error texts only.
     ///
     /// The plan of a decode step decides which weights live on the host where the policy has one, and that step and a chunk of a
-    /// prompt together where keys and values do; every later plan keeps to it.
+    /// prompt together where keys and values do; every later plan keeps to it. No weight is placed before every device has a plan.
     ///
     /// # Errors
     /// An unknown architecture; missing tensors, or such of other shapes than `config.json` says; a context beyond the model's; a
     /// weight with values beyond the dtype that the device stores; operators that the device does not run, each with its
-    /// reason; the device's own errors.
+    /// reason; a split that does not fit the devices or the layers; devices that compute in no dtype in common; the devices' own errors.
     pub fn load(
-        device: Arc<dyn Device>,
+        placement: impl Into<Placement>,
         weights: &Weights,
         config: ModelConfig,
         path: &Path,
         options: LoadOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<LoadedModel> {
-        let start = Instant::now();
+        let (start, placement) = (Instant::now(), placement.into());
         let mut spec = (Family::of(&config, path)?.spec)(&config)?;
         let embed = format!("{}.weight", spec.names.embed);
         let head = format!("{}.weight", spec.names.lm_head);
         spec.tied |= !weights.contains(&head) && weights.contains(&embed);
-        let compute = compute_dtype(device.info(), weights.handle(&embed)?.dtype, &config, options.dtype)?;
-        let mut model = LoadedModel {
+        let spans = placement.layers(weights, &spec)?;
+        let infos: Vec<_> = placement.devices.iter().map(|device| device.info()).collect();
+        let compute = common_compute_dtype(&infos, weights.handle(&embed)?.dtype, &config, options.dtype)?;
+        let whole = Arc::new(Whole {
             compute,
             kv: cache_dtype(compute, options.kv_dtype)?,
             context: checked_context(&config, options.context)?,
             rope: RopeTables::new(&config.rope, config.head_dim, config.max_position_embeddings),
-            forms: HashMap::new(),
-            weights: PlacedWeights::default(),
-            homes: SequenceHomes::on_device(spec.layers),
-            plans: Mutex::default(),
-            rotary: Mutex::default(),
             fingerprint: Fingerprint::of(weights, &config, &spec, compute),
-            load_time: Duration::ZERO,
-            sides: Sides::new(device, options.policy, options.patience),
             config,
             spec,
+        });
+        let sides = placement.devices.into_iter();
+        let sides = sides.map(|device| Sides::new(device, options.policy.clone(), options.patience));
+        let drafts = sides.zip(spans).map(|(sides, layers)| LoadedModel::draft(&whole, sides, layers, weights));
+        let drafts = drafts.collect::<Result<Vec<_>>>()?;
+        let mut stages = LoadedModel::place(drafts, weights, progress)?.into_iter();
+        let Some(mut first) = stages.next() else {
+            return Err(qiao_core::Error::internal("a model", "it was put onto no device").into());
         };
-        model.read_forms(weights);
-        let key = (DECODE, model.cache_shape(1));
-        let mut g = model.graph(key)?;
+        first.behind = stages.map(Arc::new).collect();
+        first.load_time = start.elapsed();
+        Ok(first)
+    }
+
+    /// Some layers of a model on a device, planned.
+    fn draft(whole: &Arc<Whole>, sides: Sides, layers: Range<usize>, weights: &Weights) -> Result<Draft> {
+        let mut stage = LoadedModel {
+            whole: whole.clone(),
+            forms: HashMap::new(),
+            weights: PlacedWeights::default(),
+            homes: SequenceHomes::on_device(layers.len()),
+            layers,
+            plans: Mutex::default(),
+            rotary: Mutex::default(),
+            behind: Vec::new(),
+            load_time: Duration::ZERO,
+            sides,
+        };
+        stage.read_forms(weights);
+        let key = (DECODE, stage.cache_shape(1));
+        let mut g = stage.graph(key)?;
         PlacedWeights::check(weights, &g)?;
-        let tokens = PREFILL_CHUNK.min(model.context);
+        let tokens = PREFILL_CHUNK.min(stage.context());
         let chunk = Step::of_one(tokens, 1);
-        let chunk = if tokens > 1 { Some(model.graph((chunk, model.cache_shape(tokens)))?) } else { None };
-        model.homes = SequenceHomes::decide(&**model.device(), model.policy(), &g, chunk.as_ref())?;
-        let plan = model.lower(&mut g)?;
-        model.weights = PlacedWeights::place(&model.sides, weights, &g, &plan, progress)?;
-        model.unpack(&plan, &g)?;
-        let decode = Prepared::new(&**model.device(), key, g, plan);
-        model.plans().keep(Arc::new(decode));
-        model.load_time = start.elapsed();
-        Ok(model)
+        let chunk = if tokens > 1 { Some(stage.graph((chunk, stage.cache_shape(tokens)))?) } else { None };
+        stage.homes = SequenceHomes::decide(&**stage.device(), stage.policy(), &g, chunk.as_ref())?;
+        let plan = stage.lower(&mut g)?;
+        Ok(Draft { stage, key, g, plan })
+    }
+
+    /// Puts the weights of all stages onto their devices.
+    fn place(drafts: Vec<Draft>, weights: &Weights, progress: &mut dyn FnMut(Progress)) -> Result<Vec<LoadedModel>> {
+        let bytes = |draft: &Draft| draft.g.constants.iter().map(|c| weights.byte_len(&c.name)).sum::<u64>();
+        let total = drafts.iter().map(bytes).sum();
+        let mut before = 0;
+        progress(Progress { done: 0, total });
+        let each = drafts.into_iter().map(|draft| {
+            let own = bytes(&draft);
+            let Draft { mut stage, key, g, plan } = draft;
+            let mut tell = |done| progress(Progress { done: before + done, total });
+            stage.weights = PlacedWeights::place(&stage.sides, weights, &g, &plan, &mut tell)?;
+            before += own;
+            stage.unpack(&plan, &g)?;
+            let decode = Prepared::new(&**stage.device(), key, g, plan);
+            stage.plans().keep(Arc::new(decode));
+            Ok(stage)
+        });
+        each.collect()
+    }
+
+    /// The stages of the model, in the order in which a token passes them: one for each device.
+    pub fn stages(self: &Arc<Self>) -> Vec<Arc<LoadedModel>> {
+        std::iter::once(self).chain(&self.behind).cloned().collect()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &LoadedModel> {
+        std::iter::once(self).chain(self.behind.iter().map(|stage| &**stage))
+    }
+
+    /// The device of each stage, and how many layers it has.
+    pub fn placed(&self) -> impl Iterator<Item = (&Arc<dyn Device>, usize)> {
+        self.all().map(|stage| (stage.device(), stage.layers.len()))
+    }
+
+    /// Refuses a model on several devices, for those who look into its graph.
+    ///
+    /// # Errors
+    /// It is on more than one.
+    pub(crate) fn require_one_device(&self, who: &'static str) -> Result<()> {
+        match self.behind.len() {
+            0 => Ok(()),
+            more => Err(EngineError::SeveralDevices { who, devices: more + 1 }),
+        }
+    }
+
+    /// The layers of the model that are on this stage's device.
+    pub fn layers(&self) -> Range<usize> {
+        self.layers.clone()
+    }
+
+    /// A step as it is for this stage: all tokens pass on to the stage behind, whatever wants logits in the end.
+    pub(crate) fn own_step(&self, step: Step) -> Step {
+        let last = self.layers.end == self.spec().layers;
+        if last { step } else { Step { rows: step.tokens, ..step } }
+    }
+
+    /// Bytes of what crosses to the stage behind, for so many tokens: the residual stream, and its norm as much again.
+    pub(crate) fn border_bytes(&self, tokens: usize) -> usize {
+        self.whole.compute.bytes_for(tokens * self.spec().hidden).unwrap_or(0)
     }
 
     /// The device.
@@ -192,53 +292,55 @@ impl LoadedModel {
 
     /// What `config.json` says.
     pub fn config(&self) -> &ModelConfig {
-        &self.config
+        &self.whole.config
     }
 
     /// What the graphs are built from.
     pub fn spec(&self) -> &DecoderSpec {
-        &self.spec
+        &self.whole.spec
     }
 
     /// The dtype of activations.
     pub fn compute_dtype(&self) -> DType {
-        self.compute
+        self.whole.compute
     }
 
     /// The dtype of keys and values.
     pub fn kv_dtype(&self) -> DType {
-        self.kv
+        self.whole.kv
     }
 
     /// What tells it from other models.
     pub fn fingerprint(&self) -> Fingerprint {
-        self.fingerprint
+        self.whole.fingerprint
     }
 
     /// The longest sequence, in tokens.
     pub fn context(&self) -> usize {
-        self.context
+        self.whole.context
     }
 
-    /// Bytes of the weights on the device, those that stay in their mapped file included.
+    /// Bytes of the weights on the devices, those that stay in their mapped file included.
     pub fn weight_bytes(&self) -> u64 {
-        self.weights.bytes(Home::Device)
+        self.all().map(|stage| stage.weights.bytes(Home::Device)).sum()
     }
 
     /// Bits that a weight of a projection takes where it lives, in the layout that the device prefers, with its share of scales
     /// and padding.
     pub fn bits_per_weight(&self) -> f64 {
-        self.weights.bits_per_weight()
+        let (bytes, weights) =
+            self.all().map(|stage| stage.weights.projections()).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+        bytes as f64 * 8.0 / weights.max(1) as f64
     }
 
     /// How many weights are stored in which dtype, the most first; scales of others are not counted.
     pub fn stored_weights(&self) -> Vec<(DType, u64)> {
-        self.weights.stored()
+        PlacedWeights::stored(self.all().map(|stage| &stage.weights))
     }
 
     /// Bytes of the weights on the host that the policy names, those that stay in their mapped file included.
     pub fn host_weight_bytes(&self) -> u64 {
-        self.weights.bytes(Home::Host)
+        self.all().map(|stage| stage.weights.bytes(Home::Host)).sum()
     }
 
     /// The form in which the device has a weight; `None` for a name that the checkpoint does not have.
@@ -259,12 +361,24 @@ impl LoadedModel {
         self.load_time
     }
 
-    /// What became of every operator of a decode step on the device; with how often those on the host ran so far in decode steps
+    /// What became of every operator of a decode step on its device, stage by stage; with how often those on the host ran so far in decode steps
     /// of all sequences, and for how long.
     ///
     /// # Errors
     /// The device's own errors of planning.
     pub fn account(&self) -> Result<Account> {
+        let mut account = self.own_account()?;
+        for stage in &self.behind {
+            let more = stage.own_account()?;
+            let nodes = account.entries.len();
+            account.device = format!("{}, {}", account.device, more.device);
+            account.host = if account.host.is_empty() { more.host } else { account.host };
+            account.entries.extend(more.entries.into_iter().map(|entry| Entry { node: entry.node + nodes, ..entry }));
+        }
+        Ok(account)
+    }
+
+    fn own_account(&self) -> Result<Account> {
         let first = self.prepared((DECODE, self.cache_shape(1)))?;
         let mut account = first.account();
         for other in self.plans().decode.values().filter(|other| other.cache != first.cache) {
@@ -275,19 +389,22 @@ impl LoadedModel {
 
     /// What ran on the host so far, in all steps of all sequences.
     pub fn host_work(&self) -> HostWork {
-        let plans = self.plans();
-        plans.decode.values().chain(&plans.recent).fold(plans.gone, |sum, plan| sum + plan.host_work())
+        let own = |stage: &LoadedModel| {
+            let plans = stage.plans();
+            plans.decode.values().chain(&plans.recent).fold(plans.gone, |sum, plan| sum + plan.host_work())
+        };
+        self.all().map(own).fold(HostWork::default(), |sum, own| sum + own)
     }
 
     /// The pages of a cache for sequences of this many tokens: rounded up to a power of two, so that few plans are needed, and
     /// not beyond the context.
     pub(crate) fn cache_shape(&self, tokens: usize) -> CacheShape {
         let rounded = tokens.max(SMALLEST_CACHE).checked_next_power_of_two().unwrap_or(tokens);
-        CacheShape::contiguous(&self.device().info().kv, self.kv, rounded.min(self.context))
+        CacheShape::contiguous(&self.device().info().kv, self.kv_dtype(), rounded.min(self.context()))
     }
 
     pub(crate) fn rope(&self) -> &RopeTables {
-        &self.rope
+        &self.whole.rope
     }
 
     /// The rotary tables for a capacity, where they are the same for every sequence; no wait for the device is longer than
@@ -301,7 +418,7 @@ impl LoadedModel {
         let home = self.homes.rotary;
         let mut stream = self.sides.stream(home)?;
         stream.set_patience(patience);
-        let made = Arc::new(Rotary::new(&**self.sides.of(home), &mut *stream, &self.rope, capacity)?);
+        let made = Arc::new(Rotary::new(&**self.sides.of(home), &mut *stream, self.rope(), capacity)?);
         // Streams of sequences read it.
         stream.sync(patience)?;
         Ok(all().entry(capacity).or_insert(made).clone())
@@ -365,8 +482,8 @@ impl LoadedModel {
     }
 
     fn graph(&self, (step, cache): Key) -> Result<ModelGraph> {
-        let weight = |name: &str| self.forms.get(name).copied().unwrap_or(WeightForm::Plain(self.compute));
-        self.spec.graph(step, cache, Precision { compute: self.compute, weight: &weight })
+        let weight = |name: &str| self.forms.get(name).copied().unwrap_or(WeightForm::Plain(self.compute_dtype()));
+        self.spec().graph_of(self.layers(), step, cache, Precision { compute: self.compute_dtype(), weight: &weight })
     }
 
     fn read_forms(&mut self, weights: &Weights) {
@@ -375,9 +492,9 @@ impl LoadedModel {
         let of = |name: &str| Some((name.to_string(), placed_form(info, weights.form(name)?)));
         self.forms = weights.names().filter_map(of).collect();
         // Rows are looked up without scales, so a table of codes is decoded once.
-        let embed = format!("{}.weight", self.spec.names.embed);
+        let embed = format!("{}.weight", self.spec().names.embed);
         if let Some(form) = self.forms.get_mut(&embed).filter(|form| !matches!(form, WeightForm::Plain(_))) {
-            *form = WeightForm::Plain(self.compute);
+            *form = WeightForm::Plain(self.whole.compute);
         }
     }
 

@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use qiao_core::Device;
-
 use crate::chat::{ChatRequest, ChatTemplate, Message};
 use crate::checkpoint::Checkpoint;
 use crate::config::CONFIG_FILE;
@@ -12,6 +10,7 @@ use crate::error::{EngineError, Result};
 use crate::generation::{SamplingParams, eos_token_ids};
 use crate::placing::Progress;
 use crate::runner::{LoadOptions, LoadedModel};
+use crate::stages::Placement;
 use crate::tokenizer::{TOKENIZER_FILE, Tokenizer};
 
 /// What a generation continues.
@@ -74,12 +73,12 @@ pub struct TextModel {
 }
 
 impl TextModel {
-    /// Puts a checkpoint onto a device.
+    /// Puts a checkpoint onto a device, or onto several.
     ///
     /// # Errors
     /// As [`LoadedModel::load`].
     pub fn load(
-        device: Arc<dyn Device>,
+        placement: impl Into<Placement>,
         checkpoint: Checkpoint,
         options: LoadOptions,
         progress: &mut dyn FnMut(Progress),
@@ -88,7 +87,7 @@ impl TextModel {
         let eos = tokenizer.as_ref().and_then(|t| t.eos_token_id());
         let eos_ids = eos_token_ids(&generation, &config.eos_token_ids, eos);
         let vocab = config.vocab_size;
-        let model = LoadedModel::load(device, &weights, config, &path.join(CONFIG_FILE), options, progress)?;
+        let model = LoadedModel::load(placement, &weights, config, &path.join(CONFIG_FILE), options, progress)?;
         Ok(TextModel {
             path,
             model: Arc::new(model),

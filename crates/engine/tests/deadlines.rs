@@ -27,7 +27,7 @@ fn model(refused: &[OpKind]) -> (Arc<TextModel>, Arc<Log>) {
     let checkpoint = Checkpoint::open(fixtures().join("llama2-mha")).unwrap();
     let policy = Policy::Fallback(Fallback::new(reference()));
     let options = LoadOptions { policy, ..Default::default() };
-    (TextModel::load(Arc::new(chip), checkpoint, options, &mut |_| {}).unwrap().into(), log)
+    (TextModel::load(Arc::new(chip) as Arc<dyn Device>, checkpoint, options, &mut |_| {}).unwrap().into(), log)
 }
 
 fn generate(text: &Arc<TextModel>, timeout: Option<Duration>) -> Generation {

@@ -4,7 +4,7 @@ mod fixture;
 
 use std::sync::Arc;
 
-use fixture::{config, cpu, load, load_as, reference};
+use fixture::{config, cpu, load, load_across, load_as, reference};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use qiao_core::{DType, Device};
@@ -132,6 +132,15 @@ fn quantised_pages_say_in_a_crowd_what_they_say_alone() {
             assert_eq!(model.kv_dtype(), kv);
             a_crowd_says_what_each_says_alone(&model, 2);
         }
+    }
+}
+
+#[test]
+fn spread_over_devices_a_crowd_says_what_each_says_alone() {
+    let cpu = || cpu(Isa::Scalar).unwrap();
+    for (dir, devices) in [("llama3-gqa", vec![cpu(), cpu()]), ("mistral-window", vec![reference(), cpu(), cpu()])] {
+        let model = load_across(&devices, None, dir, LoadOptions::default()).unwrap();
+        a_crowd_says_what_each_says_alone(&model, 4);
     }
 }
 

@@ -5,9 +5,9 @@ mod fixture;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fixture::{config, cpu, fixtures, load, load_as, reference};
+use fixture::{SmallPages, config, cpu, fixtures, load, load_as, reference};
 use proptest::prelude::*;
-use qiao_core::{Buffer, DType, Device, DeviceInfo, Graph, KvInfo, KvLayout, NodeSupport, Plan, Stream};
+use qiao_core::{DType, Device, KvLayout};
 use qiao_cpu::Isa;
 use qiao_engine::EngineError;
 use qiao_engine::runner::{LoadOptions, LoadedModel};
@@ -63,43 +63,6 @@ impl Folder {
 
 fn refusal(model: &Arc<LoadedModel>, path: &Path) -> EngineError {
     Session::restore(model.clone(), path, 0).err().expect("the file is refused")
-}
-
-/// A device under another description: small pages in the other layout, padded and aligned tensors.
-struct SmallPages {
-    info: DeviceInfo,
-    inner: Arc<dyn Device>,
-}
-
-impl SmallPages {
-    fn over(inner: Arc<dyn Device>, layout: KvLayout, block_size: usize) -> Arc<dyn Device> {
-        let mut info = inner.info().clone();
-        info.kv = vec![KvInfo { layout, block_size }];
-        (info.tensor_align, info.tensor_tail_pad) = (64, 96);
-        Arc::new(SmallPages { info, inner })
-    }
-}
-
-impl Device for SmallPages {
-    fn info(&self) -> &DeviceInfo {
-        &self.info
-    }
-
-    fn alloc(&self, memory: usize, bytes: usize) -> qiao_core::Result<Arc<dyn Buffer>> {
-        self.inner.alloc(memory, bytes)
-    }
-
-    fn stream(&self) -> qiao_core::Result<Box<dyn Stream>> {
-        self.inner.stream()
-    }
-
-    fn support(&self, graph: &Graph) -> Vec<NodeSupport> {
-        self.inner.support(graph)
-    }
-
-    fn plan(&self, graph: &Graph) -> qiao_core::Result<Arc<dyn Plan>> {
-        self.inner.plan(graph)
-    }
 }
 
 #[test]

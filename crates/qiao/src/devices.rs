@@ -43,6 +43,19 @@ pub fn open(name: &str, threads: Option<usize>) -> Result<Arc<dyn Device>> {
     }
 }
 
+/// Opens devices of [`registry`] by their names, with commas between, in this order. A name may stand there twice.
+///
+/// # Errors
+/// No name at all between two commas; as [`open`].
+pub(crate) fn open_all(names: &str) -> Result<Vec<Arc<dyn Device>>> {
+    let registry = registry();
+    let open = |name: &str| match name.trim() {
+        "" => Err(Error::invalid("device", format!("a name is missing in '{names}'"), "name devices as 'cpu,cuda:0'")),
+        name => registry.open(name),
+    };
+    names.split(',').map(open).collect()
+}
+
 /// The policy by which operators that a device refuses run on the CPU. Each call gives one of its own: what the CPU keeps of a
 /// device's weights is shared by those who share the policy.
 ///
@@ -63,6 +76,18 @@ mod tests {
             [("reference", 2, "only 'cpu' takes"), ("npu", 2, "no backend 'npu'"), ("cpu", 0, "1 to 1024")]
         {
             let message = open(name, Some(threads)).err().unwrap().to_string();
+            assert!(message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
+    fn several_devices_are_named_with_commas() {
+        let names = |text| open_all(text).map(|all| all.iter().map(|d| d.info().name.clone()).collect::<Vec<_>>());
+        let (cpu, truth) = (names("cpu").unwrap().remove(0), names("reference").unwrap().remove(0));
+        assert_eq!(names("cpu, reference:0,cpu").unwrap(), [cpu.clone(), truth, cpu]);
+        for (text, words) in [("cpu,", "a name is missing"), ("", "a name is missing"), ("cpu,npu", "no backend 'npu'")]
+        {
+            let message = names(text).unwrap_err().to_string();
             assert!(message.contains(words), "{message}");
         }
     }

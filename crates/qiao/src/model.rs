@@ -16,17 +16,19 @@ use qiao_engine::generate;
 use qiao_engine::model::{CacheShape, Step};
 use qiao_engine::runner::{LoadOptions, LoadedModel};
 use qiao_engine::serve::{CacheOptions, DraftModel, PagedExecutor, PromptLookup};
+use qiao_engine::stages::Placement;
 use qiao_engine::text::TextModel;
 use qiao_layers::Account;
 
-use crate::devices::host_fallback;
-use crate::{Canceller, FinishReason, HostWork, Params, Piece, Progress, Prompt, Result, Stats, demo, registry};
+use crate::devices::{host_fallback, open_all};
+use crate::{Canceller, FinishReason, HostWork, Params, Piece, Progress, Prompt, Result, Stats, demo};
 
-/// How a model is loaded: onto which device, in which dtype, for how long a context.
+/// How a model is loaded: onto which device or devices, in which dtype, for how long a context.
 #[derive(Default)]
 pub struct ModelOptions {
     device: Option<String>,
-    opened: Option<Arc<dyn Device>>,
+    opened: Vec<Arc<dyn Device>>,
+    split: Option<Vec<usize>>,
     load: LoadOptions,
     fallback: bool,
     progress: Option<Box<dyn FnMut(Progress) + Send>>,
@@ -38,15 +40,30 @@ impl ModelOptions {
         ModelOptions::default()
     }
 
-    /// A device of [`registry`] by name, such as `cpu` or `cpu:0`.
+    /// A device of [`registry`] by name, such as `cpu` or `cpu:0`; or several with commas between, such as `cuda:0,cpu`, which share
+    /// the layers as those of [`ModelOptions::on_devices`] do.
     pub fn device(mut self, name: impl Into<String>) -> ModelOptions {
         self.device = Some(name.into());
         self
     }
 
     /// A device that was opened elsewhere. It wins over a name.
-    pub fn on(mut self, device: Arc<dyn Device>) -> ModelOptions {
-        self.opened = Some(device);
+    pub fn on(self, device: Arc<dyn Device>) -> ModelOptions {
+        self.on_devices([device])
+    }
+
+    /// Devices that were opened elsewhere, of any backends: the first has the model's first layers and the embedding, the last its last
+    /// layers and the head. They win over names. One device may stand there twice.
+    ///
+    /// What a model says is what it says on one device, where all are of a kind that says the same.
+    pub fn on_devices(mut self, devices: impl IntoIterator<Item = Arc<dyn Device>>) -> ModelOptions {
+        self.opened = devices.into_iter().collect();
+        self
+    }
+
+    /// How many layers each device has, at least one; without this as many as each has memory free for.
+    pub fn split(mut self, layers: impl IntoIterator<Item = usize>) -> ModelOptions {
+        self.split = Some(layers.into_iter().collect());
         self
     }
 
@@ -93,7 +110,7 @@ impl ModelOptions {
     /// Loads a checkpoint directory.
     ///
     /// # Errors
-    /// A device that is not there; files that are missing, malformed or do not belong together; an unknown architecture; a
+    /// A device that is not there; a split that fits neither devices nor layers; files that are missing, malformed or do not belong together; an unknown architecture; a
     /// context beyond the model's; operators that the device does not run.
     pub fn load(self, path: impl AsRef<Path>) -> Result<Model> {
         let checkpoint = Checkpoint::open(path)?;
@@ -113,12 +130,13 @@ impl ModelOptions {
         if self.fallback {
             self.load.policy = host_fallback()?;
         }
-        let device = match (self.opened, self.device) {
-            (Some(device), _) => device,
-            (None, name) => registry().open(name.as_deref().unwrap_or("cpu"))?,
+        let devices = match self.opened.is_empty() {
+            true => open_all(self.device.as_deref().unwrap_or("cpu"))?,
+            false => self.opened,
         };
+        let placement = Placement { devices, split: self.split };
         let mut tell = self.progress.unwrap_or_else(|| Box::new(|_| {}));
-        let text = TextModel::load(device, checkpoint, self.load, &mut *tell)?;
+        let text = TextModel::load(placement, checkpoint, self.load, &mut *tell)?;
         Ok(Model { text: Arc::new(text) })
     }
 }
@@ -193,9 +211,14 @@ impl Model {
         Ok(self.text.tokenizer()?.leading_token()?)
     }
 
-    /// The device.
+    /// The device; the first, where the model is on several.
     pub fn device(&self) -> &Arc<dyn Device> {
         self.text.model().device()
+    }
+
+    /// The devices that have a part of the model, and how many layers each has.
+    pub fn devices(&self) -> impl Iterator<Item = (&Arc<dyn Device>, usize)> {
+        self.text.model().placed()
     }
 
     /// What `config.json` says.
@@ -218,7 +241,7 @@ impl Model {
         self.text.model().kv_dtype()
     }
 
-    /// Bytes of the weights on the device, those that stay in their mapped file included.
+    /// Bytes of the weights on the devices, those that stay in their mapped file included.
     pub fn weight_bytes(&self) -> u64 {
         self.text.model().weight_bytes()
     }

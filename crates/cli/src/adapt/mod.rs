@@ -21,7 +21,7 @@ use crate::args::Adapt;
 use crate::check::{bar, step, worker_for};
 use crate::exit::{Exit, Usage};
 use crate::interrupt;
-use crate::load::present;
+use crate::load::{present, require_one};
 use crate::plugins;
 use crate::terminal::tell_line;
 
@@ -32,6 +32,7 @@ pub(crate) fn adapt(args: &Adapt, out: &mut dyn Write) -> anyhow::Result<Exit> {
     if let Some(file) = &args.model_step {
         return model::step(args, file);
     }
+    require_one(&args.device, "adapt")?;
     if let Err(absent) = present(&args.device) {
         let report = Report::of_run(not_present(&args.device, Profile::Smoke, &absent.to_string()));
         write_forms(&report, &args.report)?;

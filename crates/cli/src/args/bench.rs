@@ -48,9 +48,12 @@ Examples:
 pub(crate) struct BenchModel {
     /// A checkpoint directory or a GGUF file. Without it, the embedded demo model.
     pub(crate) model: Option<PathBuf>,
-    /// The device, as 'qiao devices' names it.
-    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    /// The device, as 'qiao devices' names it; several with commas between share the model's layers, the first ones on the first.
+    #[arg(long, value_name = "NAME,…", default_value = "cpu")]
     pub(crate) device: String,
+    /// With several devices: how many layers each has. Without it, as many as each has memory free for.
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    pub(crate) split: Option<Vec<usize>>,
     /// The compute dtype: that of activations and cache. Without it, the dtype of the weights.
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<Dtype>,

@@ -37,9 +37,12 @@ pub(crate) struct Eval {
     /// The most chunks, from the start of the text; without it, all.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) chunks: Option<u32>,
-    /// The device, as 'qiao devices' names it.
-    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    /// The device, as 'qiao devices' names it; several with commas between share the model's layers, the first ones on the first.
+    #[arg(long, value_name = "NAME,…", default_value = "cpu")]
     pub(crate) device: String,
+    /// With several devices: how many layers each has. Without it, as many as each has memory free for.
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    pub(crate) split: Option<Vec<usize>>,
     /// The compute dtype: that of activations. Without it, for each model that of its weights.
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<Dtype>,

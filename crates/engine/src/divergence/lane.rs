@@ -82,6 +82,7 @@ pub(crate) struct Lane {
 impl Lane {
     /// An empty sequence with room for some tokens.
     pub(crate) fn new(model: &Arc<LoadedModel>, tokens: usize) -> Result<Lane> {
+        model.require_one_device("what looks at single operators")?;
         let (sides, spec, homes) = (model.sides(), model.spec(), model.homes());
         let shape = model.cache_shape(tokens);
         let devices = homes.caches.iter().map(|pair| pair.map(|home| &**sides.of(home) as &dyn Device));
@@ -162,6 +163,7 @@ impl Lane {
             sin: &self.rotary.sin,
             logits: &logits,
             hidden: &[],
+            border: None,
         };
         let bindings = whole.bindings_with(model.weights(), &own, &taps)?;
         let workspace = alloc_padded(&**device, whole.workspace_bytes())?;

@@ -4,12 +4,14 @@
 //! and norm; gate, up, down. The residual addition and the norm that follows it are one operator. In the last layer only the
 //! tokens that want logits go on past attention, and with none wanted the graph ends at the last cache write.
 
+use std::ops::Range;
+
 use qiao_core::{
     AttentionAttrs, DType, Epilogue, Graph, KvWriteAttrs, MatmulAttrs, MatmulQuantAttrs, NoAttrs, NormAttrs, Op,
     RopeAttrs, RopeStyle, SiluMulAttrs, TensorDesc, TensorId,
 };
 
-use super::{CacheShape, Constant, Inputs, ModelGraph, Precision, Step, Use};
+use super::{Border, CacheShape, Constant, Inputs, ModelGraph, Precision, Step, Use};
 use crate::config::ModelConfig;
 use crate::error::{EngineError, Result};
 use crate::form::{Companion, GroupForm, WeightForm};
@@ -145,6 +147,21 @@ impl DecoderSpec {
     /// Sizes that no tensor can have; a step of no sequences, of more than it has tokens, that asks for logits of more tokens than
     /// it has, or for hidden states without all logits.
     pub fn graph(&self, step: Step, cache: CacheShape, precision: Precision<'_>) -> Result<ModelGraph> {
+        self.graph_of(0..self.layers, step, cache, precision)
+    }
+
+    /// As [`DecoderSpec::graph`], of some of the layers alone: with the embedding where the first is among them, and with the head where
+    /// the last is. Caches and residual streams are those of these layers, in their order.
+    ///
+    /// # Errors
+    /// As [`DecoderSpec::graph`]; no layers, or such as the model does not have.
+    pub fn graph_of(
+        &self,
+        layers: Range<usize>,
+        step: Step,
+        cache: CacheShape,
+        precision: Precision<'_>,
+    ) -> Result<ModelGraph> {
         let whole = step.rows == step.tokens;
         let too_few = step.sequences == 0 || step.tokens < step.sequences;
         if too_few || step.rows > step.tokens || step.keep_hidden && !whole {
@@ -152,14 +169,21 @@ impl DecoderSpec {
             let mend = "give at least one token of each, and logits for at most as many; hidden states need all logits";
             return Err(qiao_core::Error::invalid("step", found, mend).into());
         }
-        let mut b = Builder::new(self, step, cache, precision)?;
-        let mut stream = b.embed()?;
-        for layer in 0..self.layers {
+        if layers.is_empty() || layers.end > self.layers {
+            let mend = format!("name at least one of 0..{}", self.layers);
+            return Err(qiao_core::Error::invalid("layers", format!("{layers:?}"), mend).into());
+        }
+        let mut b = Builder::new(self, layers.clone(), step, cache, precision)?;
+        let mut stream = if layers.start == 0 { b.embed()? } else { b.enter()? };
+        for layer in layers {
             stream = match b.attention(layer, stream)? {
                 Some(stream) => b.mlp(layer, stream)?,
                 None => return Ok(b.finish(None)),
             };
             b.keep_hidden(layer, stream.h)?;
+        }
+        if b.leaves.is_some() {
+            return Ok(b.finish(None));
         }
         let logits = b.logits(stream.x)?;
         Ok(b.finish(Some(logits)))
@@ -176,10 +200,13 @@ struct Stream {
 struct Builder<'a> {
     g: Graph,
     spec: &'a DecoderSpec,
+    layers: Range<usize>,
     step: Step,
     cache: CacheShape,
     precision: Precision<'a>,
     inputs: Inputs,
+    enters: Option<Border>,
+    leaves: Option<Border>,
     caches: Vec<(usize, usize)>,
     scales: Vec<(usize, usize)>,
     constants: Vec<Constant>,
@@ -189,41 +216,67 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(spec: &'a DecoderSpec, step: Step, cache: CacheShape, precision: Precision<'a>) -> Result<Self> {
+    fn new(
+        spec: &'a DecoderSpec,
+        layers: Range<usize>,
+        step: Step,
+        cache: CacheShape,
+        precision: Precision<'a>,
+    ) -> Result<Self> {
         let mut g = Graph::new();
         let i32s = |shape: &[usize]| TensorDesc::new(DType::I32, shape);
         let table = TensorDesc::new(DType::F32, &[cache.capacity(), spec.rotary_dim / 2])?;
         let (t, sequences) = (step.tokens, step.sequences);
+        let (first, last) = (layers.start == 0, layers.end == spec.layers);
         let mut bind = |name: &str, desc: TensorDesc| {
             g.bind(name, desc);
             g.bound().len() - 1
         };
         let inputs = Inputs {
-            ids: bind("ids", i32s(&[t])?),
+            ids: if first { Some(bind("ids", i32s(&[t])?)) } else { None },
             positions: bind("positions", i32s(&[t])?),
             slots: bind("slots", i32s(&[t])?),
             cu_q: if t > sequences { Some(bind("cu_q", i32s(&[sequences + 1])?)) } else { None },
             kv_len: bind("kv_len", i32s(&[sequences])?),
             block_table: bind("block_table", i32s(&[sequences, cache.table])?),
             select: match step.rows {
-                rows if rows > 0 && rows < t => Some(bind("select", i32s(&[rows])?)),
+                rows if last && rows > 0 && rows < t => Some(bind("select", i32s(&[rows])?)),
                 _ => None,
             },
             cos: bind("cos", table.clone()),
             sin: bind("sin", table),
         };
-        let mut caches = Vec::with_capacity(spec.layers);
-        for layer in 0..spec.layers {
+        let residual = TensorDesc::new(precision.compute, &[t, spec.hidden])?;
+        let mut border = |names: [&str; 2]| names.map(|name| bind(name, residual.clone()));
+        let enters = (!first).then(|| border(["h.in", "x.in"]));
+        let leaves = (!last).then(|| border(["h.out", "x.out"]));
+        let mut caches = Vec::with_capacity(layers.len());
+        for layer in layers.clone() {
             let desc = TensorDesc::new(cache.dtype, &cache.dims(spec.kv_heads, spec.head_dim))?;
             caches.push((bind(&format!("k.{layer}"), desc.clone()), bind(&format!("v.{layer}"), desc)));
         }
         let mut scales = Vec::new();
-        for layer in 0..if cache.has_scales() { spec.layers } else { 0 } {
+        for layer in layers.clone().filter(|_| cache.has_scales()) {
             let desc = TensorDesc::new(DType::F32, &cache.dims(spec.kv_heads, spec.head_dim)[..3])?;
             scales.push((bind(&format!("k_scale.{layer}"), desc.clone()), bind(&format!("v_scale.{layer}"), desc)));
         }
         let (constants, hidden) = (Vec::new(), Vec::new());
-        Ok(Builder { g, spec, step, cache, precision, inputs, caches, scales, constants, hidden, codes: None })
+        Ok(Builder {
+            g,
+            spec,
+            layers,
+            step,
+            cache,
+            precision,
+            inputs,
+            enters,
+            leaves,
+            caches,
+            scales,
+            constants,
+            hidden,
+            codes: None,
+        })
     }
 
     fn bound(&self, position: usize) -> TensorId {
@@ -341,10 +394,21 @@ impl<'a> Builder<'a> {
     fn embed(&mut self) -> Result<Stream> {
         let spec = self.spec;
         let table = self.constant(format!("{}.weight", spec.names.embed), &[spec.vocab, spec.hidden], Use::Table)?;
-        let ids = self.bound(self.inputs.ids);
-        let h = self.g.add_as(Op::GatherRows(NoAttrs {}), &[Some(table), Some(ids)], self.precision.compute)?[0];
+        let ids = self.inputs.ids.map(|ids| self.bound(ids));
+        let h = self.g.add_as(Op::GatherRows(NoAttrs {}), &[Some(table), ids], self.precision.compute)?[0];
         let w = self.norm_weight(self.layer_name(0, spec.names.input_norm), spec.hidden)?;
         let x = self.g.op1(Op::RmsNorm(self.norm_attrs()), &[h, w])?;
+        Ok(Stream { h, x })
+    }
+
+    /// The residual stream as the layers before left it.
+    fn enter(&mut self) -> Result<Stream> {
+        let [h, x] = self.enters.map(|border| border.map(|at| self.bound(at))).ok_or_else(|| {
+            qiao_core::Error::internal(
+                "a graph of a model's later layers",
+                "nothing is bound for what comes before them",
+            )
+        })?;
         Ok(Stream { h, x })
     }
 
@@ -401,8 +465,9 @@ impl<'a> Builder<'a> {
 
     /// A layer's keys and values, and their scales where they have such.
     fn pages(&self, layer: usize) -> [Option<TensorId>; 4] {
-        let (k, v) = self.caches[layer];
-        let scales = self.scales.get(layer);
+        let at = layer - self.layers.start;
+        let (k, v) = self.caches[at];
+        let scales = self.scales.get(at);
         [Some(k), Some(v), scales.map(|s| s.0), scales.map(|s| s.1)].map(|at| at.map(|at| self.bound(at)))
     }
 
@@ -426,7 +491,7 @@ impl<'a> Builder<'a> {
         Ok(Stream { h: out[0], x: out[1] })
     }
 
-    /// The MLP and the norm after it: the next layer's, or the final one.
+    /// The MLP and the norm after it: the next layer's, or the final one. Where the next layer is in another graph, both results leave.
     fn mlp(&mut self, layer: usize, s: Stream) -> Result<Stream> {
         let spec = self.spec;
         let [gate, up, down] = spec.names.gate_up_down.map(|n| self.layer_name(layer, n));
@@ -438,7 +503,13 @@ impl<'a> Builder<'a> {
             true => spec.names.final_norm.to_string(),
             false => self.layer_name(layer + 1, spec.names.input_norm),
         };
-        self.add_and_norm(y, s.h, norm)
+        let Some(leaves) = self.leaves.filter(|_| layer + 1 == self.layers.end) else {
+            return self.add_and_norm(y, s.h, norm);
+        };
+        let w = self.norm_weight(norm, spec.hidden)?;
+        let [h, x] = leaves.map(|at| self.bound(at));
+        self.g.add_into(Op::AddRmsNorm(self.norm_attrs()), &[y, s.h, w].map(Some), &[h, x])?;
+        Ok(Stream { h, x })
     }
 
     fn keep_hidden(&mut self, layer: usize, h: TensorId) -> Result<()> {
@@ -474,6 +545,8 @@ impl<'a> Builder<'a> {
             constants: self.constants,
             logits,
             hidden: self.hidden,
+            enters: self.enters,
+            leaves: self.leaves,
         }
     }
 }

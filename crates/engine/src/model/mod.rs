@@ -165,8 +165,8 @@ pub struct Constant {
 /// Positions, among the graph's bound tensors, of what changes from step to step: T tokens of S sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inputs {
-    /// Token ids, i32 `[T]`.
-    pub ids: usize,
+    /// Token ids, i32 `[T]`. Only where the graph begins with the embedding.
+    pub ids: Option<usize>,
     /// Positions in the sequence, i32 `[T]`.
     pub positions: usize,
     /// Cache slots that the tokens go to, i32 `[T]`.
@@ -202,7 +202,15 @@ pub struct ModelGraph {
     pub logits: Option<usize>,
     /// Positions of the residual stream after each layer, f32 `[T, hidden]`, where it is kept.
     pub hidden: Vec<usize>,
+    /// What comes from the layers before, where they are in another graph.
+    pub enters: Option<Border>,
+    /// What goes to the layers behind, where they are in another graph.
+    pub leaves: Option<Border>,
 }
+
+/// Where a model is cut between two layers: positions of the residual stream and of its norm for the layer behind, `[T, hidden]` each in
+/// the compute dtype. Both cross, so that the two graphs compute what one would, to the bit.
+pub type Border = [usize; 2];
 
 #[cfg(test)]
 mod tests;

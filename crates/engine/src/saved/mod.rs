@@ -1,6 +1,6 @@
 //! A session in a file: its tokens, and their keys and values, so that they need not be computed again.
 //!
-//! The file fits every device, layout and block size; not every model, and that is checked. It appears whole or not at all, and
+//! The file fits every device, layout and block size, and every split over several devices; not every model, and that is checked. It appears whole or not at all, and
 //! a sum over all of it tells whether it is still what was written.
 
 use std::fs::File;
@@ -43,11 +43,12 @@ impl Session {
         out.write(&header(&model, self.len()).encode())?;
         let ids: Vec<u8> = self.tokens().iter().flat_map(|id| id.to_le_bytes()).collect();
         out.write(&ids)?;
-        let mut streams = Streams::new(&model);
         let mut rows = Vec::new();
-        for (layer, buffers) in self.cache().layers().iter().enumerate() {
-            for part in parts(&model, layer, buffers) {
-                let pages = part.pages(self.cache().shape(), self.cache().block_table(), self.len());
+        for leg in self.legs() {
+            let (stage, cache) = (leg.model(), leg.cache());
+            let mut streams = Streams::new(stage);
+            for part in stage_parts(stage, cache.layers()) {
+                let pages = part.pages(cache.shape(), cache.block_table(), self.len());
                 rows.resize(pages.bytes(), 0);
                 pages.download(streams.of(part.home)?, part.binding, &mut rows)?;
                 out.write(&rows)?;
@@ -81,17 +82,18 @@ impl Session {
         let (mut file, count) = Saved::open(&model, path)?;
         let ids = file.ids(count, model.spec().vocab)?;
         let mut session = Session::until(model.clone(), room(count).max(count), deadline)?;
-        let mut streams = Streams::new(&model);
         let mut rows = Vec::new();
-        for (layer, buffers) in session.cache().layers().iter().enumerate() {
-            for part in parts(&model, layer, buffers) {
-                let pages = part.pages(session.cache().shape(), session.cache().block_table(), count);
+        for leg in session.legs() {
+            let (stage, cache) = (leg.model(), leg.cache());
+            let mut streams = Streams::new(stage);
+            for part in stage_parts(stage, cache.layers()) {
+                let pages = part.pages(cache.shape(), cache.block_table(), count);
                 rows.resize(pages.bytes(), 0);
                 file.read(&mut rows)?;
                 pages.upload(streams.of(part.home)?, part.binding, &rows)?;
             }
+            streams.settle()?;
         }
-        streams.settle()?;
         file.finish()?;
         session.adopt(ids)?;
         Ok(session)
@@ -124,6 +126,11 @@ impl<'a> Part<'a> {
     fn pages<'t>(&self, shape: CacheShape, table: &'t [i32], tokens: usize) -> Pages<'t> {
         Pages::new(shape, table, self.heads, self.width, tokens)
     }
+}
+
+/// The buffers of all layers of a stage, in the order of the file.
+fn stage_parts<'a>(stage: &'a LoadedModel, layers: &'a [LayerBuffers]) -> impl Iterator<Item = Part<'a>> {
+    layers.iter().enumerate().flat_map(|(layer, buffers)| parts(stage, layer, buffers))
 }
 
 /// The buffers of a layer: keys, values, and their scales where they have some.

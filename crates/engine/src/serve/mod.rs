@@ -1,6 +1,8 @@
 //! Many requests on one model: a shared cache of pages, batches that change from step to step, and the order in which requests run.
 
 mod executor;
+mod stage;
+
 mod pages;
 
 mod policy;

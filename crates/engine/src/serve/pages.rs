@@ -1,20 +1,17 @@
-//! Batches over one pool of pages on a device.
+//! Batches over one pool of pages, on a device or spread over several.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use qiao_core::{Binding, DType, Device, Error, KvInfo, KvLayout, Plan, Stream};
+use qiao_core::{Binding, Error, KvInfo, KvLayout, MemoryInfo};
 use qiao_layers::Home;
 
 use super::executor::{Executor, HostBlocks, Limits};
-use crate::cache::LayerBuffers;
+use super::stage::PagedStage;
+use crate::border::Crossing;
 use crate::entry::Entry;
 use crate::error::{EngineError, Result};
 use crate::model::{CacheShape, Step};
-use crate::prepared::{Prepared, SessionBuffers};
-use crate::rotary::Rotary;
 use crate::runner::LoadedModel;
-use crate::sides::alloc_padded;
 
 /// Tokens of a block where the device takes any.
 pub const BLOCK_SIZE: usize = 32;
@@ -42,44 +39,26 @@ impl Default for CacheOptions {
     }
 }
 
-/// A plan, and what is bound to it.
-struct Bound {
-    plan: Arc<Prepared>,
-    bindings: Vec<Binding>,
-}
-
-/// Buffers that grow with the steps.
-struct Scratch {
-    input: Binding,
-    logits: Binding,
-    workspace: Binding,
-}
-
 /// A model that runs batches over a pool of pages of its own.
 ///
 /// Batches are padded to sizes of which few are, so that plans are reused; padding belongs to no sequence.
 pub struct PagedExecutor {
     model: Arc<LoadedModel>,
     limits: Limits,
-    shape: CacheShape,
-    layers: Vec<LayerBuffers>,
-    rotary: Arc<Rotary>,
-    stream: Box<dyn Stream>,
-    /// Of the host, where pages live there.
-    host: Option<Box<dyn Stream>>,
-    scratch: Scratch,
-    bound: HashMap<Step, Bound>,
-    staging: Vec<u8>,
+    /// Blocks that a table may have.
+    table: usize,
+    stages: Vec<PagedStage>,
+    crossing: Crossing,
     rows: Vec<f32>,
     logits: Vec<f32>,
 }
 
 impl PagedExecutor {
-    /// Allocates a pool for a model.
+    /// Allocates a pool for a model, on every device that has a part of it.
     ///
     /// # Errors
-    /// A batch of nothing; a block size that the device does not take; a pool too small for a block; a model whose rotary
-    /// frequencies depend on the length of a sequence; no room on the device.
+    /// A batch of nothing; a block size that a device does not take, or devices with different ones; a pool too small for a block; a
+    /// model whose rotary frequencies depend on the length of a sequence; no room on a device.
     pub fn new(model: Arc<LoadedModel>, options: CacheOptions) -> Result<PagedExecutor> {
         if model.rope().depends_on_length() {
             return Err(EngineError::Parameter {
@@ -88,14 +67,9 @@ impl PagedExecutor {
                 found: "one that depends on the length; generate from this model one sequence at a time".to_string(),
             });
         }
-        let shape = pool_shape(&model, &options)?;
-        let spec = model.spec();
-        let homes = &model.homes().caches;
-        let sides = model.sides();
-        let devices = homes.iter().map(|pair| pair.map(|home| &**sides.of(home) as &dyn Device));
-        let layers = LayerBuffers::spread(shape, devices, spec.kv_heads, spec.head_dim)?;
-        let on_host = homes.iter().flatten().any(|home| *home == Home::Host);
-        let empty = alloc_padded(&**model.device(), 0)?;
+        let stages = model.stages();
+        let shapes = pool_shapes(&stages, &options)?;
+        let (spec, shape) = (model.spec(), shapes[0]);
         let windows = spec.windows.iter().copied();
         let limits = Limits {
             vocab: spec.vocab,
@@ -107,19 +81,15 @@ impl PagedExecutor {
             batch_tokens: options.batch_tokens,
             batch_sequences: options.batch_sequences.min(options.batch_tokens),
         };
+        let stages = stages.into_iter().zip(shapes).map(|(stage, shape)| PagedStage::new(stage, shape));
         Ok(PagedExecutor {
-            rotary: model.shared_rotary(shape.capacity(), sides.patience())?,
-            stream: sides.stream(Home::Device)?,
-            host: if on_host { Some(sides.stream(Home::Host)?) } else { None },
-            scratch: Scratch { input: empty.clone(), logits: empty.clone(), workspace: empty },
-            bound: HashMap::new(),
-            staging: Vec::new(),
+            stages: stages.collect::<Result<_>>()?,
+            table: shape.table,
+            crossing: Crossing::default(),
             rows: Vec::new(),
             logits: Vec::new(),
             model,
             limits,
-            shape,
-            layers,
         })
     }
 
@@ -146,7 +116,7 @@ impl PagedExecutor {
                 let found = format!("{} rows of {} tokens", e.rows, e.ids.len());
                 return refuse(&what, found, "give tokens, and want at most a row of each".into());
             }
-            if e.end() > l.context || e.table.len() * l.block_size < e.end() || e.table.len() > self.shape.table {
+            if e.end() > l.context || e.table.len() * l.block_size < e.end() || e.table.len() > self.table {
                 let found = format!("{} blocks for positions up to {}", e.table.len(), e.end());
                 let mend = format!("give blocks of {} tokens for all positions, below {}", l.block_size, l.context);
                 return refuse(&what, found, mend);
@@ -161,51 +131,10 @@ impl PagedExecutor {
         Ok(())
     }
 
-    /// The plan of a step with everything bound to it.
-    fn bind(&mut self, step: Step) -> Result<()> {
-        let plan = match self.bound.get(&step) {
-            Some(bound) => bound.plan.clone(),
-            None => self.model.prepared((step, self.shape))?,
-        };
-        let needs = [
-            (&mut self.scratch.input, plan.input_bytes()),
-            (&mut self.scratch.logits, step.rows * self.limits.vocab * size_of::<f32>()),
-            (&mut self.scratch.workspace, plan.workspace_bytes()),
-        ];
-        for (binding, bytes) in needs {
-            if binding.bytes < bytes {
-                // Older bindings name the buffer that goes.
-                self.bound.clear();
-                *binding = alloc_padded(&**self.model.device(), bytes)?;
-            }
-        }
-        if !self.bound.contains_key(&step) {
-            let own = SessionBuffers {
-                input: &self.scratch.input,
-                layers: &self.layers,
-                cos: &self.rotary.cos,
-                sin: &self.rotary.sin,
-                logits: &self.scratch.logits,
-                hidden: &[],
-            };
-            let bindings = self.model.bindings(&plan, &own)?;
-            self.bound.insert(step, Bound { plan, bindings });
-        }
-        Ok(())
-    }
-
-    /// One block in every buffer of the pool, and the stream of the side where the buffer lives.
-    fn parts(&self, block: u32) -> impl Iterator<Item = (Home, Binding)> + '_ {
-        let homes = &self.model.homes().caches;
-        let blocks = self.shape.blocks;
-        let part = move |whole: &Binding| {
-            let bytes = whole.bytes / blocks;
-            Binding::part(&whole.buffer, whole.offset + block as usize * bytes, bytes)
-        };
-        self.layers.iter().zip(homes).flat_map(move |(layer, &[k, v])| {
-            let scales = layer.scales.iter().flat_map(move |[ks, vs]| [(k, ks), (v, vs)]);
-            [(k, &layer.k), (v, &layer.v)].into_iter().chain(scales).map(move |(home, whole)| (home, part(whole)))
-        })
+    /// One block in every buffer of the pool: the stage and the side where it lives, and the part of the buffer.
+    fn parts(&self, block: u32) -> impl Iterator<Item = Part> + '_ {
+        let each = self.stages.iter().enumerate();
+        each.flat_map(move |(at, stage)| stage.parts(block).map(move |(home, part)| (at, home, part)))
     }
 
     fn check_blocks(&self, blocks: impl IntoIterator<Item = u32>) -> Result<()> {
@@ -218,32 +147,13 @@ impl PagedExecutor {
         }
     }
 
-    /// Runs commands on the streams that parts of blocks live on, and waits for them.
-    fn on_streams(&mut self, mut each: impl FnMut(&mut PagedStreams<'_>) -> Result<()>) -> Result<()> {
-        let mut streams = PagedStreams { device: &mut *self.stream, host: self.host.as_deref_mut() };
-        each(&mut streams)?;
-        let patience = self.model.sides().patience();
-        streams.device.sync(patience)?;
-        match streams.host {
-            Some(host) => Ok(host.sync(patience)?),
-            None => Ok(()),
-        }
+    fn sync(&mut self) -> Result<()> {
+        self.stages.iter_mut().try_for_each(PagedStage::sync)
     }
 }
 
-struct PagedStreams<'a> {
-    device: &'a mut dyn Stream,
-    host: Option<&'a mut (dyn Stream + 'static)>,
-}
-
-impl PagedStreams<'_> {
-    fn of(&mut self, home: Home) -> &mut dyn Stream {
-        match (home, &mut self.host) {
-            (Home::Host, Some(host)) => &mut **host,
-            _ => self.device,
-        }
-    }
-}
+/// A part of a block: its stage, its side, where it lies.
+type Part = (usize, Home, Binding);
 
 impl Executor for PagedExecutor {
     fn limits(&self) -> Limits {
@@ -253,19 +163,16 @@ impl Executor for PagedExecutor {
     fn run(&mut self, entries: &[Entry<'_>]) -> Result<&[f32]> {
         self.check(entries)?;
         let step = padded(entries, &self.limits);
-        self.bind(step)?;
-        let bound = &self.bound[&step];
-        let at = bound.plan.write_inputs(entries, &mut self.staging);
-        self.stream.upload(&self.scratch.input, &self.staging)?;
-        bound.plan.plan().execute(&mut *self.stream, &bound.bindings, &self.scratch.workspace)?;
-        let vocab = self.limits.vocab;
-        if at.is_empty() {
-            self.stream.sync(self.model.sides().patience())?;
-            return Ok(&[]);
+        let mut at = Vec::new();
+        for stage in &mut self.stages {
+            at = stage.run(step, entries, &mut self.crossing)?;
         }
+        let vocab = self.limits.vocab;
         let last = at.iter().max().map_or(0, |row| row + 1);
         self.rows.resize(last * vocab, 0.0);
-        self.stream.download(bytemuck::cast_slice_mut(&mut self.rows), &self.scratch.logits)?;
+        if let Some(stage) = self.stages.last_mut() {
+            stage.logits(&mut self.rows)?;
+        }
         if at.iter().copied().eq(0..at.len()) {
             return Ok(&self.rows[..at.len() * vocab]);
         }
@@ -281,29 +188,30 @@ impl Executor for PagedExecutor {
         let moves: Vec<_> = pairs
             .iter()
             .flat_map(|&(from, to)| self.parts(from).zip(self.parts(to)))
-            .map(|((home, src), (_, dst))| (home, src, dst))
+            .map(|((at, home, src), (.., dst))| (at, home, src, dst))
             .collect();
-        self.on_streams(|streams| moves.iter().try_for_each(|(home, src, dst)| Ok(streams.of(*home).copy(dst, src)?)))
+        for (at, home, src, dst) in &moves {
+            self.stages[*at].stream(*home).copy(dst, src)?;
+        }
+        self.sync()
     }
 
     fn save(&mut self, blocks: &[u32]) -> Result<HostBlocks> {
         self.check_blocks(blocks.iter().copied())?;
         let parts: Vec<_> = blocks.iter().flat_map(|&b| self.parts(b)).collect();
-        let total = parts.iter().map(|(_, part)| part.bytes).sum();
+        let total = parts.iter().map(|(.., part)| part.bytes).sum();
         let mut bytes = Vec::new();
         if bytes.try_reserve_exact(total).is_err() {
             return Err(Error::OutOfMemory { device: "the host".into(), asked: total as u64, free: 0 }.into());
         }
         bytes.resize(total, 0);
         let mut rest = &mut bytes[..];
-        self.on_streams(|streams| {
-            for (home, part) in &parts {
-                let (own, behind) = std::mem::take(&mut rest).split_at_mut(part.bytes);
-                streams.of(*home).download(own, part)?;
-                rest = behind;
-            }
-            Ok(())
-        })?;
+        for (at, home, part) in &parts {
+            let (own, behind) = std::mem::take(&mut rest).split_at_mut(part.bytes);
+            self.stages[*at].stream(*home).download(own, part)?;
+            rest = behind;
+        }
+        self.sync()?;
         Ok(HostBlocks { bytes })
     }
 
@@ -317,28 +225,16 @@ impl Executor for PagedExecutor {
             let mend = format!("give contents of blocks {first} to {}", first.saturating_add(blocks.len()));
             return Err(Error::invalid("saved blocks", found, mend).into());
         };
-        self.on_streams(|streams| {
-            for (home, part) in &parts {
-                let (own, behind) = rest.split_at(part.bytes);
-                streams.of(*home).upload(part, own)?;
-                rest = behind;
-            }
-            Ok(())
-        })
+        for (at, home, part) in &parts {
+            let (own, behind) = rest.split_at(part.bytes);
+            self.stages[*at].stream(*home).upload(part, own)?;
+            rest = behind;
+        }
+        self.sync()
     }
 
     fn recover(&mut self) -> Result<()> {
-        let sides = self.model.sides();
-        // What a step that timed out left in flight writes to the pages as long as it lives.
-        let waited = self.stream.sync(sides.patience());
-        if let Err(error @ (Error::Timeout { .. } | Error::DeviceLost { .. })) = waited {
-            return Err(error.into());
-        }
-        self.stream = sides.stream(Home::Device)?;
-        if self.host.is_some() {
-            self.host = Some(sides.stream(Home::Host)?);
-        }
-        Ok(())
+        self.stages.iter_mut().try_for_each(PagedStage::recover)
     }
 }
 
@@ -346,46 +242,74 @@ fn one_block(shape: CacheShape) -> CacheShape {
     CacheShape { blocks: 1, table: 1, ..shape }
 }
 
-/// The pool: blocks of the device's preferred layout, as many as the options say.
-fn pool_shape(model: &LoadedModel, options: &CacheOptions) -> Result<CacheShape> {
+/// The pool on each stage's device: blocks of the layout that it prefers, of one size and as many everywhere, as the options say.
+fn pool_shapes(stages: &[Arc<LoadedModel>], options: &CacheOptions) -> Result<Vec<CacheShape>> {
     let refuse = |name, expected, found: String| Err(EngineError::Parameter { name, expected, found });
     if options.batch_tokens == 0 || options.batch_sequences == 0 {
         let found = format!("{} tokens of {} sequences", options.batch_tokens, options.batch_sequences);
         return refuse("batch", "at least one token of one sequence", found);
     }
-    let info = model.device().info();
+    let block_size = block_size(stages, options.block_size)?;
     let any = KvInfo { layout: KvLayout::BlockHeadToken, block_size: 0 };
-    let kv = info.kv.first().copied().unwrap_or(any);
-    let block_size = match (kv.block_size, options.block_size) {
-        (0, asked) => asked.unwrap_or(BLOCK_SIZE),
-        (own, asked) if asked.is_none_or(|asked| asked == own) => own,
-        (own, asked) => {
-            let found = asked.unwrap_or(0);
-            return refuse("block size", "that of the device's pages", format!("{found}; its pages have {own} tokens"));
-        }
+    let shape = |stage: &Arc<LoadedModel>| {
+        let kv = stage.device().info().kv.first().copied().unwrap_or(any);
+        let table = stage.context().div_ceil(block_size);
+        CacheShape { layout: kv.layout, dtype: stage.kv_dtype(), blocks: 1, block_size, table }
     };
-    if block_size == 0 || i32::try_from(block_size).is_err() {
-        return refuse("block size", "from 1 on", block_size.to_string());
-    }
-    let spec = model.spec();
-    let table = model.context().div_ceil(block_size);
-    let dtype: DType = model.kv_dtype();
-    let shape = CacheShape { layout: kv.layout, dtype, blocks: 1, block_size, table };
-    let each = shape.layer_bytes(spec.kv_heads, spec.head_dim)?.saturating_mul(spec.layers as u64).max(1);
+    let mut shapes: Vec<CacheShape> = stages.iter().map(shape).collect();
+    let bytes = |(stage, shape): (&Arc<LoadedModel>, &CacheShape)| {
+        let spec = stage.spec();
+        Ok(shape.layer_bytes(spec.kv_heads, spec.head_dim)?.saturating_mul(stage.layers().len() as u64).max(1))
+    };
+    let each = stages.iter().zip(&shapes).map(bytes).collect::<Result<Vec<u64>>>()?;
+    let all: u64 = each.iter().sum();
     // Block 0 is in no sequence.
-    let full = (table as u64).saturating_mul(options.batch_sequences as u64).saturating_add(1);
-    let free = info.memories.first().map_or(0, |m| m.free_bytes);
+    let full = (shapes[0].table as u64).saturating_mul(options.batch_sequences as u64).saturating_add(1);
+    let room = stages.iter().zip(&each).filter_map(|(stage, each)| Some(free_for_pages(stage, stages)? / each)).min();
     let blocks = match options.bytes {
-        Some(bytes) => bytes / each,
-        None if free > 0 => full.min(free / SHARE / each),
-        None => full,
+        Some(bytes) => bytes / all,
+        None => room.map_or(full, |room| full.min(room)),
     };
     let most = i32::MAX as u64 / block_size as u64;
     if blocks < 2 {
-        let asked = options.bytes.unwrap_or(free / SHARE);
-        return refuse("bytes of the cache", "room for two blocks", format!("{asked}; a block takes {each}"));
+        let asked = options.bytes.unwrap_or_else(|| room.unwrap_or(0).saturating_mul(all));
+        return refuse("bytes of the cache", "room for two blocks", format!("{asked}; a block takes {all}"));
     }
-    Ok(CacheShape { blocks: blocks.min(most) as usize, ..shape })
+    shapes.iter_mut().for_each(|shape| shape.blocks = blocks.min(most) as usize);
+    Ok(shapes)
+}
+
+/// Tokens of a block on all devices: as asked, where they take any; else that of those that have one of their own.
+fn block_size(stages: &[Arc<LoadedModel>], asked: Option<usize>) -> Result<usize> {
+    let own = stages.iter().filter_map(|stage| Some(stage.device().info().kv.first()?.block_size)).find(|&own| own > 0);
+    let size = own.or(asked).unwrap_or(BLOCK_SIZE);
+    let refuse = |expected, found| Err(EngineError::Parameter { name: "block size", expected, found });
+    if let Some(asked) = asked.filter(|&asked| asked != size) {
+        return refuse("that of the device's pages", format!("{asked}; its pages have {size} tokens"));
+    }
+    let other = |stage: &&Arc<LoadedModel>| {
+        let kv = stage.device().info().kv.first();
+        kv.is_some_and(|kv| kv.block_size != 0 && kv.block_size != size)
+    };
+    if let Some(other) = stages.iter().find(other) {
+        let info = other.device().info();
+        let found = format!("{size} and {} on {}", info.kv[0].block_size, info.name);
+        return refuse("the same on all devices of a model, where requests share batches", found);
+    }
+    if size == 0 || i32::try_from(size).is_err() {
+        return refuse("from 1 on", size.to_string());
+    }
+    Ok(size)
+}
+
+/// Bytes of a stage's device that its part of a pool takes at most; none where the device does not say what it has free. Stages whose
+/// memory is the host's have it together.
+fn free_for_pages(stage: &LoadedModel, stages: &[Arc<LoadedModel>]) -> Option<u64> {
+    let memory = |stage: &LoadedModel| stage.device().info().memories.first().cloned();
+    let shared = |memory: &MemoryInfo| memory.kind.host_visible;
+    let own = memory(stage).filter(|memory| memory.free_bytes > 0)?;
+    let sharing = stages.iter().filter_map(|stage| memory(stage)).filter(shared).count();
+    Some(own.free_bytes / SHARE / if shared(&own) { sharing as u64 } else { 1 })
 }
 
 /// The step that a batch runs as: its own numbers rounded up to few different ones.

@@ -49,9 +49,8 @@ impl<'a> Gathering<'a> {
         collector: Collector,
         cancel: &'a Canceller,
     ) -> Self {
-        let deterministic = subject.model.device().info().caps.deterministic;
-        let metered = subject.metered.as_deref();
-        metered.inspect(|metered| metered.reset());
+        let deterministic = subject.model.devices().all(|(device, _)| device.info().caps.deterministic);
+        subject.reset_peak();
         let now = Instant::now();
         Gathering {
             subject,
@@ -62,7 +61,7 @@ impl<'a> Gathering<'a> {
             judges: settings.slos.iter().cloned().map(Judge::new).collect(),
             energy: Meter::open(),
             water: HighWater::reset(),
-            before: metered.map(|metered| metered.live_bytes()),
+            before: subject.live_bytes(),
             counted: 0,
             first_ttft: None,
             started: now,
@@ -117,7 +116,7 @@ impl<'a> Gathering<'a> {
     fn memory(&self) -> Result<Memory> {
         let cache = self.rounds.session().map(|session| self.subject.cache_bytes(session)).transpose()?;
         let cache_bytes = cache.unwrap_or(0).saturating_mul(self.point.batch as u64);
-        let device_peak_bytes = self.subject.metered.as_ref().map(|metered| metered.peak_bytes());
+        let device_peak_bytes = self.subject.peak_bytes();
         let besides = |peak: u64| Some(peak.saturating_sub(self.before?).saturating_sub(cache_bytes));
         Ok(Memory {
             process_peak: self.water.peak(),

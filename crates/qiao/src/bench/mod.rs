@@ -185,8 +185,7 @@ impl<'a> Runner<'a> {
         for point in &self.points {
             point.fits(subject.model.context())?;
         }
-        let declared = || Peaks::declared(subject.model.device().info());
-        let peaks = self.settings.peaks.clone().unwrap_or_else(declared);
+        let peaks = self.settings.peaks.clone().unwrap_or_else(|| subject.declared_peaks());
         self.report.model = Some(ModelFacts::of(subject));
         self.report.devices.push(Opened::of(subject, &peaks));
         match self.settings.soak {

@@ -1,7 +1,7 @@
 //! What a measurement found, as it is written: the keys of the JSON object are the fields here, and their documentation is
 //! the definition of each figure.
 
-use qiao_core::DType;
+use qiao_core::{DType, DeviceInfo};
 use qiao_layers::{Peaks, Provenance};
 use serde::Serialize;
 
@@ -145,6 +145,9 @@ pub struct Opened {
     pub arch: String,
     /// The driver's version.
     pub driver: String,
+    /// How many layers of the model each device has: one number, where it is on one. Of several devices the names above are
+    /// joined with commas, those that follow each other and are the same once.
+    pub layers: Vec<usize>,
     /// The number of threads that was asked for.
     pub threads: Option<usize>,
     /// From opening the checkpoint to a model that is ready: reading, placing and packing weights, planning a decode step.
@@ -190,13 +193,18 @@ impl OnHost {
 
 impl Opened {
     pub(crate) fn of(subject: &Subject, peaks: &Peaks) -> Opened {
-        let info = subject.model.device().info();
+        let joined = |of: fn(&DeviceInfo) -> &String| {
+            let mut all: Vec<&str> = subject.model.devices().map(|(device, _)| of(device.info()).as_str()).collect();
+            all.dedup();
+            all.join(", ")
+        };
         Opened {
             asked: subject.device.clone(),
-            name: info.name.clone(),
-            vendor: info.vendor.clone(),
-            arch: info.arch.clone(),
-            driver: info.driver.clone(),
+            name: joined(|info| &info.name),
+            vendor: joined(|info| &info.vendor),
+            arch: joined(|info| &info.arch),
+            driver: joined(|info| &info.driver),
+            layers: subject.model.devices().map(|(_, layers)| layers).collect(),
             threads: subject.threads,
             load_s: subject.load.map(|load| load.as_secs_f64()),
             peaks: PeakFacts::of(peaks, subject.model.compute_dtype()),

@@ -178,8 +178,10 @@ impl Settings {
 pub struct Options {
     /// A checkpoint directory; `None` = the embedded demo model.
     pub model: Option<PathBuf>,
-    /// The device, as [`registry`](crate::registry) names it.
+    /// The device, as [`registry`](crate::registry) names it; several with commas between share the layers.
     pub device: String,
+    /// How many layers each of several devices has; `None` = as many as each has memory free for.
+    pub split: Option<Vec<usize>>,
     /// The compute dtype; `None` = that of the weights.
     pub dtype: Option<DType>,
     /// Whether operators that the device refuses run on the CPU. What they take is in all times, and told beside them.
@@ -196,6 +198,7 @@ impl Default for Options {
         Options {
             model: None,
             device: "cpu".into(),
+            split: None,
             dtype: None,
             host_fallback: false,
             threads: Vec::new(),

@@ -3,18 +3,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use qiao_core::{Device, DeviceInfo};
 use qiao_engine::EngineError;
 use qiao_engine::model::CacheShape;
 use qiao_engine::session::Session;
+use qiao_layers::Peaks;
 
 use super::meter::Metered;
 use super::settings::{Options, Point};
 use crate::{Error, Model, ModelOptions, Progress, Result, devices};
 
-/// A model on its device, and what is known of how it came there.
+/// A model on its device or devices, and what is known of how it came there.
 pub struct Subject {
     pub(crate) model: Model,
-    pub(crate) metered: Option<Arc<Metered>>,
+    /// Its devices, where it was loaded here; else none.
+    metered: Vec<Arc<Metered>>,
     /// What the device was asked for as.
     pub(crate) device: String,
     /// The number of threads that was asked for.
@@ -30,7 +33,7 @@ impl Subject {
     /// reports only.
     pub fn of(model: &Model, name: impl Into<String>, device: impl Into<String>) -> Subject {
         let (name, device) = (name.into(), device.into());
-        Subject { model: model.clone(), metered: None, device, threads: None, load: None, name }
+        Subject { model: model.clone(), metered: Vec::new(), device, threads: None, load: None, name }
     }
 
     /// Opens the device and loads the model, for sequences as long as the longest of the points.
@@ -63,9 +66,17 @@ impl Subject {
         context: Option<usize>,
         tell: impl FnMut(Progress) + Send + 'static,
     ) -> Result<Subject> {
-        let metered = Metered::new(devices::open(&options.device, threads)?);
+        let opened = match options.device.contains(',') && threads.is_none() {
+            true => devices::open_all(&options.device)?,
+            false => vec![devices::open(&options.device, threads)?],
+        };
+        let metered: Vec<Arc<Metered>> = opened.into_iter().map(Metered::new).collect();
         let start = Instant::now();
-        let mut loading = ModelOptions::new().on(metered.clone()).dtype(options.dtype).on_progress(tell);
+        let devices = metered.iter().map(|metered| metered.clone() as Arc<dyn Device>);
+        let mut loading = ModelOptions::new().on_devices(devices).dtype(options.dtype).on_progress(tell);
+        if let Some(split) = &options.split {
+            loading = loading.split(split.iter().copied());
+        }
         if options.host_fallback {
             loading = loading.host_fallback();
         }
@@ -81,7 +92,7 @@ impl Subject {
             None => "demo".into(),
         };
         let device = options.device.clone();
-        Ok(Subject { model, metered: Some(metered), device, threads, load: Some(start.elapsed()), name })
+        Ok(Subject { model, metered, device, threads, load: Some(start.elapsed()), name })
     }
 
     /// The model.
@@ -97,9 +108,39 @@ impl Subject {
 
     /// Bytes of keys and values for this many tokens, all layers.
     fn bytes_for(&self, tokens: usize) -> Result<u64> {
+        self.model.devices().try_fold(0u64, |sum, on| Ok(sum.saturating_add(self.bytes_on(on, tokens)?)))
+    }
+
+    /// Those of the layers on one device.
+    fn bytes_on(&self, (device, layers): (&Arc<dyn Device>, usize), tokens: usize) -> Result<u64> {
         let spec = self.model.loaded().spec();
-        let shape = CacheShape::contiguous(&self.model.device().info().kv, self.model.kv_dtype(), tokens);
-        Ok((spec.layers as u64).saturating_mul(shape.layer_bytes(spec.kv_heads, spec.head_dim)?))
+        let shape = CacheShape::contiguous(&device.info().kv, self.model.kv_dtype(), tokens);
+        Ok((layers as u64).saturating_mul(shape.layer_bytes(spec.kv_heads, spec.head_dim)?))
+    }
+
+    /// What the devices can do at most by their own words; nothing is known of several together.
+    pub(crate) fn declared_peaks(&self) -> Peaks {
+        match self.model.devices().count() {
+            1 => Peaks::declared(self.model.device().info()),
+            _ => Peaks::declared(&DeviceInfo::default()),
+        }
+    }
+
+    /// From now on the peak of memory is that of what follows.
+    pub(crate) fn reset_peak(&self) {
+        self.metered.iter().for_each(|metered| metered.reset());
+    }
+
+    /// Bytes that live on the devices now, where that is known.
+    pub(crate) fn live_bytes(&self) -> Option<u64> {
+        let sum = self.metered.iter().map(|metered| metered.live_bytes()).sum();
+        (!self.metered.is_empty()).then_some(sum)
+    }
+
+    /// The most bytes that lived on each device since the last reset, together, where that is known.
+    pub(crate) fn peak_bytes(&self) -> Option<u64> {
+        let sum = self.metered.iter().map(|metered| metered.peak_bytes()).sum();
+        (!self.metered.is_empty()).then_some(sum)
     }
 
     /// Refuses a point that the model or the device can't hold.
@@ -108,13 +149,14 @@ impl Subject {
     /// A sequence beyond the context; keys and values beyond what the device had free when it was opened, where it says so.
     pub(crate) fn admits(&self, point: &Point) -> Result<()> {
         point.fits(self.model.context())?;
-        let asked = self.bytes_for(point.context())?.saturating_mul(point.batch as u64);
-        let info = self.model.device().info();
-        match info.memories.first().map_or(0, |memory| memory.free_bytes) {
-            free if free > 0 && asked > free => {
-                Err(qiao_core::Error::OutOfMemory { device: info.name.clone(), asked, free }.into())
+        for on in self.model.devices() {
+            let asked = self.bytes_on(on, point.context())?.saturating_mul(point.batch as u64);
+            let info = on.0.info();
+            let free = info.memories.first().map_or(0, |memory| memory.free_bytes);
+            if free > 0 && asked > free {
+                return Err(qiao_core::Error::OutOfMemory { device: info.name.clone(), asked, free }.into());
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 }

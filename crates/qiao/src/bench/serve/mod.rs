@@ -26,7 +26,6 @@ use std::sync::Arc;
 
 use qiao_engine::serve::Server;
 use qiao_engine::serve::Speech;
-use qiao_layers::Peaks;
 
 use super::memory::HighWater;
 use super::platform::Platform;
@@ -96,6 +95,7 @@ pub fn run(options: &Options, cancel: &Canceller, tell: Tell) -> Result<ServeRep
         model: options.model.clone(),
         device: options.device.clone(),
         dtype: options.dtype,
+        split: options.split.clone(),
         host_fallback: options.host_fallback,
         ..super::Options::default()
     };
@@ -131,7 +131,7 @@ pub fn measure(
     let serve = serve.clone().or_sequences(settings.at_once()).at_least_queue(settings.at_once()).replies(answer);
     let server = serve.start(&subject.model, Speech::none())?;
     let cache = server.load().cache;
-    let peaks = Peaks::declared(subject.model.device().info());
+    let peaks = subject.declared_peaks();
     let (batch_tokens, batch_sequences, sharing) = serve.facts();
     let mut report = ServeReport {
         schema: SCHEMA,
@@ -181,9 +181,7 @@ fn point(
     let vocab = subject.model.loaded().spec().vocab;
     told(0);
     point::Point::new(server, settings, vocab, number, cancel, &|_| {}).warm_up();
-    if let Some(metered) = &subject.metered {
-        metered.reset();
-    }
+    subject.reset_peak();
     let (water, before, ran) = (HighWater::reset(), server.load(), server.sequences_run());
     let run = point::Point::new(server, settings, vocab, number, cancel, &told).run();
     let after = server.load();
@@ -203,7 +201,7 @@ fn point(
         mean_batch_sequences: mean(server.sequences_run() - ran),
         peak_blocks: run.peak_blocks,
         phases: Phases::of(rounds),
-        device_peak_bytes: subject.metered.as_ref().map(|metered| metered.peak_bytes()),
+        device_peak_bytes: subject.peak_bytes(),
         process_peak: water.peak(),
         error: run.error,
     })
