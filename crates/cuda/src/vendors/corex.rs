@@ -45,7 +45,8 @@ pub(super) static ROW: Row = Row {
     blas: None,
     // fp16, bf16 and int8 are listed for BI-V150 and MR-V100; BI-V100 is not.
     bf16_from: 71,
-    flush_subnormals: false,
+    // Not public.
+    flush_subnormals: true,
     prebuilt: false,
 };
 

@@ -58,7 +58,8 @@ pub(super) static ROW: Row = Row {
     blas: None,
     // Every card that is sold: C500, C550.
     bf16_from: 0,
-    flush_subnormals: false,
+    // Not public.
+    flush_subnormals: true,
     prebuilt: false,
 };
 

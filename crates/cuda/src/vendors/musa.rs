@@ -57,6 +57,7 @@ pub(super) static ROW: Row = Row {
     blas: None,
     // MTT S80 has none ("won't fix", torch_musa#122); from mp_22 on.
     bf16_from: 22,
+    // -fmusa-flush-denormals-to-zero asks for it; what is done without is not public.
     flush_subnormals: true,
     prebuilt: false,
 };

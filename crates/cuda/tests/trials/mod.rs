@@ -5,7 +5,7 @@
 use std::sync::{Arc, OnceLock};
 
 use qiao_core::*;
-use qiao_cuda::CudaBackend;
+use qiao_cuda::Family;
 use qiao_reference::Trial;
 use qiao_reference::data::{Fill, Rng, to_bytes, values};
 
@@ -16,8 +16,13 @@ pub(crate) type Data = (TensorDesc, Vec<u8>);
 pub(crate) fn device() -> Arc<dyn Device> {
     static DEVICE: OnceLock<Arc<dyn Device>> = OnceLock::new();
     let open = || {
-        qiao_simcuda::install();
-        CudaBackend.open(0).unwrap()
+        let card = qiao_simcuda::install();
+        if let Some(compiler) = card.compiler() {
+            // SAFETY: done once, before the device is opened; nothing else of this process reads the environment yet.
+            unsafe { std::env::set_var("QIAO_COREX_COMPILER", compiler) };
+        }
+        let name = qiao_simcuda::Family::of_environment().name();
+        Family::ALL.into_iter().find(|family| family.name() == name).unwrap().open(0).unwrap()
     };
     DEVICE.get_or_init(open).clone()
 }
