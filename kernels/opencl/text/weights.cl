@@ -1,4 +1,5 @@
-// The weights of a product's column as numbers, 32 inputs at a time. A format is a name of FORMAT_*.
+// The weights of a product's column as numbers, 32 inputs at a time. A format is a name of FORMAT_*, or of BLOCK_* for those that
+// are read eight by eight.
 //
 // Products of a block's scale and a code are exact in f32, so that a weight is rounded once at most, fused or not.
 
@@ -15,8 +16,6 @@ inline Column column_at(const Product *p, const Start *at, __global const uchar 
     if (zeros) to.zero = column / p->group_rows * p->zero_row;
     return to;
 }
-
-inline float half_at(__global const uchar *at) { return vload_half(0, (__global const half *)at); }
 
 // An element of a table of scales or zeros: f32, f16, bf16, u8, i8, u4, i4.
 inline float number_at(__global const uchar *table, uint type, ulong i) {
@@ -146,5 +145,14 @@ inline void weights_32(const Product *p, const Column *c, uint block, uint left,
     const uchar16 second = (vload16(1, fours) >> shift4 & (uchar)15) | (vload16(1, twos) >> shift2 & (uchar)3) << (uchar)4;
     *low = convert_float16(convert_int16(first) - 32) * (d * (float)scales[0]);
     *high = convert_float16(convert_int16(second) - 32) * (d * (float)scales[1]);
+}
+#else
+inline void weights_32(const Product *p, const Column *c, uint block, uint left, float16 *low, float16 *high) {
+    const uint per = ELEMS / 32;
+    __global const uchar *at = c->row + (ulong)(block / per) * BYTES;
+    float each[32];
+    for (uint j = 0; j < 32; j += AT_ONCE) unpack(at, block % per * 32 + j, each + j);
+    *low = vload16(0, each);
+    *high = vload16(1, each);
 }
 #endif

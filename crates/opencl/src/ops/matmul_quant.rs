@@ -1,6 +1,6 @@
 //! Products with quantised weights, read as they are stored; activations are not rounded.
 //!
-//! Formats, zeros and orders that have no kernel are refused and go through the decomposition.
+//! Orders of inputs and groups that no step of the kernels keeps to are refused and go through the decomposition.
 
 use qiao_core::{Accept, DType, MatmulQuantAttrs, NodeView, Op, OpKind, Property, Reason, Result, Row, Rule};
 use qiao_launch::Prepared;
@@ -10,7 +10,21 @@ use super::product::{self, Call, Groups, WHOLE, table_type};
 use super::{Prepare, Target, own};
 
 /// The formats that carry their scales, and those with tables beside them.
-const BLOCKS: [DType; 4] = [DType::Q4_0, DType::Q8_0, DType::Q4K, DType::Q6K];
+const BLOCKS: [DType; 13] = [
+    DType::Q4_0,
+    DType::Q4_1,
+    DType::Q5_0,
+    DType::Q5_1,
+    DType::Q8_0,
+    DType::Q2K,
+    DType::Q3K,
+    DType::Q4K,
+    DType::Q5K,
+    DType::Q6K,
+    DType::Iq4Nl,
+    DType::Iq4Xs,
+    DType::Mxfp4,
+];
 const CODES: [DType; 5] = [DType::I4, DType::U4, DType::I8, DType::U8, DType::F8E4M3];
 
 /// Inputs of a step of the kernels, which is of one group.

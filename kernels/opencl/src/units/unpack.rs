@@ -2,8 +2,12 @@
 
 use crate::kernel::{Group, Kernel};
 
-const TEXTS: &[&str] =
-    &[include_str!("../../text/walk.cl"), include_str!("../../text/numbers.cl"), include_str!("../../text/unpack.cl")];
+const TEXTS: &[&str] = &[
+    include_str!("../../text/walk.cl"),
+    include_str!("../../text/numbers.cl"),
+    include_str!("../../text/blocks.cl"),
+    include_str!("../../text/unpack.cl"),
+];
 
 macro_rules! formats {
     ($($format:literal $define:literal),*) => {
