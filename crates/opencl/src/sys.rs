@@ -1,5 +1,7 @@
 //! The loader's answers as this crate wants them: devices in order, what they say of themselves, words for codes.
 
+use std::sync::{Mutex, PoisonError};
+
 use opencl3::device::{CL_DEVICE_TYPE_ALL, get_device_data, get_device_ids};
 use opencl3::error_codes::ClError;
 use opencl3::platform::platform::{get_platform_data, get_platform_ids};
@@ -41,6 +43,9 @@ fn absent(why: impl Into<String>) -> Error {
 /// # Errors
 /// [`Error::NotPresent`]: no loader, no platform, no device.
 pub(crate) fn devices() -> Result<Vec<Found>> {
+    // Drivers wake when they are first asked, and some answer that they have nothing to whoever asks meanwhile.
+    static ASKED: Mutex<()> = Mutex::new(());
+    let _asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
     let platforms = get_platform_ids().map_err(|code| match code {
         NO_LOADER => absent("no OpenCL loader (libOpenCL.so.1) is found"),
         NO_PLATFORM => absent("the OpenCL loader knows no platform: no driver is registered in /etc/OpenCL/vendors"),

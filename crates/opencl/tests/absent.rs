@@ -35,3 +35,13 @@ fn a_device_that_is_not_listed_can_not_be_opened() {
         other => panic!("{:?}", other.map(|_| ())),
     }
 }
+
+#[test]
+fn whoever_asks_first_or_meanwhile_gets_the_same_answer() {
+    let said = std::thread::scope(|scope| {
+        let ask = || OpenClBackend.devices().map(|found| found.len()).map_err(|why| why.to_string());
+        let asked: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+        asked.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert!(said.iter().all(|answer| *answer == said[0]), "{said:?}");
+}

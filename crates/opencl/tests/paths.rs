@@ -40,6 +40,17 @@ fn trials() -> Vec<Trial> {
             }
         }
         trials.push(with(Trial::new(Op::Silu(NoAttrs {})), m.special(dtype, &[3, 67])));
+        for op in [Op::Add(NoAttrs {}), Op::Sub(NoAttrs {}), Op::Mul(NoAttrs {}), Op::Div(NoAttrs {})] {
+            trials.push(with(with(Trial::new(op), m.wide(dtype, &[2, 1031])), m.special(dtype, &[2, 1031])));
+        }
+        // Rows that a whole group joins, and rows of which several share one.
+        for cols in [100, 3000] {
+            let reduce = ReduceAttrs { kind: ReduceKind::Mean, axis: 1, keep_dim: false };
+            trials.push(with(Trial::new(Op::Reduce(reduce)), m.of(dtype, &[5, cols])));
+            let norm = NormAttrs { eps: 1e-5, ..NormAttrs::default() };
+            trials.push(with(with(Trial::new(Op::RmsNorm(norm)), m.of(dtype, &[5, cols])), m.of(dtype, &[cols])));
+            trials.push(with(Trial::new(Op::Softmax(SoftmaxAttrs::default())), m.of(dtype, &[5, cols])));
+        }
     }
     let (a, w) = (m.of(DType::F16, &[2, 512]), TensorDesc::new(DType::Q4K, &[19, 512]).unwrap());
     let bytes = block_bytes(&mut m.rng, DType::Q4K, 38);

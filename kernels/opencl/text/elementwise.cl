@@ -11,6 +11,17 @@ KERNEL(P(a_in), P(b_in), P(y_out), uint op, float clamp, ulong cols, uint chunks
     const ulong end = min(start + SPAN, cols);
     __global const uchar *a = AT(uchar, a_in) + row * a_row * SIZE, *b = AT(uchar, b_in) + row * b_row * SIZE;
     __global uchar *y = AT(uchar, y_out) + row * y_row * SIZE;
+#if defined(HAS_FP16) && T == F16
+    // Sums, differences and products of two f16 by f16 instructions have the bits that f32 would round to.
+    if (op < 3) {
+        __global const half *left = (__global const half *)a, *right = (__global const half *)b;
+        for (ulong i = start + get_local_id(0); i < end; i += GROUP) {
+            const half p = left[i * a_step], q = right[i * b_step];
+            ((__global half *)y)[i] = op == 0 ? p + q : op == 1 ? p - q : p * q;
+        }
+        return;
+    }
+#endif
     for (ulong i = start + get_local_id(0); i < end; i += GROUP)
         STORE(y, i, apply2(op, LOAD(a, i * a_step), LOAD(b, i * b_step), clamp));
 }

@@ -16,6 +16,11 @@
 #endif
 
 // Numbers of two bytes as bits; nearest, ties to even. What is no number stays so.
+#ifdef HAS_FP16
+#pragma OPENCL EXTENSION cl_khr_fp16 : enable
+inline float f16_to_f32(uint bits) { return convert_float(as_half((ushort)bits)); }
+inline uint f32_to_f16(float x) { return as_ushort(convert_half_rte(x)); }
+#else
 inline float f16_to_f32(uint bits) {
     ushort h = (ushort)bits;
     return vload_half(0, (const half *)&h);
@@ -25,6 +30,7 @@ inline uint f32_to_f16(float x) {
     vstore_half_rte(x, 0, (half *)&h);
     return h;
 }
+#endif
 inline float bf16_to_f32(uint bits) { return as_float(bits << 16); }
 inline uint f32_to_bf16(float x) {
     const uint bits = as_uint(x);

@@ -112,7 +112,9 @@ inline float sum8(float8 v) {
 inline float larger(float a, float b) { return isnan(a) || a > b ? a : b; }
 
 #if defined(HAS_SUBGROUPS) && TEAM > 1 && ROWS == 1
+#ifdef cl_khr_subgroups
 #pragma OPENCL EXTENSION cl_khr_subgroups : enable
+#endif
 // The same by sub-groups, each of which adds up its own.
 inline float team_sum(__local float *part, float v) {
     v = sub_group_reduce_add(v);
