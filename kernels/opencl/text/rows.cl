@@ -30,8 +30,8 @@ KERNEL(P(x), P(mask), P(y), SoftmaxShape s) {
         sum = team_sum(part, sum);
         const float inv = sum == 0.0f ? 0.0f : 1.0f / sum;
         for (uint i = LANE; i < n; i += TEAM) {
-            const float v = i < seen ? SCORE(i) : -INFINITY;
-            put(to, i, v == -INFINITY ? 0.0f * inv : exp(v - most) * inv);
+            const float v = i < seen ? SCORE(i) : -INFINITY, e = v == -INFINITY ? 0.0f : exp(v - most);
+            put(to, i, i < seen ? e * inv : 0.0f);
         }
     }
 }
