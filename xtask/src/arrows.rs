@@ -51,6 +51,7 @@ const ROOMS: &[Room] = &[
     room(3, "qiao-engine", Only(&["qiao-core", "qiao-quant", "qiao-gguf", "qiao-kvcache", "qiao-layers"])),
     room(3, "qiao-conformance", Only(&["qiao-core", "qiao-quant", "qiao-reference", "qiao-layers"])),
     room(4, "qiao-simnpu", Only(&["qiao-core", "qiao-plugin", "qiao-reference"])),
+    room(4, "qiao-ascend-plugin", Only(&["qiao-core", "qiao-plugin", "qiao-ascend"])),
     room(4, "qiao", Below),
     room(5, "qiao-cli", Only(&["qiao", "qiao-conformance"])),
     room(5, "qiao-benches", Below),

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::workspace::{cargo, root, target_folder};
-use crate::{arrows, cuda, lengths, opencl, suites, unsafety, workspace};
+use crate::{arrows, ascend, cuda, lengths, opencl, suites, unsafety, workspace};
 
 /// A part of the machine that some tests need, and how its presence is seen.
 struct Part {
@@ -70,6 +70,11 @@ pub(crate) fn run() -> Result<(), String> {
     tool(&mut skipped, "clippy", &clippy)?;
     step("CUDA and HIP: every text is compiled");
     skipped.extend(cuda::gate(cuda::Reach::Once)?);
+    step("Ascend: declarations are held to the vendor's headers");
+    match ascend::gate() {
+        Ok(found) => println!("{}", found?),
+        Err(why) => skipped.push(format!("the signatures of AscendCL: {why}")),
+    }
     step("cargo test, several programs at a time");
     let built = suites::build()?;
     let mut programs = built.programs.clone();

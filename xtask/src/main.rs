@@ -9,6 +9,7 @@ mod unsafety;
 
 mod wheels;
 
+mod ascend;
 mod cuda;
 
 mod instructions;
@@ -35,6 +36,7 @@ const COMMANDS: &[Command] = &[
     ("arrows", "hold the crates to the floor table", arrows),
     ("lengths", "list source files over 500 lines; over 800 fail", lengths),
     ("cuda", "compile the CUDA texts: nvcc, NVRTC, hipcc, hipRTC; spills, and kernels without a row, fail", cuda::run),
+    ("ascend", "hold the Ascend backend's declarations to the headers of Huawei's own wheel", ascend::run),
     ("instructions", "count the instructions of hot kernels; 3 % more than the record fail", instructions::check),
     ("instructions --bless", "write the record of instructions", instructions::bless),
     ("unsafe", "hold crate roots to the law of unsafe", unsafety),
