@@ -12,7 +12,7 @@
 #endif
 
 // Eight elements from i on, of which `left` are there; beyond them zeros.
-inline float8 numbers_8(__global const uchar *from, uint kind, ulong i, uint left) {
+static inline float8 numbers_8(__global const uchar *from, uint kind, ulong i, uint left) {
     if (left >= 8) {
         if (kind == F32) return vload8(0, (__global const float *)from + i);
         if (kind == F16) return vload_half8(0, (__global const half *)from + i);
@@ -34,7 +34,8 @@ typedef struct {
 } Step;
 
 // Finds `count` keys; false where one has no place.
-inline bool find_keys(const Attention *a, const Operands *x, const Tile *t, uint kv_head, int base, uint count, Step *step) {
+static inline bool find_keys(const Attention *a, const Operands *x, const Tile *t, uint kv_head, int base, uint count,
+                             Step *step) {
     for (uint j = 0; j < count; j++) {
         const long2 at = place_of(a, x, t, base + (int)j);
         if (at.y < 0) return false;
@@ -48,7 +49,7 @@ inline bool find_keys(const Attention *a, const Operands *x, const Tile *t, uint
 }
 
 // Dot products of four keys with the queries `[d][8]` of all rows.
-inline void dot_4(const Attention *a, const Operands *x, __local const float *q, const ulong *k, float8 *sums) {
+static inline void dot_4(const Attention *a, const Operands *x, __local const float *q, const ulong *k, float8 *sums) {
     float8 even[4], odd[4];
     for (uint j = 0; j < 4; j++) even[j] = odd[j] = 0.0f;
     for (uint i = 0; i < a->d; i += 8) {
@@ -65,8 +66,8 @@ inline void dot_4(const Attention *a, const Operands *x, __local const float *q,
 }
 
 // Scores of the keys; -infinity where a row does not see one.
-inline void score_keys(const Attention *a, const Operands *x, __local const float *q, int base, uint count, int8 low,
-                       int8 high, Step *step) {
+static inline void score_keys(const Attention *a, const Operands *x, __local const float *q, int base, uint count,
+                              int8 low, int8 high, Step *step) {
     for (uint j = 0; j < count; j += 4) {
         dot_4(a, x, q, step->k + j, step->weight + j);
         for (uint i = j; i < j + 4 && i < count; i++) {
@@ -80,7 +81,7 @@ inline void score_keys(const Attention *a, const Operands *x, __local const floa
 }
 
 // The weighted values `[8][dv]`, those so far times `share`, with those of the step.
-inline void add_values(const Attention *a, const Operands *x, uint count, float8 share, const Step *step,
+static inline void add_values(const Attention *a, const Operands *x, uint count, float8 share, const Step *step,
                        __local float *values) {
     float shares[ROWS], weight[KEYS][ROWS];
     int sees[KEYS][ROWS];
@@ -175,10 +176,12 @@ typedef struct {
     int lost;
 } Step;
 
-inline bool sees(__local const Step *step, uint r, int key) { return key >= step->low[r] && key < step->high[r]; }
+static inline bool sees(__local const Step *step, uint r, int key) {
+    return key >= step->low[r] && key < step->high[r];
+}
 
 // Finds the keys of a step; says so where one has no place.
-inline void find_keys(const Attention *a, const Operands *x, const Tile *t, uint kv_head, int base, uint count,
+static inline void find_keys(const Attention *a, const Operands *x, const Tile *t, uint kv_head, int base, uint count,
                       __local Step *step) {
     for (uint j = get_local_id(0); j < count; j += GROUP) {
         long2 at = place_of(a, x, t, base + (int)j);
@@ -195,7 +198,7 @@ inline void find_keys(const Attention *a, const Operands *x, const Tile *t, uint
 }
 
 // Scores of the keys; -infinity where a row does not see one.
-inline void score_keys(const Attention *a, const Operands *x, __local const float *q, int base, uint count,
+static inline void score_keys(const Attention *a, const Operands *x, __local const float *q, int base, uint count,
                        __local Step *step) {
     for (uint i = get_local_id(0); i < ROWS * KEYS; i += GROUP) {
         const uint r = i / KEYS, j = i % KEYS;
@@ -210,7 +213,7 @@ inline void score_keys(const Attention *a, const Operands *x, __local const floa
 }
 
 // Scores become weights.
-inline void weigh_rows(__local Step *step) {
+static inline void weigh_rows(__local Step *step) {
     for (uint r = get_local_id(0); r < ROWS; r += GROUP) {
         float next = step->reference[r];
         for (uint j = 0; j < KEYS; j++) next = fmax(next, step->weight[r][j]);
@@ -227,7 +230,7 @@ inline void weigh_rows(__local Step *step) {
     }
 }
 
-inline void add_values(const Attention *a, const Operands *x, int base, uint count, __local const Step *step,
+static inline void add_values(const Attention *a, const Operands *x, int base, uint count, __local const Step *step,
                        __local float *all) {
     for (uint i = get_local_id(0); i < a->dv; i += GROUP) {
         float sum[ROWS];
