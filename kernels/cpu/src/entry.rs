@@ -111,8 +111,8 @@ macro_rules! entry_points {
         crate::entry::entry_point!($token, [$($f)*],
             layer_norm(out: &mut [f32], x: &[f32], w: &[f32], b: &[f32], eps: f32),
             |s| crate::rows::layer_norm(s, out, x, w, b, eps));
-        crate::entry::entry_point!($token, [$($f)*], exp_sub_sum(x: &mut [f32], max: f32) -> f32,
-            |s| crate::rows::exp_sub_sum(s, x, max));
+        crate::entry::entry_point!($token, [$($f)*], exp_sub_sum(out: &mut [f32], x: &[f32], max: f32) -> f32,
+            |s| crate::rows::exp_sub_sum(s, out, x, max));
         crate::entry::entry_point!($token, [$($f)*], scale(x: &mut [f32], alpha: f32),
             |s| crate::rows::scale(s, x, alpha));
         crate::entry::entry_point!($token, [$($f)*], axpy(y: &mut [f32], alpha: f32, x: &[f32]),

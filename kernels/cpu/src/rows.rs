@@ -199,25 +199,26 @@ pub(crate) fn layer_norm<S: Simd>(s: S, out: &mut [f32], x: &[f32], w: &[f32], b
     map!(s, out, [x, w, b], s.madd(s.mul(s.sub(x, mean), factor), w, b));
 }
 
-/// `x = exp(x - max)`, returning the sum; zeros and 0 where `max` is -∞ (a fully masked row).
+/// `out = exp(x - max)`, returning the sum; zeros and 0 where `max` is -∞ (a fully masked row).
 #[inline(always)]
-pub(crate) fn exp_sub_sum<S: Simd>(s: S, x: &mut [f32], max: f32) -> f32 {
+pub(crate) fn exp_sub_sum<S: Simd>(s: S, out: &mut [f32], x: &[f32], max: f32) -> f32 {
+    assert_eq!(out.len(), x.len(), "a result has as many elements as its operand");
     if max == f32::NEG_INFINITY {
-        x.fill(0.0);
+        out.fill(0.0);
         return 0.0;
     }
     let center = s.splat(max);
     let mut total = [s.splat(0.0); 2];
-    let mut rows = x.chunks_exact_mut(S::LANES);
-    for (i, x) in rows.by_ref().enumerate() {
-        let e = math::Exp::of(s, s.sub(s.load(x), center));
-        s.store(x, e);
+    let (mut outs, mut rows) = (out.chunks_exact_mut(S::LANES), x.chunks_exact(S::LANES));
+    for (i, (out, x)) in outs.by_ref().zip(rows.by_ref()).enumerate() {
+        let e = math::exp_below(s, s.sub(s.load(x), center));
+        s.store(out, e);
         total[i % 2] = s.add(total[i % 2], e);
     }
-    let x = rows.into_remainder();
+    let (out, x) = (outs.into_remainder(), rows.remainder());
     if !x.is_empty() {
-        let e = math::Exp::of(s, s.sub(s.load_tail(x, f32::NEG_INFINITY), center));
-        s.store_tail(x, e);
+        let e = math::exp_below(s, s.sub(s.load_tail(x, f32::NEG_INFINITY), center));
+        s.store_tail(out, e);
         total[0] = s.add(total[0], e);
     }
     s.sum_lanes(s.add(total[0], total[1]))

@@ -114,6 +114,8 @@ pub trait Simd: Copy {
     fn max_nan(self, a: Self::V, b: Self::V) -> Self::V;
     /// `|a|`
     fn abs(self, a: Self::V) -> Self::V;
+    /// `v · 2^n` for a whole number `n` in -160 ..= 0; below 2^-126 the result may be 0.
+    fn scale_by_power(self, v: Self::V, n: Self::V) -> Self::V;
 
     /// The lanes of `V` as f64.
     fn widen(self, v: Self::V) -> Self::D;

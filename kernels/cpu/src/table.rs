@@ -198,7 +198,7 @@ pub struct Kernels {
     /// `(x - mean) / √(variance + eps) · w + b`
     pub layer_norm: Entry<LayerNorm>,
     /// `x = exp(x - max)` in place, returning the sum; zeros and 0 where `max` is -∞.
-    pub exp_sub_sum: Entry<fn(&mut [f32], f32) -> f32>,
+    pub exp_sub_sum: Entry<fn(&mut [f32], &[f32], f32) -> f32>,
     /// `x = alpha · x` in place.
     pub scale: Entry<fn(&mut [f32], f32)>,
     /// `y += alpha · x`: `(y, alpha, x)`.

@@ -156,7 +156,7 @@ fn softmax(node: &NodeView<'_>, _: &Core) -> Prepared {
     let scale = if attrs.scale == 0.0 { 1.0 } else { attrs.scale };
     let n = x.len;
     let queries = if x.shape.len() >= 2 { x.shape[x.shape.len() - 2] } else { 1 };
-    Prepared::with_scratch(3 * n, move |exec| {
+    Prepared::with_scratch(4 * n, move |exec| {
         let k = exec.kernels();
         let at = [x.tensor, mask.as_ref().map_or(x.tensor, |m| m.tensor), y.tensor];
         let at = at.map(|t| exec.address(t) as usize);
@@ -165,26 +165,33 @@ fn softmax(node: &NodeView<'_>, _: &Core) -> Prepared {
             // with the operands.
             unsafe {
                 let (buf_x, rest) = exec.scratch(thread).split_at_mut(n);
-                let (buf_m, p) = rest.split_at_mut(n);
-                let p = &mut p[..n];
+                let (buf_m, rest) = rest.split_at_mut(n);
+                let (scores, p) = rest.split_at_mut(n);
                 for r in first..last {
                     // Query i sees keys j ≤ Tk − Tq + i.
                     let seen = if attrs.causal { (r % queries + n + 1).saturating_sub(queries).min(n) } else { n };
-                    let (live, hidden) = p.split_at_mut(seen);
-                    hidden.fill(0.0);
-                    live.copy_from_slice(&x.read(k, at[0] as *const u8, r, buf_x)[..seen]);
-                    if scale != 1.0 {
-                        (k.scale.run)(live, scale);
+                    let mut row = &x.read(k, at[0] as *const u8, r, buf_x)[..seen];
+                    if scale != 1.0 || mask.is_some() {
+                        let scores = &mut scores[..seen];
+                        scores.copy_from_slice(row);
+                        if scale != 1.0 {
+                            (k.scale.run)(scores, scale);
+                        }
+                        if let Some(mask) = &mask {
+                            let row = &mask.read(k, at[1] as *const u8, r, buf_m)[..seen];
+                            scores.iter_mut().zip(row).for_each(|(v, m)| *v += m);
+                        }
+                        row = scores;
                     }
-                    if let Some(mask) = &mask {
-                        let row = &mask.read(k, at[1] as *const u8, r, buf_m)[..seen];
-                        live.iter_mut().zip(row).for_each(|(v, m)| *v += m);
-                    }
-                    let sum = (k.exp_sub_sum.run)(live, (k.max.run)(live));
-                    if sum != 0.0 {
-                        (k.scale.run)(live, 1.0 / sum);
-                    }
-                    y.write(k, at[2] as *mut u8, r, 0, p);
+                    let ahead = [x.ahead(at[0] as *const u8, r + 1)];
+                    y.fill(k, at[2] as *mut u8, r, p, &ahead, |out| {
+                        let (live, hidden) = out.split_at_mut(seen);
+                        hidden.fill(0.0);
+                        let sum = (k.exp_sub_sum.run)(live, row, (k.max.run)(row));
+                        if sum != 0.0 {
+                            (k.scale.run)(live, 1.0 / sum);
+                        }
+                    });
                 }
             }
         });

@@ -22,9 +22,6 @@ pub trait Lanes: Lookup {
     /// Turns the square of the first `LANES` vectors around.
     fn transpose(self, m: &mut [Self::V; MAX_LANES]);
 
-    /// `v · 2^n` for a whole number `n` in -160 ..= 0; below 2^-126 the result may be 0.
-    fn scale_by_power(self, v: Self::V, n: Self::V) -> Self::V;
-
     /// Vectors whose words are two bf16 each, the first of each widened, and the second.
     fn bf16_pairs(self, words: Self::V) -> [Self::V; 2];
 

@@ -1,35 +1,8 @@
 //! Scores to weights.
 
 use super::{KEYS, Lanes, Soften};
-use crate::math::{Tanh, Unary};
+use crate::math::{Tanh, Unary, exp_below};
 use crate::simd::MAX_LANES;
-
-/// `1/(n+2)!` for n = 0, 1, …: `exp(r) = 1 + r + r²·Σ`, on `|r| <= ln 2 / 2` to better than 2^-27.
-const EXP: [f32; 6] = [1.0 / 2.0, 1.0 / 6.0, 1.0 / 24.0, 1.0 / 120.0, 1.0 / 720.0, 1.0 / 5_040.0];
-
-/// ln 2 to 15 bits, so that small multiples of it are exact, and the rest of it.
-const LN_2: [f32; 2] = [0.693_145_75, 1.428_606_8e-6];
-
-/// Adding this to a small number leaves its nearest integer.
-const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23
-
-/// Where the exponential of f32 has become 0.
-const LEAST: f32 = -110.0;
-
-/// `exp(x)` for x of at most 0, within two units in the last place; 0 for -∞, NaN for NaN.
-#[inline(always)]
-fn exp<S: Lanes>(s: S, x: S::V) -> S::V {
-    let x = s.max(s.splat(LEAST), x);
-    let n = s.sub(s.madd(x, s.splat(std::f32::consts::LOG2_E), s.splat(ROUND)), s.splat(ROUND));
-    let r = s.madd(n, s.splat(-LN_2[0]), x);
-    let r = s.madd(n, s.splat(-LN_2[1]), r);
-    let mut sum = s.splat(EXP[5]);
-    for c in EXP[..5].iter().rev() {
-        sum = s.madd(sum, r, s.splat(*c));
-    }
-    let value = s.add(s.madd(s.mul(r, r), sum, r), s.splat(1.0));
-    s.scale_by_power(value, n)
-}
 
 /// The largest lane; NaN where there is one.
 #[inline(always)]
@@ -80,7 +53,7 @@ pub(crate) fn soften<S: Lanes>(s: S, b: &mut Soften<'_>) -> (f32, f32) {
     let mut total = [s.splat(0.0); 2];
     for two in row.chunks_exact_mut(2 * S::LANES) {
         let (first, second) = two.split_at_mut(S::LANES);
-        let p = [exp(s, s.sub(s.load(first), center)), exp(s, s.sub(s.load(second), center))];
+        let p = [exp_below(s, s.sub(s.load(first), center)), exp_below(s, s.sub(s.load(second), center))];
         total = [s.add(total[0], p[0]), s.add(total[1], p[1])];
         s.store(first, p[0]);
         s.store(second, p[1]);

@@ -29,16 +29,6 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn scale_by_power(self, v: __m256, n: __m256) -> __m256 {
-        // SAFETY: the token proves AVX2. Below the normal numbers the exponent's bits are 0, and so is the result.
-        unsafe {
-            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-            let exponent = _mm256_slli_epi32(_mm256_max_epi32(biased, _mm256_setzero_si256()), 23);
-            _mm256_mul_ps(v, _mm256_castsi256_ps(exponent))
-        }
-    }
-
-    #[inline(always)]
     fn bf16_pairs(self, words: __m256) -> [__m256; 2] {
         // SAFETY: the token proves AVX2.
         unsafe {

@@ -49,12 +49,6 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn scale_by_power(self, v: __m512, n: __m512) -> __m512 {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_scalef_ps(v, n) }
-    }
-
-    #[inline(always)]
     fn bf16_pairs(self, words: __m512) -> [__m512; 2] {
         // SAFETY: the token proves AVX-512.
         unsafe {

@@ -144,6 +144,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn scale_by_power(self, v: __m512, n: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_scalef_ps(v, n) }
+    }
+
+    #[inline(always)]
     fn load_tail(self, x: &[f32], fill: f32) -> __m512 {
         assert!(x.len() <= 16);
         // SAFETY: the mask admits as many lanes as the slice has elements.

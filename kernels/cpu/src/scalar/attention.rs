@@ -15,12 +15,6 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
-    fn scale_by_power(self, v: [f32; N], n: [f32; N]) -> [f32; N] {
-        // Below the normal numbers the exponent's bits are 0, and so is the result.
-        std::array::from_fn(|i| v[i] * f32::from_bits(((n[i] as i32 + 127).max(0) as u32) << 23))
-    }
-
-    #[inline(always)]
     fn bf16_pairs(self, words: [f32; N]) -> [[f32; N]; 2] {
         // The bytes of the first lie before those of the second.
         let half = |i: usize, at: usize| {
