@@ -85,7 +85,6 @@ pub fn rows(k: &Kernels) -> Vec<Timed> {
     entry!(dot, 8, run, [a = x.clone(), b = x.clone()], run(&a, &b));
     entry!(rms_norm, 12, run, [y = vec![0f32; ROW], a = x.clone(), w = x.clone()], run(&mut y, &a, &w, 1e-6, 0.0));
     entry!(layer_norm, 16, run, [y = vec![0f32; ROW], a = x.clone(), w = x.clone()], run(&mut y, &a, &w, &w, 1e-6));
-    // In place: weights between 0 and 1 whose maximum is kept stay what they are.
     entry!(exp_sub_sum, 8, run, [a = vec![0f32; ROW], b = vec![0f32; ROW]], run(&mut a, &b, 0.0));
     entry!(scale, 8, run, [a = x.clone()], run(&mut a, 1.0));
     entry!(axpy, 12, run, [y = vec![0f32; ROW], a = x.clone()], run(&mut y, 0.0, &a));
