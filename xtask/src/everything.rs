@@ -14,6 +14,9 @@ struct Part {
     without: &'static str,
 }
 
+/// Where distributions put HIP's libraries.
+const HIP_FOLDERS: &[&str] = &["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/opt/rocm/lib"];
+
 /// What tests walk where the machine has it.
 const PARTS: &[Part] = &[
     Part { name: "AVX2 kernels", present: || has_flags(&["avx2", "fma"]), without: "this processor has no AVX2" },
@@ -41,6 +44,11 @@ const PARTS: &[Part] = &[
         name: "OpenCL",
         present: || Path::new("/etc/OpenCL/vendors").read_dir().is_ok_and(|mut list| list.next().is_some()),
         without: "no driver is listed in /etc/OpenCL/vendors: apt-get install pocl-opencl-icd ocl-icd-libopencl1",
+    },
+    Part {
+        name: "HIP's run-time library",
+        present: || HIP_FOLDERS.iter().any(|folder| Path::new(folder).join("libamdhip64.so.5").exists()),
+        without: "Hygon's row was held to nothing real: apt-get install libamdhip64-5 libhiprtc-builtins5",
     },
     Part {
         name: "NVIDIA GPU",
