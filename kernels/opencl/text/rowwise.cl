@@ -22,7 +22,7 @@ typedef struct {
 } Rows;
 
 // The first element of a row, in elements from the tensor's first.
-inline ulong row_at(const Rows *rows, uint row) {
+static inline ulong row_at(const Rows *rows, uint row) {
     ulong offset = 0;
     for (uint axis = rows->axes; axis > 0; axis--) {
         offset += (row % rows->size[axis - 1]) * rows->stride[axis - 1];
@@ -38,22 +38,22 @@ typedef struct {
     uint dtype;
 } Row;
 
-inline Row any_row(__global uchar *base, const Rows *rows, uint r) {
+static inline Row any_row(__global uchar *base, const Rows *rows, uint r) {
     return (Row){base, row_at(rows, r), rows->step, rows->dtype};
 }
-inline float get(Row row, uint i) { return load_as(row.base, row.dtype, row.at + i * row.step); }
-inline void put(Row row, uint i, float v) { store_as(row.base, row.dtype, row.at + i * row.step, v); }
+static inline float get(Row row, uint i) { return load_as(row.base, row.dtype, row.at + i * row.step); }
+static inline void put(Row row, uint i, float v) { store_as(row.base, row.dtype, row.at + i * row.step, v); }
 
-inline float8 load8_as(__global const uchar *base, uint dtype, ulong at) {
+static inline float8 load8_as(__global const uchar *base, uint dtype, ulong at) {
     if (dtype == F32) return vload8(0, (__global const float *)base + at);
     if (dtype == F16) return vload_half8(0, (__global const half *)base + at);
     return as_float8(convert_uint8(vload8(0, (__global const ushort *)base + at)) << 16);
 }
-inline uint8 bf16_of(float8 v) {
+static inline uint8 bf16_of(float8 v) {
     const uint8 bits = as_uint8(v);
     return select((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, (bits >> 16) | 0x40u, isnan(v));
 }
-inline void store8_as(__global uchar *base, uint dtype, ulong at, float8 v) {
+static inline void store8_as(__global uchar *base, uint dtype, ulong at, float8 v) {
     if (dtype == F32) vstore8(v, 0, (__global float *)base + at);
     else if (dtype == F16) vstore_half8_rte(v, 0, (__global half *)base + at);
     else vstore8(convert_ushort8(bf16_of(v)), 0, (__global ushort *)base + at);
@@ -62,19 +62,19 @@ inline void store8_as(__global uchar *base, uint dtype, ulong at, float8 v) {
 #ifdef T
 // The first elements of a row, which are read and written eight at a time; the others follow one by one.
 #define WHOLE(n) ((n) & ~7u)
-inline Row row_of(__global uchar *base, const Rows *rows, uint r) { return (Row){base, row_at(rows, r), 1, T}; }
-inline float8 get8(Row row, uint i) { return load8_as(row.base, T, row.at + i); }
-inline void put8(Row row, uint i, float8 v) { store8_as(row.base, T, row.at + i, v); }
+static inline Row row_of(__global uchar *base, const Rows *rows, uint r) { return (Row){base, row_at(rows, r), 1, T}; }
+static inline float8 get8(Row row, uint i) { return load8_as(row.base, T, row.at + i); }
+static inline void put8(Row row, uint i, float8 v) { store8_as(row.base, T, row.at + i, v); }
 #else
 #define WHOLE(n) 0u
-inline Row row_of(__global uchar *base, const Rows *rows, uint r) { return any_row(base, rows, r); }
-inline float8 get8(Row row, uint i) { return 0.0f; }
-inline void put8(Row row, uint i, float8 v) {}
+static inline Row row_of(__global uchar *base, const Rows *rows, uint r) { return any_row(base, rows, r); }
+static inline float8 get8(Row row, uint i) { return 0.0f; }
+static inline void put8(Row row, uint i, float8 v) {}
 #endif
 #define EIGHTS(i, n) for (uint i = LANE * 8; i < WHOLE(n); i += TEAM * 8)
 #define ONES(i, n) for (uint i = WHOLE(n) + LANE; i < (n); i += TEAM)
 
-inline float8 round8_as(uint dtype, float8 v) {
+static inline float8 round8_as(uint dtype, float8 v) {
     if (dtype == F32) return v;
     if (dtype == BF16) return as_float8(bf16_of(v) << 16);
     ushort8 bits;
@@ -82,7 +82,7 @@ inline float8 round8_as(uint dtype, float8 v) {
     return vload_half8(0, (const half *)&bits);
 }
 
-inline float sum8(float8 v) {
+static inline float sum8(float8 v) {
     const float4 four = v.lo + v.hi;
     const float2 two = four.lo + four.hi;
     return two.x + two.y;
@@ -109,14 +109,14 @@ inline float sum8(float8 v) {
 #endif
 
 // NaN is larger than all.
-inline float larger(float a, float b) { return isnan(a) || a > b ? a : b; }
+static inline float larger(float a, float b) { return isnan(a) || a > b ? a : b; }
 
 #if defined(HAS_SUBGROUPS) && TEAM > 1 && ROWS == 1
 #ifdef cl_khr_subgroups
 #pragma OPENCL EXTENSION cl_khr_subgroups : enable
 #endif
 // The same by sub-groups, each of which adds up its own.
-inline float team_sum(__local float *part, float v) {
+static inline float team_sum(__local float *part, float v) {
     v = sub_group_reduce_add(v);
     MEET;
     if (get_sub_group_local_id() == 0) part[get_sub_group_id()] = v;
