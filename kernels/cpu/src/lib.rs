@@ -57,6 +57,6 @@ pub use quant::{
 };
 pub use stream::{stream_copy, stream_fence};
 pub use table::{
-    Axpy, Binary, CacheElement, Convert, Dot, Element, Entry, Gemm, Gemv, GemvDot, Kernels, LayerNorm, Pack, PackA, Pv,
-    Qk, QuantizeRow, Reduce, RmsNorm, Rope, SoftenRow, Unary, kernels, kernels_unchecked,
+    Axpy, Binary, CacheElement, Convert, Dot, Element, Entry, ExpSubSum, Gemm, Gemv, GemvDot, Kernels, LayerNorm, Pack,
+    PackA, Pv, Qk, QuantizeRow, Reduce, RmsNorm, Rope, SoftenRow, Unary, kernels, kernels_unchecked,
 };

@@ -110,6 +110,9 @@ pub type RmsNorm = fn(out: &mut [f32], x: &[f32], w: &[f32], eps: f32, weight_of
 /// `(out, x, w, b, eps)`.
 pub type LayerNorm = fn(out: &mut [f32], x: &[f32], w: &[f32], b: &[f32], eps: f32);
 
+/// `(out, x, max)`; gives the sum.
+pub type ExpSubSum = fn(out: &mut [f32], x: &[f32], max: f32) -> f32;
+
 /// Every kernel of one tier. Slices of wrong lengths panic.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernels {
@@ -197,8 +200,8 @@ pub struct Kernels {
     pub rms_norm: Entry<RmsNorm>,
     /// `(x - mean) / √(variance + eps) · w + b`
     pub layer_norm: Entry<LayerNorm>,
-    /// `x = exp(x - max)` in place, returning the sum; zeros and 0 where `max` is -∞.
-    pub exp_sub_sum: Entry<fn(&mut [f32], &[f32], f32) -> f32>,
+    /// `out = exp(x - max)`, returning the sum; zeros and 0 where `max` is -∞.
+    pub exp_sub_sum: Entry<ExpSubSum>,
     /// `x = alpha · x` in place.
     pub scale: Entry<fn(&mut [f32], f32)>,
     /// `y += alpha · x`: `(y, alpha, x)`.
