@@ -9,14 +9,15 @@ use qiao_layers::{Fallback, Policy};
 use crate::plugin;
 
 /// The names of the backends that were compiled in.
-pub(crate) const BUILT_IN: [&str; 8] = ["cpu", "cuda", "hip", "musa", "maca", "corex", "opencl", "reference"];
+pub(crate) const BUILT_IN: [&str; 9] = ["cpu", "cuda", "hip", "musa", "maca", "corex", "opencl", "ascend", "reference"];
 
 /// Every backend that was compiled in, the preferred first: `cpu`; `cuda` and the vendors of its family, [`qiao_cuda::Family`];
-/// `opencl`; `reference`; then the plugins. Whether its chip is on this machine is known when it is asked for its devices.
+/// `opencl`; `ascend`; `reference`; then the plugins. Whether its chip is on this machine is known when it is asked for its devices.
 pub fn registry() -> Registry {
     let mut built_in: Vec<Arc<dyn Backend>> = vec![Arc::new(qiao_cpu::CpuBackend)];
     built_in.extend(qiao_cuda::Family::ALL.map(|family| Arc::new(family) as Arc<dyn Backend>));
     built_in.push(Arc::new(qiao_opencl::OpenClBackend));
+    built_in.push(Arc::new(qiao_ascend::AscendBackend::default()));
     built_in.push(Arc::new(qiao_reference::ReferenceBackend));
     let mut registry = Registry::new();
     for backend in built_in.into_iter().chain(plugin::all()) {
