@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use qiao::ServeOptions;
 use qiao::bench::serve::{self, Arriving, Event, Mix, Options, ServeReport, Settings, Tell, Until};
+use qiao::{Balance, ServeOptions};
 
 use crate::args::{BenchServe, Dtype, ServerArgs};
 use crate::exit::Exit;
@@ -18,7 +18,7 @@ use crate::terminal::tell_line;
 
 pub(crate) fn serve(args: &BenchServe, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let options = options(args);
-    present(&options.device)?;
+    args.device.iter().try_for_each(|device| present(device))?;
     let cancel = qiao::Canceller::default();
     let _guard = Guard::new(cancel.clone());
     let bar = ProgressBar::no_length();
@@ -68,14 +68,18 @@ fn options(args: &BenchServe) -> Options {
         seed: load.seed,
         slos: args.slo.clone(),
     };
+    let mut devices = args.device.clone();
+    let balance = if args.round_robin { Balance::RoundRobin } else { Balance::LeastLoaded };
     Options {
         model: args.model.clone(),
-        device: args.device.clone(),
+        device: devices.remove(0),
+        more_devices: devices,
+        speeds: args.speed.clone(),
         split: args.split.clone(),
         dtype: args.dtype.map(Dtype::into),
         host_fallback: args.fallback.to_host(),
         threads: args.threads.map(|threads| threads as usize),
-        serve: server(&args.server),
+        serve: server(&args.server).balance(balance).affinity(!args.no_affinity),
         settings,
     }
 }

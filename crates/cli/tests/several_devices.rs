@@ -106,3 +106,32 @@ fn devices_and_splits_that_make_no_sense_are_refused() {
         assert!(error.contains(words), "{more:?}: {error}");
     }
 }
+
+#[test]
+fn requests_are_shared_by_devices_with_the_whole_model() {
+    let load = ["bench", "serve", "--concurrency", "4", "--requests", "12", "--prompt", "6", "--output", "4"];
+    let devices = ["--device", "cpu", "--device", "cpu,cpu", "--speed", "3,1", "--no-affinity"];
+    let served = json(&[&load[..], &devices, &["--json", "-"]].concat());
+    assert_eq!(served["more_devices"][0]["asked"], "cpu,cpu");
+    let point = &served["points"][0];
+    assert_eq!(point["completed"], 12, "{served}");
+    let shares = point["shares"].as_array().unwrap();
+    let sum = |key: &str| shares.iter().map(|share| share[key].as_f64().unwrap()).sum::<f64>();
+    assert_eq!((shares.len(), sum("requests")), (2, 12.0), "{point}");
+    assert!((sum("share") - 1.0).abs() < 1e-9 && shares[0]["share"].as_f64() > shares[1]["share"].as_f64(), "{point}");
+    assert!(shares.iter().all(|share| share["lost"].is_null()));
+
+    let output = qiao(&[&load[..], &["--device", "cpu", "--device", "cpu", "--round-robin"]].concat());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("share %") && text.contains("taken over"), "{text}");
+    for (more, code, words) in [
+        (&["--device", "cpu", "--device", "cpu", "--speed", "1"][..], 1, "1 for 2 devices"),
+        (&["--device", "cpu", "--speed", "0"], 2, "number above 0"),
+        (&["--device", "cpu", "--device", "nothing"], 3, "'nothing' is not present"),
+    ] {
+        let output = qiao(&[&load[..], more].concat());
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{more:?}: {error}");
+        assert!(error.contains(words), "{more:?}: {error}");
+    }
+}

@@ -112,7 +112,7 @@ fn serve(gate: Option<Mutex<Receiver<Fate>>>, policy: Policy, replies: usize) ->
     let batches = Arc::new(AtomicUsize::new(0));
     let toy = Toy { gate, batches: batches.clone(), logits: Vec::new(), lost: false };
     let scheduler = Scheduler::new(Box::new(toy), Speech::none(), policy).unwrap();
-    (Server::start(scheduler, ServerOptions { replies }).unwrap(), batches)
+    (Server::start(scheduler, ServerOptions { replies, ..ServerOptions::default() }).unwrap(), batches)
 }
 
 fn request(prompt: &[u32], tokens: usize) -> Request {
@@ -400,7 +400,8 @@ fn a_server_without_room_is_refused() {
         let toy = Toy { gate: None, batches: Arc::default(), logits: Vec::new(), lost: false };
         let policy = Policy { queue, ..Policy::default() };
         let scheduler = Scheduler::new(Box::new(toy), Speech::none(), policy).unwrap();
-        let error = Server::start(scheduler, ServerOptions { replies }).err().unwrap().to_string();
+        let error =
+            Server::start(scheduler, ServerOptions { replies, ..ServerOptions::default() }).err().unwrap().to_string();
         assert!(error.starts_with(name), "{error}");
     }
 }

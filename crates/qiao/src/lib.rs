@@ -24,6 +24,7 @@
 //! - [`Params`] are sampling parameters; what is not set is as the checkpoint's `generation_config.json` has it.
 //! - [`registry`] lists the backends of this build; a device of another backend is given with [`ModelOptions::on`].
 //! - [`Model::serve`] answers many requests at once, by a shared cache and batches that change from token to token: [`Server`].
+//!   [`Server::over`] does so with one model on several devices, and goes on when one of them is lost.
 //! - [`compare()`] judges a model on a device against golden logits.
 //! - [`LockStep`] runs a model on two devices and names the first operator at which they part.
 //! - [`Eval`] measures how good a model is on a text, and how far from the one that it was made from.
@@ -79,7 +80,7 @@ pub use qiao_engine::eval::Evaluation;
 pub use qiao_engine::forecast::{Forecast, ForecastOptions, read_peaks};
 pub use qiao_engine::generate::{Canceller, FinishReason, Piece, Stats};
 pub use qiao_engine::placing::Progress;
-pub use qiao_engine::serve::{Chunk, End, Load, Usage};
+pub use qiao_engine::serve::{Balance, Chunk, End, Load, Replica, Usage};
 pub use qiao_engine::sides::{HostWork, PATIENCE};
 pub use qiao_engine::text::Prompt;
 pub use qiao_layers::{Account, Fallback, Home, Hosted, Line, Peaks, Policy, Provenance, Way};

@@ -11,7 +11,7 @@ use qiao_engine::serve::{
 };
 use qiao_engine::text::TextModel;
 
-use crate::{Chunk, Error, Load, Model, Params, Prompt, Result};
+use crate::{Balance, Chunk, Error, Load, Model, Params, Prompt, Replica, Result};
 
 /// Who guesses tokens ahead.
 #[derive(Clone)]
@@ -35,6 +35,8 @@ pub struct ServeOptions {
     sharing: bool,
     guesses: Guesses,
     draft: usize,
+    balance: Balance,
+    affinity: bool,
 }
 
 impl Default for ServeOptions {
@@ -61,6 +63,8 @@ impl ServeOptions {
             sharing: true,
             guesses: Guesses::Nobody,
             draft: 0,
+            balance: Balance::default(),
+            affinity: true,
         }
     }
 
@@ -144,13 +148,40 @@ impl ServeOptions {
         self
     }
 
+    /// How requests are given to several devices; to the least loaded unless this is said.
+    pub fn balance(mut self, balance: Balance) -> ServeOptions {
+        self.balance = balance;
+        self
+    }
+
+    /// Whether a request goes to the device that had the beginning of its prompt before, unless that has much more to do, as it does unless
+    /// this is said.
+    pub fn affinity(mut self, affinity: bool) -> ServeOptions {
+        self.affinity = affinity;
+        self
+    }
+
     /// Tokens and sequences of a batch, and whether prompts are shared.
     pub(crate) fn facts(&self) -> (usize, usize, bool) {
         (self.batch_tokens, self.sequences.unwrap_or(Self::SEQUENCES), self.sharing)
     }
 
-    /// Starts the server, with this voice.
-    pub(crate) fn start(&self, model: &Model, speech: Speech) -> Result<serve::Server> {
+    /// Starts the server over models, each with its speed, with this voice.
+    ///
+    /// # Errors
+    /// No model; models of different checkpoints or dtypes; what the engine refuses.
+    pub(crate) fn start(&self, models: &[(Model, f64)], speech: Speech) -> Result<serve::Server> {
+        check_same(models)?;
+        let scheduler = |(model, speed): &(Model, f64)| Ok((self.scheduler(model, speech.clone())?, *speed));
+        let schedulers = models.iter().map(scheduler).collect::<Result<Vec<_>>>()?;
+        // Where prompts are not shared it does not matter where they were.
+        let affinity = self.affinity && self.sharing;
+        let options = ServerOptions { replies: self.replies, balance: self.balance, affinity };
+        Ok(serve::Server::over(schedulers, options)?)
+    }
+
+    /// A scheduler over a cache for a model.
+    fn scheduler(&self, model: &Model, speech: Speech) -> Result<Scheduler> {
         let sequences = self.sequences.unwrap_or(Self::SEQUENCES);
         let cache = CacheOptions {
             bytes: self.cache_bytes,
@@ -169,7 +200,7 @@ impl ServeOptions {
             ..Policy::default()
         };
         let scheduler = Scheduler::new(Box::new(executor), speech, policy)?;
-        let scheduler = match &self.guesses {
+        Ok(match &self.guesses {
             Guesses::Nobody => scheduler,
             Guesses::Lookup => scheduler.with_proposer(Box::new(PromptLookup::default())),
             Guesses::Draft(draft) => {
@@ -178,9 +209,23 @@ impl ServeOptions {
                 let vocab = scheduler.limits().vocab;
                 scheduler.with_proposer(Box::new(DraftModel::new(Box::new(pages), vocab)?))
             }
-        };
-        Ok(serve::Server::start(scheduler, ServerOptions { replies: self.replies })?)
+        })
     }
+}
+
+/// Refuses models that do not say the same: a request may begin with one and end with another.
+fn check_same(models: &[(Model, f64)]) -> Result<()> {
+    let Some(((first, _), others)) = models.split_first() else { return Ok(()) };
+    let facts = |model: &Model| (model.loaded().fingerprint(), model.kv_dtype());
+    let Some((other, _)) = others.iter().find(|(other, _)| facts(other) != facts(first)) else { return Ok(()) };
+    let dtypes = |model: &Model| format!("{} with keys and values in {}", model.compute_dtype(), model.kv_dtype());
+    let (a, b) = (dtypes(first), dtypes(other));
+    let found = match a == b {
+        true => "another checkpoint or configuration".to_string(),
+        false => format!("{a} on {}, {b} on {}", first.device().info().name, other.device().info().name),
+    };
+    let mend = "load the same checkpoint in the same dtypes onto every device";
+    Err(qiao_core::Error::invalid("models of one server", found, mend).into())
 }
 
 /// What a server is asked: a prompt, and how to continue it.
@@ -299,13 +344,44 @@ impl Model {
     /// # Errors
     /// Options of 0; a cache that the device can't hold; a device that can't run batches over pages; a draft model of another vocabulary.
     pub fn serve(&self, options: ServeOptions) -> Result<Server> {
-        let text = self.text().clone();
-        let inner = options.start(self, Speech::try_from(&*text)?)?;
-        Ok(Server { inner, text })
+        Server::over([(self.clone(), 1.0)], options)
     }
 }
 
 impl Server {
+    /// Serves one model that is on several devices, whole on each (or across some of them): every device has a share of the requests, by
+    /// how fast it is said to be, in any unit. Where one is lost the others take over what it had; a reader sees nothing of it, and the
+    /// text is what it would have been, where devices say the same.
+    ///
+    /// ```
+    /// use qiao::{Model, ModelOptions, Request, ServeOptions, Server};
+    ///
+    /// let (first, second) = (Model::demo()?, ModelOptions::new().device("cpu").demo()?);
+    /// let server = Server::over([(first, 2.0), (second, 1.0)], ServeOptions::new())?;
+    /// let mut reply = server.submit(Request::new("床前明月光"))?;
+    /// assert!(reply.blocking().all(|chunk| chunk.is_ok()));
+    /// assert_eq!(server.replicas().len(), 2);
+    /// # Ok::<(), qiao::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Model::serve`]; no model, a speed that is not above 0, or models that are not the same checkpoint in the same dtypes and
+    /// contexts.
+    pub fn over(models: impl IntoIterator<Item = (Model, f64)>, options: ServeOptions) -> Result<Server> {
+        let models: Vec<(Model, f64)> = models.into_iter().collect();
+        let Some((first, _)) = models.first() else {
+            return Err(qiao_core::Error::invalid("models of one server", "none", "give at least one").into());
+        };
+        let text = first.text().clone();
+        let inner = options.start(&models, Speech::try_from(&*text)?)?;
+        Ok(Server { inner, text })
+    }
+
+    /// Each device's share so far, in the order in which the models were given.
+    pub fn replicas(&self) -> Vec<Replica> {
+        self.inner.replicas()
+    }
+
     /// Submits a request. What only the running server can find wrong with it, such as a prompt longer than the cache, is the first
     /// item of the reply.
     ///
@@ -333,7 +409,7 @@ impl Server {
         Ok(Reply { inner: self.inner.submit_waiting(request)? })
     }
 
-    /// What waits, runs and fills the cache, as it was after the last batch.
+    /// What waits, runs and fills the caches, as it was after the last batches.
     pub fn load(&self) -> Load {
         self.inner.load()
     }

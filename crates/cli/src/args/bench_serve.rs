@@ -26,6 +26,7 @@ Examples:
   qiao bench serve ./Qwen2.5-0.5B --concurrency 1,4,16 --prompt 64..256 --output 64 --slo ttft=500ms,tpot=50ms
   qiao bench serve ./Qwen2.5-0.5B --rate 0.5,1,2 --duration 60s --html curve.html
   qiao bench serve ./Qwen2.5-0.5B --prefix 512 --shared 0.8 --json - > shared.json
+  qiao bench serve ./Qwen2.5-0.5B --device cuda:0 --device cpu --speed 20,1 --concurrency 32
   qiao bench serve ./Qwen2.5-0.5B --together 1,4,8 --prompt 128 --output 32 --batch-tokens 1024 --requests 24
 
 {TABLE}"
@@ -36,10 +37,20 @@ Examples:
 pub(crate) struct BenchServe {
     /// A checkpoint directory or a GGUF file. Without it, the embedded demo model.
     pub(crate) model: Option<PathBuf>,
-    /// The device, as 'qiao devices' names it; several with commas between share the model's layers, the first ones on the first.
+    /// The device, as 'qiao devices' names it; several with commas between share the model's layers, the first ones on the first. May be
+    /// given several times: then each has the whole model and a share of the requests, and the others take over what a lost one had.
     #[arg(long, value_name = "NAME,…", default_value = "cpu")]
-    pub(crate) device: String,
-    /// With several devices: how many layers each has. Without it, as many as each has memory free for.
+    pub(crate) device: Vec<String>,
+    /// With --device several times: how fast each is, in any unit. Without it, all the same.
+    #[arg(long, value_name = "X,…", value_delimiter = ',', value_parser = speed)]
+    pub(crate) speed: Vec<f64>,
+    /// With --device several times: give requests to one after the other, and not to the least loaded.
+    #[arg(long)]
+    pub(crate) round_robin: bool,
+    /// With --device several times: do not look for the device that had the beginning of a prompt before.
+    #[arg(long)]
+    pub(crate) no_affinity: bool,
+    /// With several devices and commas: how many layers each has. Without it, as many as each has memory free for.
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     pub(crate) split: Option<Vec<usize>>,
     /// The compute dtype: that of activations and cache. Without it, the dtype of the weights.
@@ -154,6 +165,11 @@ fn length(text: &str) -> Result<Length, String> {
 
 fn slo(text: &str) -> Result<Slo, String> {
     limits(text).map_err(|error| error.to_string())
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    let speed = text.trim().parse::<f64>().ok().filter(|speed| *speed > 0.0 && speed.is_finite());
+    speed.ok_or_else(|| "give a number above 0".into())
 }
 
 fn rate(text: &str) -> Result<f64, String> {

@@ -55,7 +55,10 @@ impl Command {
             Command::Run(args) => &mut args.on.device,
             Command::Compare(args) => &mut args.on.device,
             Command::Bench(Bench::Model(args)) => &mut args.device,
-            Command::Bench(Bench::Serve(args)) => &mut args.device,
+            Command::Bench(Bench::Serve(args)) => match args.device.first_mut() {
+                Some(device) => device,
+                None => return,
+            },
             Command::Bench(Bench::Ops(args)) => &mut args.device,
             Command::Adapt(args) => &mut args.device,
             Command::Check(args) => &mut args.device,

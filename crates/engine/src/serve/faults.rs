@@ -47,7 +47,7 @@ impl Works {
     /// Makes the executor usable after an error.
     ///
     /// # Errors
-    /// It can't go on; then no request is left.
+    /// It can't go on; then no request is left, or all are as they were.
     pub(super) fn mend(&mut self, error: &EngineError) -> Result<()> {
         if is_lost(error) {
             return Err(self.lose(repeat(error)));
@@ -56,9 +56,9 @@ impl Works {
         self.executor.recover().map_err(|error| self.lose(error))
     }
 
-    /// Ends everything.
+    /// Ends everything, unless somebody takes it out.
     fn lose(&mut self, error: EngineError) -> EngineError {
-        let all: Vec<_> = self.state.jobs.keys().copied().collect();
+        let all: Vec<_> = self.state.jobs.keys().copied().filter(|_| !self.state.keeps).collect();
         for id in all {
             self.state.end_request(id, &error);
         }

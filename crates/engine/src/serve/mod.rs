@@ -30,7 +30,10 @@ mod faults;
 
 mod scheduler;
 
+mod moved;
+
 mod reply;
+mod router;
 mod worker;
 
 mod server;
@@ -42,8 +45,9 @@ pub use policy::{Load, Policy, Preempt, Stepped};
 pub use propose::{Proposer, Want};
 pub use reply::{Blocking, Chunk, Reply};
 pub use request::{End, Event, Request, RequestId, Usage};
+pub use router::Balance;
 pub use scheduler::Scheduler;
-pub use server::{Server, ServerOptions};
+pub use server::{Replica, Server, ServerOptions};
 pub use speculate::{DraftModel, PromptLookup};
 
 pub use crate::voice::{FinishReason, Piece, Speech};

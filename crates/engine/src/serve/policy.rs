@@ -104,3 +104,40 @@ pub struct Load {
     /// Errors of the executor that were mended.
     pub faults: u64,
 }
+
+impl std::ops::Add for Load {
+    type Output = Load;
+
+    fn add(self, other: Load) -> Load {
+        let (a, b) = (self.cache, other.cache);
+        let (c, d) = (self.counters, other.counters);
+        Load {
+            queued: self.queued + other.queued,
+            running: self.running + other.running,
+            preempted: self.preempted + other.preempted,
+            cache: kvcache::Usage {
+                total: a.total + b.total,
+                used: a.used + b.used,
+                cached: a.cached + b.cached,
+                free: a.free + b.free,
+                sequences: a.sequences + b.sequences,
+                total_bytes: a.total_bytes + b.total_bytes,
+                used_bytes: a.used_bytes + b.used_bytes,
+                cached_bytes: a.cached_bytes + b.cached_bytes,
+                free_bytes: a.free_bytes + b.free_bytes,
+            },
+            counters: kvcache::Counters {
+                looked_up: c.looked_up + d.looked_up,
+                found: c.found + d.found,
+                evicted: c.evicted + d.evicted,
+                copied: c.copied + d.copied,
+                released: c.released + d.released,
+            },
+            host_bytes: self.host_bytes + other.host_bytes,
+            batches: self.batches + other.batches,
+            tokens: self.tokens + other.tokens,
+            preemptions: self.preemptions + other.preemptions,
+            faults: self.faults + other.faults,
+        }
+    }
+}

@@ -10,6 +10,8 @@ use std::time::Instant;
 use async_channel::{Receiver, Sender};
 use futures_core::Stream;
 
+use super::router::Ticket;
+use super::worker::Transfer;
 use super::{End, Load, Request};
 use crate::error::{EngineError, Result};
 use crate::generate::Piece;
@@ -37,6 +39,47 @@ pub(super) enum Command {
     Drain { until: Option<Instant>, done: Sender<bool> },
     /// End everything now.
     Stop,
+    /// A request that another thread had.
+    TakeOver(Box<Transfer>),
+    /// All threads together have nothing more to do.
+    Wake,
+}
+
+/// Where a reply's commands go: to the thread that has its request. It leads elsewhere when the request moves.
+pub(super) struct Line {
+    to: Mutex<Option<(Inbox<Command>, Arc<Shared>)>>,
+    /// Whether the request is to end. A command to a thread that is gone is lost; this is not.
+    cancelled: AtomicBool,
+}
+
+impl Line {
+    pub(super) fn new() -> Arc<Line> {
+        Arc::new(Line { to: Mutex::new(None), cancelled: AtomicBool::new(false) })
+    }
+
+    pub(super) fn lead_to(&self, inbox: Inbox<Command>, shared: Arc<Shared>) {
+        *self.to.lock().unwrap_or_else(PoisonError::into_inner) = Some((inbox, shared));
+    }
+
+    /// The error of a reader whose request is with a thread that is gone.
+    fn ended(&self) -> EngineError {
+        match &*self.to.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((_, shared)) => shared.ended(),
+            None => EngineError::ServerEnded { why: "it takes no more requests".into() },
+        }
+    }
+
+    fn tell(&self, command: Command) {
+        if let Some((to, _)) = &*self.to.lock().unwrap_or_else(PoisonError::into_inner) {
+            // A thread that is gone has ended everything, or has given it away: then who has it now looks for itself.
+            let _ = to.send(command);
+        }
+    }
+
+    /// Asked by a thread after the line leads to it.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
 }
 
 /// A request on its way to the thread.
@@ -46,6 +89,9 @@ pub(super) struct Submission {
     pub(super) sent: Instant,
     pub(super) chunks: Sender<Result<Chunk>>,
     pub(super) lagging: Arc<AtomicBool>,
+    pub(super) line: Arc<Line>,
+    /// Set by whoever sends it.
+    pub(super) ticket: Option<Ticket>,
 }
 
 /// What the thread and everybody else may look at.
@@ -77,34 +123,35 @@ impl Shared {
 pub struct Reply {
     key: u64,
     chunks: Pin<Box<Receiver<Result<Chunk>>>>,
-    inbox: Inbox<Command>,
+    line: Arc<Line>,
     lagging: Arc<AtomicBool>,
-    shared: Arc<Shared>,
     /// Samples that have not ended.
     open: usize,
 }
 
 impl Reply {
     /// A reply to this request, which buffers so many chunks, and the submission that belongs to it.
-    pub(super) fn new(
-        key: u64,
-        request: Request,
-        chunks: usize,
-        inbox: Inbox<Command>,
-        shared: Arc<Shared>,
-    ) -> (Reply, Box<Submission>) {
+    pub(super) fn new(key: u64, request: Request, chunks: usize) -> (Reply, Box<Submission>) {
         let (sender, receiver) = async_channel::bounded(chunks.max(1));
         let lagging = Arc::new(AtomicBool::new(false));
-        let open = request.samples;
-        let submission = Submission { key, request, sent: Instant::now(), chunks: sender, lagging: lagging.clone() };
-        (Reply { key, chunks: Box::pin(receiver), inbox, lagging, shared, open }, Box::new(submission))
+        let (open, line) = (request.samples, Line::new());
+        let submission = Submission {
+            key,
+            request,
+            sent: Instant::now(),
+            chunks: sender,
+            lagging: lagging.clone(),
+            line: line.clone(),
+            ticket: None,
+        };
+        (Reply { key, chunks: Box::pin(receiver), line, lagging, open }, Box::new(submission))
     }
 
     /// Ends the request; what came before, and the end of every sample with
     /// [`FinishReason::Cancelled`](crate::generate::FinishReason::Cancelled), can still be read.
     pub fn cancel(&self) {
-        // A thread that is gone has ended everything.
-        let _ = self.inbox.send(Command::Cancel { key: self.key, gone: false });
+        self.line.cancelled.store(true, Ordering::SeqCst);
+        self.line.tell(Command::Cancel { key: self.key, gone: false });
     }
 
     /// The same chunks for a thread that waits for them.
@@ -125,7 +172,7 @@ impl Reply {
     fn took(&mut self, item: Option<Result<Chunk>>) -> Result<Chunk> {
         let Some(item) = item else {
             self.open = 0;
-            return Err(self.shared.ended());
+            return Err(self.line.ended());
         };
         self.tell_room();
         match &item {
@@ -145,7 +192,7 @@ impl Reply {
             && self.chunks.len() <= capacity / 2
             && self.lagging.swap(false, Ordering::SeqCst)
         {
-            let _ = self.inbox.send(Command::Room(self.key));
+            self.line.tell(Command::Room(self.key));
         }
     }
 }
@@ -165,7 +212,7 @@ impl Stream for Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if self.open > 0 {
-            let _ = self.inbox.send(Command::Cancel { key: self.key, gone: true });
+            self.line.tell(Command::Cancel { key: self.key, gone: true });
         }
     }
 }

@@ -65,7 +65,7 @@ pub struct Usage {
     pub cached_tokens: usize,
     /// Tokens generated, the end-of-text id apart.
     pub generated_tokens: usize,
-    /// How often it lost its place to another.
+    /// How often it lost its place: to another, or with its device.
     pub preemptions: usize,
     /// Guessed tokens that ran.
     pub drafted_tokens: usize,

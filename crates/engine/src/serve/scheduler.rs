@@ -27,7 +27,7 @@ use crate::voice::{FinishReason, Speech, Voice};
 /// tokens alone: not on other requests, the policy, the size of the cache, preemption, faults that were mended, or guesses. The
 /// clock decides about deadlines and nothing else.
 pub struct Scheduler {
-    works: Works,
+    pub(super) works: Works,
 }
 
 impl Scheduler {
@@ -210,18 +210,29 @@ impl State {
         if tokens > limits.context {
             return Err(EngineError::PromptTooLong { tokens, context: limits.context });
         }
-        if request.samples == 0 || request.samples > self.places() {
-            let found = format!("{}, and {} may run side by side", request.samples, self.places());
+        self.require_places(request.samples)?;
+        // The last token is given out and never runs.
+        self.require_room(tokens.saturating_add(request.params.max_tokens.saturating_sub(1)))
+    }
+
+    /// Refuses none, and more samples than run side by side.
+    pub(super) fn require_places(&self, samples: usize) -> Result<()> {
+        if samples == 0 || samples > self.places() {
+            let found = format!("{samples}, and {} may run side by side", self.places());
             let expected = "at least 1, and no more than run side by side";
             return Err(EngineError::Parameter { name: "samples", expected, found });
         }
-        // The last token is given out and never runs.
-        let most = tokens.saturating_add(request.params.max_tokens.saturating_sub(1)).min(limits.context);
-        let (needed, blocks) = (self.blocks(most).min(self.widest()), limits.blocks - 1);
-        if needed > blocks {
-            return Err(EngineError::CacheTooSmall { tokens: most, needed, blocks });
-        }
         Ok(())
+    }
+
+    /// Refuses a sequence of at most so many tokens that the whole cache could not hold.
+    pub(super) fn require_room(&self, tokens: usize) -> Result<()> {
+        let tokens = tokens.min(self.limits.context);
+        let (needed, blocks) = (self.blocks(tokens).min(self.widest()), self.limits.blocks - 1);
+        match needed > blocks {
+            true => Err(EngineError::CacheTooSmall { tokens, needed, blocks }),
+            false => Ok(()),
+        }
     }
 
     /// A sampler and a voice for each sample.

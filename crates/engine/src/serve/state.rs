@@ -48,6 +48,8 @@ pub(super) struct State {
     pub(super) faults: u64,
     /// Why nothing can go on.
     pub(super) lost: Option<EngineError>,
+    /// Whether requests stay as they are when nothing can go on, so that they can be taken out.
+    pub(super) keeps: bool,
 }
 
 impl State {
@@ -77,6 +79,7 @@ impl State {
             preemptions: 0,
             faults: 0,
             lost: None,
+            keeps: false,
         }
     }
 
@@ -193,7 +196,13 @@ impl State {
         if self.jobs.get(&id).is_none_or(|job| !job.seats.is_empty()) {
             return;
         }
-        let Some(job) = self.jobs.remove(&id) else { return };
+        if let Some(job) = self.jobs.remove(&id) {
+            self.forget(id, &job);
+        }
+    }
+
+    /// Takes a request that is gone out of the books.
+    pub(super) fn forget(&mut self, id: RequestId, job: &Job) {
         if let Some(due) = job.due {
             self.due.remove(&(due, id));
         }

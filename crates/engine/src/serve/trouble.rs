@@ -49,6 +49,7 @@ pub(super) fn repeat(error: &EngineError) -> EngineError {
     match error {
         EngineError::Device(error) => EngineError::Device(error.clone()),
         EngineError::Logits { found } => EngineError::Logits { found: found.clone() },
+        EngineError::ServerEnded { why } => EngineError::ServerEnded { why: why.clone() },
         other => Error::internal("a batch", other.to_string()).into(),
     }
 }

@@ -1,6 +1,6 @@
 //! The server's thread: commands in, batches, chunks out.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::mpsc::{Receiver as Inbox, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
@@ -8,13 +8,19 @@ use std::time::Instant;
 
 use async_channel::{Receiver, Sender, TrySendError};
 
-use super::reply::{Chunk, Command, Shared, Submission};
+use super::moved::Moved;
+use super::reply::{Chunk, Command, Line, Shared, Submission};
+use super::router::{Router, Ticket};
+use super::trouble::repeat;
 use super::{Event, RequestId, Scheduler, Stepped};
 use crate::error::{EngineError, Result};
 
 /// A request whose reply is not complete.
-struct Open {
-    id: RequestId,
+pub(super) struct Open {
+    /// None where it is over, and its last chunks wait for their reader.
+    id: Option<RequestId>,
+    line: Arc<Line>,
+    ticket: Option<Ticket>,
     chunks: Sender<Result<Chunk>>,
     lagging: Arc<AtomicBool>,
     /// What found no room in the reply. While it is not empty the request is paused, so it stays as small as one batch made it.
@@ -27,6 +33,18 @@ struct Open {
 impl Open {
     fn is_over(&self) -> bool {
         !self.running.contains(&true)
+    }
+
+    /// Ends a reply with an error, as far as there is room in it.
+    fn fail(mut self, error: EngineError) {
+        self.backlog.push_back(Err(error));
+        // What finds no room is lost, and the reader is told that the server has ended.
+        self.flush();
+    }
+
+    /// Sequences that go on.
+    pub(super) fn sequences(&self) -> usize {
+        self.running.iter().filter(|running| **running).count()
     }
 
     /// Moves the backlog into the reply, as far as there is room; `false` when nobody reads it.
@@ -45,6 +63,27 @@ impl Open {
     }
 }
 
+/// A request that goes from one thread to another, with its reply.
+pub(super) struct Transfer {
+    pub(super) key: u64,
+    pub(super) open: Open,
+    /// None where it is over, and its last chunks wait for their reader.
+    pub(super) moved: Option<Box<Moved>>,
+    /// Whether a thread has panicked that had it.
+    pub(super) suspect: bool,
+}
+
+impl Transfer {
+    pub(super) fn line(&self) -> &Arc<Line> {
+        &self.open.line
+    }
+
+    /// Counts it elsewhere; gives what counted it before.
+    pub(super) fn set_ticket(&mut self, ticket: Ticket) -> Option<Ticket> {
+        self.open.ticket.replace(ticket)
+    }
+}
+
 /// Somebody who waits until all is finished.
 struct Drain {
     until: Option<Instant>,
@@ -58,9 +97,13 @@ pub(super) struct Worker {
     places: Receiver<()>,
     /// Messages in `places` whose request the scheduler has.
     held: usize,
-    shared: Arc<Shared>,
+    router: Arc<Router>,
+    /// Its own place among the slots of the router.
+    slot: usize,
     open: HashMap<u64, Open>,
     keys: HashMap<RequestId, u64>,
+    /// Requests that were with a thread when it panicked.
+    suspects: HashSet<u64>,
     drains: Vec<Drain>,
     /// Whether a drain ran out of time.
     cut: bool,
@@ -72,16 +115,19 @@ impl Worker {
         scheduler: Scheduler,
         inbox: Inbox<Command>,
         places: Receiver<()>,
-        shared: Arc<Shared>,
+        router: Arc<Router>,
+        slot: usize,
     ) -> Worker {
         Worker {
             scheduler,
             inbox,
             places,
             held: 0,
-            shared,
+            router,
+            slot,
             open: HashMap::new(),
             keys: HashMap::new(),
+            suspects: HashSet::new(),
             drains: Vec::new(),
             cut: false,
             stopping: false,
@@ -103,7 +149,7 @@ impl Worker {
             }
             let stepped = self.scheduler.step(&mut events);
             if let Ok(Stepped::Ran { sequences, .. }) = stepped {
-                self.shared.sequences.fetch_add(sequences as u64, Ordering::Relaxed);
+                self.shared().sequences.fetch_add(sequences as u64, Ordering::Relaxed);
             }
             self.publish();
             for event in events.drain(..) {
@@ -113,9 +159,10 @@ impl Worker {
             if self.stopping {
                 return Ok("it was dropped");
             }
-            if !self.drains.is_empty() && (self.open.is_empty() || self.cut) && self.scheduler.is_idle() {
+            let over = self.cut || self.open.is_empty() && self.router.is_idle();
+            if !self.drains.is_empty() && over && self.scheduler.is_idle() {
                 // Before anybody hears of it: whoever submits after that is told so.
-                let _ = self.shared.fate.set("it was drained".into());
+                let _ = self.shared().fate.set("it was drained".into());
                 for drain in self.drains.drain(..) {
                     // Whoever has gone away does not want to know.
                     let _ = drain.done.try_send(!self.cut);
@@ -126,6 +173,10 @@ impl Worker {
                 self.sleep();
             }
         }
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.router.slots[self.slot].shared
     }
 
     /// Waits for a command, or for the first moment at which a time-out is over.
@@ -149,18 +200,20 @@ impl Worker {
             Command::Cancel { key, gone } => {
                 if gone {
                     self.abandon(key);
-                } else if let Some(open) = self.open.get(&key) {
-                    self.scheduler.cancel(open.id);
+                } else if let Some(id) = self.open.get(&key).and_then(|open| open.id) {
+                    self.scheduler.cancel(id);
                 }
             }
             Command::Room(key) => self.settle(key),
             Command::Drain { until, done } => self.drains.push(Drain { until, done }),
             Command::Stop => self.stopping = true,
+            Command::TakeOver(transfer) => self.take_over(*transfer),
+            Command::Wake => {}
         }
     }
 
     fn submit(&mut self, submission: Submission) {
-        let Submission { key, mut request, sent, chunks, lagging } = submission;
+        let Submission { key, mut request, sent, chunks, lagging, line, ticket } = submission;
         let samples = request.samples;
         // A time-out counts from the moment at which the request was sent.
         request.params.timeout = request.params.timeout.map(|timeout| timeout.saturating_sub(sent.elapsed()));
@@ -169,13 +222,76 @@ impl Worker {
                 self.held += 1;
                 self.keys.insert(id, key);
                 let (backlog, running) = (VecDeque::new(), vec![true; samples]);
-                self.open.insert(key, Open { id, chunks, lagging, backlog, paused: false, running });
+                if line.is_cancelled() {
+                    self.scheduler.cancel(id);
+                }
+                self.open
+                    .insert(key, Open { id: Some(id), line, ticket, chunks, lagging, backlog, paused: false, running });
             }
             Err(error) => {
                 self.free_place();
                 // The reply is new, so there is room in it, unless it is gone.
                 let _ = chunks.try_send(Err(error));
             }
+        }
+    }
+
+    /// Takes in a request of a thread that is gone.
+    fn take_over(&mut self, transfer: Transfer) {
+        let Transfer { key, mut open, moved, suspect } = transfer;
+        open.id = match moved.map(|moved| self.scheduler.take_in(*moved)) {
+            None => None,
+            Some(Ok(id)) => Some(id),
+            Some(Err((_, error))) => return open.fail(error),
+        };
+        if suspect {
+            self.suspects.insert(key);
+        }
+        if let Some(id) = open.id {
+            self.keys.insert(id, key);
+            // What its reader said to the other thread meanwhile is looked for here.
+            if open.line.is_cancelled() {
+                self.scheduler.cancel(id);
+            }
+        }
+        let is_read = !open.chunks.is_closed();
+        self.open.insert(key, open);
+        if is_read { self.settle(key) } else { self.abandon(key) }
+    }
+
+    /// Gives everything to other threads: what it had itself, and what was sent to it before it took nothing more. What nobody can
+    /// take ends in this error.
+    pub(super) fn hand_over(&mut self, error: &EngineError, panicked: bool) {
+        self.router.slots[self.slot].close();
+        while let Ok(command) = self.inbox.try_recv() {
+            match command {
+                Command::Submit(submission) => {
+                    if let Err(submission) = self.router.submit(submission) {
+                        let _ = submission.chunks.try_send(Err(repeat(error)));
+                    }
+                }
+                Command::TakeOver(transfer) => self.pass_on(transfer, error),
+                _ => {}
+            }
+        }
+        for (key, open) in std::mem::take(&mut self.open) {
+            let suspect = self.suspects.contains(&key);
+            // One that two threads panicked with may be what they panic of.
+            let stays = suspect && panicked && !open.is_over();
+            let moved = open.id.filter(|_| !stays).and_then(|id| self.scheduler.take_out(id)).map(Box::new);
+            if moved.is_some() || open.is_over() {
+                self.pass_on(Box::new(Transfer { key, open, moved, suspect: suspect || panicked }), error);
+            } else {
+                open.id.inspect(|id| self.scheduler.cancel(*id));
+                open.fail(repeat(error));
+            }
+        }
+        self.publish();
+    }
+
+    fn pass_on(&self, transfer: Box<Transfer>, error: &EngineError) {
+        if let Err(transfer) = self.router.pass_on(transfer) {
+            transfer.open.fail(repeat(error));
         }
     }
 
@@ -191,7 +307,7 @@ impl Worker {
             self.held -= 1;
             self.free_place();
         }
-        *self.shared.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
+        *self.shared().load.lock().unwrap_or_else(PoisonError::into_inner) = load;
     }
 
     /// Puts what came into the reply.
@@ -243,13 +359,15 @@ impl Worker {
             open.paused = lags;
             let (id, running) = (open.id, open.running.clone());
             for (sample, _) in running.into_iter().enumerate().filter(|(_, running)| *running) {
-                self.scheduler.pause(id, sample, lags);
+                id.inspect(|id| self.scheduler.pause(*id, sample, lags));
             }
         }
         let Some(open) = self.open.get(&key) else { return };
         if open.is_over() && open.backlog.is_empty() {
-            let id = open.id;
-            self.keys.remove(&id);
+            open.id.inspect(|id| {
+                self.keys.remove(id);
+            });
+            self.suspects.remove(&key);
             self.open.remove(&key);
         }
     }
@@ -257,8 +375,11 @@ impl Worker {
     /// Forgets a request that nobody waits for.
     fn abandon(&mut self, key: u64) {
         if let Some(open) = self.open.remove(&key) {
-            self.keys.remove(&open.id);
-            self.scheduler.cancel(open.id);
+            self.suspects.remove(&key);
+            if let Some(id) = open.id {
+                self.keys.remove(&id);
+                self.scheduler.cancel(id);
+            }
         }
     }
 
@@ -271,8 +392,8 @@ impl Worker {
     }
 
     fn cancel_all(&mut self) {
-        for open in self.open.values() {
-            self.scheduler.cancel(open.id);
+        for id in self.open.values().filter_map(|open| open.id) {
+            self.scheduler.cancel(id);
         }
     }
 }

@@ -22,6 +22,7 @@
 //!
 //! Modules, from ground to roof: `mix`, `settings`, `trace`, `report`, `text`, `html`, `point`.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use qiao_engine::serve::Server;
@@ -47,7 +48,7 @@ mod text;
 mod point;
 
 pub use mix::{Length, Mix};
-pub use report::{CacheFacts, Method, Phases, PointReport, SCHEMA, ServeReport};
+pub use report::{CacheFacts, Method, Phases, PointReport, SCHEMA, ServeReport, Share};
 pub use settings::{Arriving, Options, Settings, Until, limits};
 pub use trace::Served;
 
@@ -91,23 +92,36 @@ pub fn silent() -> Tell {
 /// device can't hold. What goes wrong with a request stands in the report.
 pub fn run(options: &Options, cancel: &Canceller, tell: Tell) -> Result<ServeReport> {
     options.settings.check()?;
-    let opening = super::Options {
+    let opening = |device: &String| super::Options {
         model: options.model.clone(),
-        device: options.device.clone(),
+        device: device.clone(),
         dtype: options.dtype,
         split: options.split.clone(),
         host_fallback: options.host_fallback,
         ..super::Options::default()
     };
-    let told = tell.clone();
-    let loading = move |done| told(&Event::Loading(done));
     let mix = &options.settings.mix;
-    let subject = Subject::open(&opening, options.threads, Some(mix.longest()), loading);
-    let subject = subject.map_err(|error| match error {
-        Error::Model(EngineError::ContextTooLong { limit, .. }) => too_long(mix, limit),
-        error => error,
-    })?;
-    measure(&subject, &options.serve, &options.settings, cancel, tell)
+    let names = std::iter::once(&options.device).chain(&options.more_devices);
+    let subject = |device: &String| {
+        let told = tell.clone();
+        let loading = move |done| told(&Event::Loading(done));
+        let subject = Subject::open(&opening(device), options.threads, Some(mix.longest()), loading);
+        subject.map_err(|error| match error {
+            Error::Model(EngineError::ContextTooLong { limit, .. }) => too_long(mix, limit),
+            error => error,
+        })
+    };
+    let subjects = names.map(subject).collect::<Result<Vec<_>>>()?;
+    let speeds = match options.speeds.is_empty() {
+        true => vec![1.0; subjects.len()],
+        false => options.speeds.clone(),
+    };
+    if speeds.len() != subjects.len() {
+        let found = format!("{} for {} devices", speeds.len(), subjects.len());
+        return Err(qiao_core::Error::invalid("speeds", found, "give one for each device, or none").into());
+    }
+    let subjects: Vec<_> = subjects.into_iter().zip(speeds).collect();
+    measure_over(&subjects, &options.serve, &options.settings, cancel, tell)
 }
 
 /// Measures a model that is loaded.
@@ -121,7 +135,27 @@ pub fn measure(
     cancel: &Canceller,
     tell: Tell,
 ) -> Result<ServeReport> {
+    measure_over(&[(subject, 1.0)], serve, settings, cancel, tell)
+}
+
+/// Measures models that are loaded, the same on several devices, which share the requests by their speeds.
+///
+/// # Errors
+/// As [`measure`]; no model, or models that are not the same ([`Server::over`](crate::Server::over)).
+pub fn measure_over<S: Borrow<Subject>>(
+    subjects: &[(S, f64)],
+    serve: &ServeOptions,
+    settings: &Settings,
+    cancel: &Canceller,
+    tell: Tell,
+) -> Result<ServeReport> {
     settings.check()?;
+    let Some((subject, _)) = subjects.first() else {
+        return Err(qiao_core::Error::invalid("models to measure", "none", "give at least one").into());
+    };
+    let subject = subject.borrow();
+    let of = |(subject, speed): &(S, f64)| (subject.borrow().model.clone(), *speed);
+    let models: Vec<_> = subjects.iter().map(of).collect();
     let context = subject.model.context();
     if settings.mix.longest() > context {
         return Err(too_long(&settings.mix, context));
@@ -129,23 +163,24 @@ pub fn measure(
     // No reader is to slow a request down, and a closed loop must never be refused.
     let answer = settings.mix.output.most().saturating_add(1).saturating_mul(settings.mix.samples).min(1 << 20);
     let serve = serve.clone().or_sequences(settings.at_once()).at_least_queue(settings.at_once()).replies(answer);
-    let server = serve.start(&subject.model, Speech::none())?;
+    let server = serve.start(&models, Speech::none())?;
     let cache = server.load().cache;
-    let peaks = subject.declared_peaks();
     let (batch_tokens, batch_sequences, sharing) = serve.facts();
     let mut report = ServeReport {
         schema: SCHEMA,
         platform: Platform::here(),
         method: Method::of(settings, batch_tokens, batch_sequences, sharing),
         model: ModelFacts::of(subject),
-        device: Opened::of(subject, &peaks),
+        device: opened(subject),
+        more_devices: subjects[1..].iter().map(|(subject, _)| opened(subject.borrow())).collect(),
         cache: CacheFacts { blocks: cache.total, bytes: cache.total_bytes },
         points: Vec::new(),
         notes: Vec::new(),
         interrupted: false,
     };
+    let measured: Vec<&Subject> = subjects.iter().map(|(subject, _)| subject.borrow()).collect();
     for number in 0..settings.arriving.len() {
-        report.points.extend(point(subject, &server, settings, number, cancel, &tell));
+        report.points.extend(point(&measured, &server, settings, number, cancel, &tell));
         if cancel.is_cancelled() {
             report.interrupted = true;
             break;
@@ -161,9 +196,14 @@ fn too_long(mix: &Mix, context: usize) -> Error {
     qiao_core::Error::invalid("context", found, format!("the model's context is {context}: ask for less")).into()
 }
 
+/// What is known of a device.
+fn opened(subject: &Subject) -> Opened {
+    Opened::of(subject, &subject.declared_peaks())
+}
+
 /// Measures one point; `None` when it was interrupted before a request had ended.
 fn point(
-    subject: &Subject,
+    subjects: &[&Subject],
     server: &Server,
     settings: &Settings,
     number: usize,
@@ -178,11 +218,12 @@ fn point(
     };
     let of = settings.arriving.len();
     let told = |done: usize| tell(&Event::Point { arriving, number, of, done, total });
-    let vocab = subject.model.loaded().spec().vocab;
+    let vocab = subjects[0].model.loaded().spec().vocab;
     told(0);
     point::Point::new(server, settings, vocab, number, cancel, &|_| {}).warm_up();
-    subject.reset_peak();
+    subjects.iter().for_each(|subject| subject.reset_peak());
     let (water, before, ran) = (HighWater::reset(), server.load(), server.sequences_run());
+    let shared = server.replicas();
     let run = point::Point::new(server, settings, vocab, number, cancel, &told).run();
     let after = server.load();
     let served = Served::of(&run.traces, matches!(arriving, Arriving::Open { .. }), &settings.slos);
@@ -201,7 +242,8 @@ fn point(
         mean_batch_sequences: mean(server.sequences_run() - ran),
         peak_blocks: run.peak_blocks,
         phases: Phases::of(rounds),
-        device_peak_bytes: subject.peak_bytes(),
+        device_peak_bytes: subjects.iter().map(|subject| subject.peak_bytes()).sum(),
+        shares: Share::of(subjects, &shared, &server.replicas()),
         process_peak: water.peak(),
         error: run.error,
     })

@@ -11,9 +11,11 @@ use super::super::memory::ProcessPeak;
 use super::super::platform::Platform;
 use super::super::report::{ModelFacts, Opened};
 use super::super::slo::Slo;
+use super::super::subject::Subject;
 use super::mix::Mix;
 use super::settings::{Arriving, Settings, Until};
 use super::trace::{Served, Trace};
+use crate::Replica;
 
 /// The name and version of the report's form. A field that is added leaves it as it is; one that changes its meaning or
 /// goes does not.
@@ -32,7 +34,9 @@ pub struct ServeReport {
     pub model: ModelFacts,
     /// The device.
     pub device: Opened,
-    /// The cache.
+    /// Other devices that share the requests, each with the whole model.
+    pub more_devices: Vec<Opened>,
+    /// The caches of all devices together.
     pub cache: CacheFacts,
     /// What was measured, in order.
     pub points: Vec<PointReport>,
@@ -124,10 +128,56 @@ pub struct PointReport {
     pub phases: Option<Phases>,
     /// The most bytes that were allocated on the device at once; weights that stay in their mapped file are not allocated.
     pub device_peak_bytes: Option<u64>,
+    /// What each device had of it, where several share the requests.
+    pub shares: Vec<Share>,
     /// The process.
     pub process_peak: ProcessPeak,
     /// The first error that a request ended in.
     pub error: Option<String>,
+}
+
+/// What one of several devices had of a point.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Share {
+    /// What the device was asked for as.
+    pub device: String,
+    /// How fast it was said to be.
+    pub speed: f64,
+    /// Requests that were given to it when they came.
+    pub requests: u64,
+    /// Requests that it took over from devices that were lost.
+    pub taken_over: u64,
+    /// Tokens that it ran, those of prompts and those that were computed again included.
+    pub tokens: u64,
+    /// Of the tokens that all devices ran, 0 to 1.
+    pub share: f64,
+    /// Why it takes no more requests, where it was lost.
+    pub lost: Option<String>,
+}
+
+impl Share {
+    /// What came between two moments; nothing for one device.
+    pub(crate) fn of(subjects: &[&Subject], before: &[Replica], after: &[Replica]) -> Vec<Share> {
+        if subjects.len() < 2 {
+            return Vec::new();
+        }
+        let tokens = |(before, after): (&Replica, &Replica)| after.load.tokens.saturating_sub(before.load.tokens);
+        let all: u64 = before.iter().zip(after).map(tokens).sum();
+        let each = subjects.iter().zip(before.iter().zip(after));
+        let share = |(subject, (before, after)): (&&Subject, (&Replica, &Replica))| {
+            let own = tokens((before, after));
+            Share {
+                device: subject.device.clone(),
+                speed: after.speed,
+                requests: after.requests.saturating_sub(before.requests),
+                taken_over: after.taken_over.saturating_sub(before.taken_over),
+                tokens: own,
+                share: if all > 0 { own as f64 / all as f64 } else { 0.0 },
+                lost: after.ended.clone(),
+            }
+        };
+        each.map(share).collect()
+    }
 }
 
 /// Rounds of requests that were sent together, in two phases, as llama.cpp's batched bench has them.

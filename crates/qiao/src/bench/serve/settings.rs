@@ -163,6 +163,10 @@ pub struct Options {
     pub model: Option<PathBuf>,
     /// The device, as [`registry`](crate::registry) names it; several with commas between share the layers.
     pub device: String,
+    /// More devices, named in the same way: each has the whole model and a share of the requests.
+    pub more_devices: Vec<String>,
+    /// How fast each device is, [`Options::device`] first, in any unit; empty = all the same.
+    pub speeds: Vec<f64>,
     /// How many layers each of several devices has; `None` = as many as each has memory free for.
     pub split: Option<Vec<usize>>,
     /// The compute dtype; `None` = that of the weights.
@@ -183,6 +187,8 @@ impl Default for Options {
         Options {
             model: None,
             device: "cpu".into(),
+            more_devices: Vec::new(),
+            speeds: Vec::new(),
             split: None,
             dtype: None,
             host_fallback: false,

@@ -13,6 +13,9 @@ impl fmt::Display for ServeReport {
         if !self.points.is_empty() {
             writeln!(f, "\n{}", rate_table(self))?;
             writeln!(f, "{}", latency_table(self))?;
+            if self.points.iter().any(|point| !point.shares.is_empty()) {
+                writeln!(f, "{}", share_table(self))?;
+            }
             if self.points.iter().any(|point| !point.served.slos.is_empty()) {
                 writeln!(f, "{}", slo_table(self))?;
             }
@@ -39,7 +42,9 @@ fn head(report: &ServeReport, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         size(m.weight_bytes),
         m.compute_dtype
     )?;
-    writeln!(f, "{}: {} ({}, {})", d.asked, d.name, d.arch, d.driver)?;
+    for d in std::iter::once(d).chain(&report.more_devices) {
+        writeln!(f, "{}: {} ({}, {})", d.asked, d.name, d.arch, d.driver)?;
+    }
     let cache = size(report.cache.bytes);
     let (tokens, sequences) = (how.batch_tokens, how.batch_sequences);
     writeln!(f, "cache {cache} in {} blocks; batches of {tokens} tokens, {sequences} sequences", report.cache.blocks)?;
@@ -108,6 +113,27 @@ fn latency_table(report: &ServeReport) -> String {
 
 fn three(times: &Option<Summary>) -> String {
     times.map_or("-".into(), |s| [s.p50, s.p90, s.p99].map(millis).join(" / "))
+}
+
+/// A row for every device of every point.
+fn share_table(report: &ServeReport) -> String {
+    let heads = ["load", "device", "speed", "requests", "taken over", "tokens", "share %", "state"];
+    let mut rows = vec![heads.map(String::from).to_vec()];
+    for point in &report.points {
+        rows.extend(point.shares.iter().map(|share| {
+            vec![
+                point.arriving.to_string(),
+                share.device.clone(),
+                digits(share.speed),
+                share.requests.to_string(),
+                share.taken_over.to_string(),
+                share.tokens.to_string(),
+                format!("{:.1}", 100.0 * share.share),
+                if share.lost.is_some() { "lost" } else { "ready" }.to_string(),
+            ]
+        }));
+    }
+    table(&rows)
 }
 
 fn slo_table(report: &ServeReport) -> String {
