@@ -313,8 +313,8 @@ impl Cache {
 
     /// How full it is.
     pub fn usage(&self) -> Usage {
-        let (total, cached, free) = (self.store.pool.total(), self.store.pool.kept(), self.store.pool.free());
-        let used = total - cached - free;
+        let pool = &self.store.pool;
+        let (total, cached, free, used) = (pool.total(), pool.kept(), pool.free(), pool.used());
         let bytes = |blocks: usize| self.config.block_bytes.saturating_mul(blocks as u64);
         Usage {
             total,
@@ -327,6 +327,11 @@ impl Cache {
             cached_bytes: bytes(cached),
             free_bytes: bytes(free),
         }
+    }
+
+    /// The most blocks that were used at once since this was asked last.
+    pub fn take_peak(&mut self) -> usize {
+        self.store.pool.take_peak()
     }
 
     /// What has happened so far.

@@ -35,11 +35,13 @@ pub(crate) struct Pool {
     free: Vec<u32>,
     /// Length of the queue.
     kept: usize,
+    /// The most that were used at once since somebody asked.
+    peak: usize,
 }
 
 impl Pool {
     pub(crate) fn new(size: usize) -> Pool {
-        Pool { size, blocks: vec![Block::default()], free: Vec::new(), kept: 0 }
+        Pool { size, blocks: vec![Block::default()], free: Vec::new(), kept: 0, peak: 0 }
     }
 
     /// All blocks that sequences can have.
@@ -95,6 +97,7 @@ impl Pool {
             Taken { block, evicted: true }
         };
         self.blocks[taken.block as usize].users = 1;
+        self.peak = self.peak.max(self.used());
         Some(taken)
     }
 
@@ -104,6 +107,18 @@ impl Pool {
             self.unqueue(block);
         }
         self.blocks[block as usize].users += 1;
+        self.peak = self.peak.max(self.used());
+    }
+
+    /// Blocks that somebody uses.
+    pub(crate) fn used(&self) -> usize {
+        self.total() - self.kept() - self.free()
+    }
+
+    /// The most blocks that were used at once since this was asked last.
+    pub(crate) fn take_peak(&mut self) -> usize {
+        let used = self.used();
+        std::mem::replace(&mut self.peak, used)
     }
 
     /// One user less. After the last one the block is kept, or free.

@@ -55,6 +55,18 @@ fn the_same_beginning_is_held_once() {
 }
 
 #[test]
+fn the_most_that_was_used_at_once_is_told_once() {
+    let mut c = cache(9);
+    let (a, b) = (write(&mut c, b"x", &ids(0..10)), write(&mut c, b"y", &ids(0..4)));
+    c.close(a);
+    c.close(b);
+    assert_eq!((c.usage().used, c.take_peak(), c.take_peak()), (0, 4, 0));
+    let a = write(&mut c, b"x", &ids(0..12));
+    assert_eq!((c.take_peak(), c.take_peak()), (3, 3), "what is used still was used since");
+    c.close(a);
+}
+
+#[test]
 fn the_last_token_of_a_prompt_is_never_taken_as_known() {
     let mut c = cache(9);
     let a = write(&mut c, b"", &ids(0..8));

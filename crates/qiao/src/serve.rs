@@ -414,6 +414,11 @@ impl Server {
         self.inner.load()
     }
 
+    /// The most blocks of the caches that were used at once, each by itself, since this was asked last.
+    pub fn take_peak_blocks(&self) -> usize {
+        self.inner.take_peak_blocks()
+    }
+
     /// Takes no more requests and finishes those that were accepted; after the time-out the rest is cancelled. Says whether all could be
     /// finished. Waits on this thread.
     pub fn drain(&self, timeout: Duration) -> bool {

@@ -1,7 +1,7 @@
 //! What comes back of a request, and what its reader tells the server's thread.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::mpsc::Sender as Inbox;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -99,6 +99,8 @@ pub(super) struct Shared {
     pub(super) load: Mutex<Load>,
     /// Sequences over all batches.
     pub(super) sequences: AtomicU64,
+    /// The most blocks of the cache that were used at once since somebody asked.
+    pub(super) peak_blocks: AtomicUsize,
     /// Why the thread has ended; set before any reply is let go.
     pub(super) fate: OnceLock<String>,
 }

@@ -164,6 +164,11 @@ impl Scheduler {
         &self.works.state.policy
     }
 
+    /// The most blocks of the cache that were used at once since this was asked last.
+    pub fn take_peak_blocks(&mut self) -> usize {
+        self.works.state.cache.take_peak()
+    }
+
     /// How busy it is.
     pub fn load(&self) -> Load {
         let state = &self.works.state;

@@ -1,7 +1,7 @@
 //! Requests from any thread or executor, on one scheduler or on several that share them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
@@ -87,7 +87,12 @@ impl Server {
             let (inbox, commands) = channel();
             let (places, taken) = async_channel::bounded(scheduler.policy().queue);
             let load = Mutex::new(scheduler.load());
-            let shared = Arc::new(Shared { load, sequences: AtomicU64::new(0), fate: OnceLock::new() });
+            let shared = Arc::new(Shared {
+                load,
+                sequences: AtomicU64::new(0),
+                peak_blocks: AtomicUsize::new(0),
+                fate: OnceLock::new(),
+            });
             slots.push(Slot::new(inbox, places, shared, *speed, scheduler.limits()));
             ends.push((commands, taken));
             if several {
@@ -213,6 +218,11 @@ impl Server {
         let mut loads = self.router.slots.iter().map(|slot| slot.shared.load());
         let first = loads.next().expect("a server has at least one scheduler");
         loads.fold(first, |sum, load| sum + load)
+    }
+
+    /// The most blocks of the caches that were used at once, each by itself, since this was asked last.
+    pub fn take_peak_blocks(&self) -> usize {
+        self.router.slots.iter().map(|slot| slot.shared.peak_blocks.swap(0, Ordering::Relaxed)).sum()
     }
 
     /// Each scheduler by itself, in the order in which they were given.

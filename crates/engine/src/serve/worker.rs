@@ -308,6 +308,8 @@ impl Worker {
             self.free_place();
         }
         *self.shared().load.lock().unwrap_or_else(PoisonError::into_inner) = load;
+        let peak = self.scheduler.take_peak_blocks();
+        self.shared().peak_blocks.fetch_max(peak, Ordering::Relaxed);
     }
 
     /// Puts what came into the reply.

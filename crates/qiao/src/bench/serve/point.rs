@@ -45,7 +45,6 @@ pub(crate) struct Point<'a> {
     start: Instant,
     next: AtomicU64,
     done: AtomicUsize,
-    peak_blocks: AtomicUsize,
     error: Mutex<Option<String>>,
 }
 
@@ -69,7 +68,6 @@ impl<'a> Point<'a> {
             start: Instant::now(),
             next: AtomicU64::new(0),
             done: AtomicUsize::new(0),
-            peak_blocks: AtomicUsize::new(0),
             error: Mutex::new(None),
         }
     }
@@ -89,7 +87,7 @@ impl<'a> Point<'a> {
 
     /// Sends the requests that count, and waits for their ends.
     pub(crate) fn run(mut self) -> Run {
-        self.peak_blocks = AtomicUsize::new(0);
+        self.server.take_peak_blocks();
         self.start = Instant::now();
         let mut rounds = Vec::new();
         let traces = self.watched(|| match self.arriving {
@@ -98,7 +96,7 @@ impl<'a> Point<'a> {
             Arriving::Together { size } => self.together(size, &mut rounds),
         });
         let error = self.error.into_inner().unwrap_or_default();
-        Run { traces, peak_blocks: self.peak_blocks.into_inner(), rounds, error }
+        Run { traces, peak_blocks: self.server.take_peak_blocks(), rounds, error }
     }
 
     /// Runs something; when the measurement is interrupted meanwhile, the server cancels what it has.
@@ -253,7 +251,6 @@ impl<'a> Point<'a> {
             if let (Some(sample), tokens @ 1..) = (trace.samples.get_mut(chunk.sample), chunk.piece.token_ids.len()) {
                 sample.push((at, tokens));
             }
-            self.peak_blocks.fetch_max(self.server.load().cache.used, Ordering::Relaxed);
             let Some(end) = chunk.end else { continue };
             let usage = end.usage;
             trace.cached = trace.cached.max(usage.cached_tokens);
