@@ -44,17 +44,17 @@ typedef struct {
 #define ROWS 8
 #define KEYS 32
 
-static inline float number_at(__global const uchar *from, uint kind, ulong i) {
+INLINE float number_at(__global const uchar *from, uint kind, ulong i) {
     if (kind < KIND_I8) return load_as(from, kind, i);
     if (kind == KIND_I8) return (float)((__global const char *)from)[i];
     return kind == KIND_E4M3 ? e4m3_to_f32(from[i]) : e5m2_to_f32(from[i]);
 }
 
-static inline long index_at(__global const uchar *from, ulong i, uint wide) {
+INLINE long index_at(__global const uchar *from, ulong i, uint wide) {
     return wide ? ((__global const long *)from)[i] : (long)((__global const int *)from)[i];
 }
 
-static inline int between(long x, int low, int high) { return x < low ? low : x > high ? high : (int)x; }
+INLINE int between(long x, int low, int high) { return x < low ? low : x > high ? high : (int)x; }
 
 // A tile of rows of one sequence. Where `rows` is 0 there is nothing to do.
 typedef struct {
@@ -68,7 +68,7 @@ typedef struct {
 } Tile;
 
 // The keys that a query token of a sequence sees, from x to before y.
-static inline int2 visible(const Attention *a, const Tile *t, int token) {
+INLINE int2 visible(const Attention *a, const Tile *t, int token) {
     const long after = (long)t->keys - t->queries + token + 1;
     const bool cut = a->causal || a->window > 0;
     const int high = cut ? between(after, 0, t->keys) : t->keys;
@@ -76,14 +76,14 @@ static inline int2 visible(const Attention *a, const Tile *t, int token) {
 }
 
 // The keys of a sequence: at most one more than there is room for, which no place has.
-static inline int keys_of(const Attention *a, const Operands *x, uint sequence, ulong start) {
+INLINE int keys_of(const Attention *a, const Operands *x, uint sequence, ulong start) {
     const long n = index_at(x->len, sequence * a->len_stride, a->wide_len);
     const ulong room = a->paged ? (ulong)a->columns * a->block_size : a->block_size - start;
     return between(n, 0, room < MOST_KEYS ? (int)room + 1 : MOST_KEYS);
 }
 
 // Where the packed keys of a sequence start, at most at their end.
-static inline ulong packed_start(const Attention *a, const Operands *x, uint sequence) {
+INLINE ulong packed_start(const Attention *a, const Operands *x, uint sequence) {
     ulong sum = 0;
     for (uint b = 0; b < sequence; b++) {
         const long n = index_at(x->len, b * a->len_stride, a->wide_len);
@@ -93,7 +93,7 @@ static inline ulong packed_start(const Attention *a, const Operands *x, uint seq
 }
 
 // Tile number `index`. Query tokens behind the last sequence are one without keys.
-static inline Tile find_tile(const Attention *a, const Operands *x, uint index) {
+INLINE Tile find_tile(const Attention *a, const Operands *x, uint index) {
     const uint group = a->heads / a->kv_heads;
     Tile t = {0, 0, 0, 0, 0, 0, 0, 0, 0};
     if (!x->cu) {
@@ -131,7 +131,7 @@ static inline Tile find_tile(const Attention *a, const Operands *x, uint index) 
 }
 
 // The part of a tile's keys that split `index` takes.
-static inline int2 split_of(const Attention *a, const Tile *t, uint index) {
+INLINE int2 split_of(const Attention *a, const Tile *t, uint index) {
     const int low = t->low / KEYS * KEYS;
     const int each = (t->high - low + (int)a->splits - 1) / (int)a->splits;
     const int width = max(4 * KEYS, (each + KEYS - 1) / KEYS * KEYS);
@@ -141,7 +141,7 @@ static inline int2 split_of(const Attention *a, const Tile *t, uint index) {
 }
 
 // The block (x) and the token in it (y) of a key; a token of -1 where the table or the tensor has no such place.
-static inline long2 place_of(const Attention *a, const Operands *x, const Tile *t, int key) {
+INLINE long2 place_of(const Attention *a, const Operands *x, const Tile *t, int key) {
     if (!a->paged) {
         const ulong token = t->start + (ulong)key;
         return (long2)(0, token < a->block_size ? (long)token : -1);
@@ -152,18 +152,18 @@ static inline long2 place_of(const Attention *a, const Operands *x, const Tile *
     const long block = index_at(x->table, at, a->wide_table);
     return block < 0 || block >= (long)a->blocks ? (long2)(0, -1) : (long2)(block, (uint)key - column * a->block_size);
 }
-static inline ulong offset_of(const ulong *stride, long2 at, uint head) {
+INLINE ulong offset_of(const ulong *stride, long2 at, uint head) {
     return (ulong)at.x * stride[0] + head * stride[1] + (ulong)at.y * stride[2];
 }
 
 // Which token (x) and head (y) a row is.
-static inline uint2 row_at(const Attention *a, const Tile *t, uint row, uint kv_head) {
+INLINE uint2 row_at(const Attention *a, const Tile *t, uint row, uint kv_head) {
     const uint group = a->heads / a->kv_heads, r = t->row + row;
     return (uint2)(t->first + r / group, kv_head * group + r % group);
 }
 
 // What the weighted values of a row are multiplied with: 1 / the sum of its weights, which a sink may join.
-static inline float ending(const Attention *a, __global const uchar *sinks, uint head, float reference, float sum) {
+INLINE float ending(const Attention *a, __global const uchar *sinks, uint head, float reference, float sum) {
     if (sum == 0.0f) return 0.0f;
     if (!sinks) return 1.0f / sum;
     const float sink = load_as(sinks, a->sinks_kind, head * a->sinks_stride) * 1.44269504088896f;
@@ -173,19 +173,19 @@ static inline float ending(const Attention *a, __global const uchar *sinks, uint
 }
 
 // Where the running numbers of split rows lie: references, sums, and weighted values.
-static inline ulong split_rows(const Attention *a) { return (ulong)a->tokens * a->heads; }
-static inline ulong part_reference(const Attention *a, uint split, uint2 at) {
+INLINE ulong split_rows(const Attention *a) { return (ulong)a->tokens * a->heads; }
+INLINE ulong part_reference(const Attention *a, uint split, uint2 at) {
     return split * split_rows(a) + (ulong)at.x * a->heads + at.y;
 }
-static inline ulong part_sum(const Attention *a, uint split, uint2 at) {
+INLINE ulong part_sum(const Attention *a, uint split, uint2 at) {
     return part_reference(a, a->splits + split, at);
 }
-static inline ulong part_values(const Attention *a, uint split, uint2 at) {
+INLINE ulong part_values(const Attention *a, uint split, uint2 at) {
     return 2 * a->splits * split_rows(a) + part_reference(a, split, at) * a->dv;
 }
 
 // Writes columns first, first + step, … of a row whose weighted values are these: its result, or its part.
-static inline void end_row(const Attention *a, const Operands *x, uint2 at, uint split, float reference, float sum,
+INLINE void end_row(const Attention *a, const Operands *x, uint2 at, uint split, float reference, float sum,
                     __local const float *values, uint first, uint step) {
     if (a->splits > 1) {
         for (uint i = first; sum != 0.0f && i < a->dv; i += step) x->part[part_values(a, split, at) + i] = values[i];

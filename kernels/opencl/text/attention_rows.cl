@@ -12,7 +12,7 @@
 #endif
 
 // Eight elements from i on, of which `left` are there; beyond them zeros.
-static inline float8 numbers_8(__global const uchar *from, uint kind, ulong i, uint left) {
+INLINE float8 numbers_8(__global const uchar *from, uint kind, ulong i, uint left) {
     if (left >= 8) {
         if (kind == F32) return vload8(0, (__global const float *)from + i);
         if (kind == F16) return vload_half8(0, (__global const half *)from + i);
@@ -34,7 +34,7 @@ typedef struct {
 } Step;
 
 // Finds `count` keys; false where one has no place.
-static inline bool find_keys(const Attention *a, const Operands *x, const Tile *t, uint kv_head, int base, uint count,
+INLINE bool find_keys(const Attention *a, const Operands *x, const Tile *t, uint kv_head, int base, uint count,
                              Step *step) {
     for (uint j = 0; j < count; j++) {
         const long2 at = place_of(a, x, t, base + (int)j);
@@ -49,7 +49,7 @@ static inline bool find_keys(const Attention *a, const Operands *x, const Tile *
 }
 
 // Dot products of four keys with the queries `[d][8]` of all rows.
-static inline void dot_4(const Attention *a, const Operands *x, __local const float *q, const ulong *k, float8 *sums) {
+INLINE void dot_4(const Attention *a, const Operands *x, __local const float *q, const ulong *k, float8 *sums) {
     float8 even[4], odd[4];
     for (uint j = 0; j < 4; j++) even[j] = odd[j] = 0.0f;
     for (uint i = 0; i < a->d; i += 8) {
@@ -66,7 +66,7 @@ static inline void dot_4(const Attention *a, const Operands *x, __local const fl
 }
 
 // Scores of the keys; -infinity where a row does not see one.
-static inline void score_keys(const Attention *a, const Operands *x, __local const float *q, int base, uint count,
+INLINE void score_keys(const Attention *a, const Operands *x, __local const float *q, int base, uint count,
                               int8 low, int8 high, Step *step) {
     for (uint j = 0; j < count; j += 4) {
         dot_4(a, x, q, step->k + j, step->weight + j);
@@ -81,7 +81,7 @@ static inline void score_keys(const Attention *a, const Operands *x, __local con
 }
 
 // The weighted values `[8][dv]`, those so far times `share`, with those of the step.
-static inline void add_values(const Attention *a, const Operands *x, uint count, float8 share, const Step *step,
+INLINE void add_values(const Attention *a, const Operands *x, uint count, float8 share, const Step *step,
                        __local float *values) {
     float shares[ROWS], weight[KEYS][ROWS];
     int sees[KEYS][ROWS];
@@ -176,12 +176,12 @@ typedef struct {
     int lost;
 } Step;
 
-static inline bool sees(__local const Step *step, uint r, int key) {
+INLINE bool sees(__local const Step *step, uint r, int key) {
     return key >= step->low[r] && key < step->high[r];
 }
 
 // Finds the keys of a step; says so where one has no place.
-static inline void find_keys(const Attention *a, const Operands *x, const Tile *t, uint kv_head, int base, uint count,
+INLINE void find_keys(const Attention *a, const Operands *x, const Tile *t, uint kv_head, int base, uint count,
                       __local Step *step) {
     for (uint j = get_local_id(0); j < count; j += GROUP) {
         long2 at = place_of(a, x, t, base + (int)j);
@@ -198,7 +198,7 @@ static inline void find_keys(const Attention *a, const Operands *x, const Tile *
 }
 
 // Scores of the keys; -infinity where a row does not see one.
-static inline void score_keys(const Attention *a, const Operands *x, __local const float *q, int base, uint count,
+INLINE void score_keys(const Attention *a, const Operands *x, __local const float *q, int base, uint count,
                        __local Step *step) {
     for (uint i = get_local_id(0); i < ROWS * KEYS; i += GROUP) {
         const uint r = i / KEYS, j = i % KEYS;
@@ -213,7 +213,7 @@ static inline void score_keys(const Attention *a, const Operands *x, __local con
 }
 
 // Scores become weights.
-static inline void weigh_rows(__local Step *step) {
+INLINE void weigh_rows(__local Step *step) {
     for (uint r = get_local_id(0); r < ROWS; r += GROUP) {
         float next = step->reference[r];
         for (uint j = 0; j < KEYS; j++) next = fmax(next, step->weight[r][j]);
@@ -230,7 +230,7 @@ static inline void weigh_rows(__local Step *step) {
     }
 }
 
-static inline void add_values(const Attention *a, const Operands *x, int base, uint count, __local const Step *step,
+INLINE void add_values(const Attention *a, const Operands *x, int base, uint count, __local const Step *step,
                        __local float *all) {
     for (uint i = get_local_id(0); i < a->dv; i += GROUP) {
         float sum[ROWS];

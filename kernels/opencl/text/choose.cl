@@ -57,7 +57,7 @@ typedef struct {
 #define SPAN 8192u
 
 // The j-th largest of a row, as value and index.
-static inline void put_choice(__global uchar *x, __global uchar *values, __global int *indices, const TopKShape *s, uint row, uint j,
+INLINE void put_choice(__global uchar *x, __global uchar *values, __global int *indices, const TopKShape *s, uint row, uint j,
                        ulong place) {
     const uint index = index_of(place);
     put(any_row(values, &s->values, row), j, get(any_row(x, &s->x, row), index));

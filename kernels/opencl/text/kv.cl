@@ -28,7 +28,7 @@ typedef struct {
 #endif
 #define LARGEST (TO == CODES_I8 ? 127.0f : 448.0f)
 
-static inline void put_cache(__global uchar *cache, ulong at, float x) {
+INLINE void put_cache(__global uchar *cache, ulong at, float x) {
 #if TO == CODES_I8
     ((__global char *)cache)[at] = convert_char_sat_rte(x);
 #elif TO == CODES_E4M3

@@ -1,7 +1,7 @@
 // Operators that move elements without looking at them: as many bytes at a time as every address and every step allows.
 
 // A pattern of eight bytes, repeated or cut.
-static inline UNIT pattern_of(ulong pattern) {
+INLINE UNIT pattern_of(ulong pattern) {
     const ulong2 twice = pattern;
     return *(const UNIT *)&twice;
 }

@@ -11,10 +11,10 @@ typedef struct {
 } NormShape;
 
 // A vector with one number for each column; none stands for `otherwise`.
-static inline float weight_at(__global const uchar *w, uint dtype, uint i, float otherwise) {
+INLINE float weight_at(__global const uchar *w, uint dtype, uint i, float otherwise) {
     return w ? load_as(w, dtype, i) : otherwise;
 }
-static inline float8 weight8_at(__global const uchar *w, uint dtype, uint i, float otherwise) {
+INLINE float8 weight8_at(__global const uchar *w, uint dtype, uint i, float otherwise) {
     return w ? load8_as(w, dtype, i) : (float8)otherwise;
 }
 // The start of a vector, or nothing.
@@ -22,11 +22,11 @@ static inline float8 weight8_at(__global const uchar *w, uint dtype, uint i, flo
 
 #ifdef RMS_NORM
 // v·inv·(w + offset).
-static inline float scaled(const NormShape *s, __global const uchar *w, uint dtype, uint i, float v, float inv) {
+INLINE float scaled(const NormShape *s, __global const uchar *w, uint dtype, uint i, float v, float inv) {
     const float x = v * inv;
     return (s->round ? round_as(dtype, x) : x) * (weight_at(w, s->weight_dtype, i, 1.0f) + s->offset);
 }
-static inline float8 scaled8(const NormShape *s, __global const uchar *w, uint dtype, uint i, float8 v, float inv) {
+INLINE float8 scaled8(const NormShape *s, __global const uchar *w, uint dtype, uint i, float8 v, float inv) {
     const float8 x = v * inv;
     return (s->round ? round8_as(dtype, x) : x) * (weight8_at(w, s->weight_dtype, i, 1.0f) + s->offset);
 }

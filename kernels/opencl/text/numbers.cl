@@ -22,7 +22,7 @@ typedef struct {
     int exponent, mantissa, bias, specials, saturates;
 } Format;
 
-static inline Format format_of(uint type) {
+INLINE Format format_of(uint type) {
     switch (type) {
         case AS_F64: return (Format){11, 52, 1023, IEEE, 0};
         case AS_F32: return (Format){8, 23, 127, IEEE, 0};
@@ -35,7 +35,7 @@ static inline Format format_of(uint type) {
     }
 }
 
-static inline Number decode(Format f, ulong code) {
+INLINE Number decode(Format f, ulong code) {
     const ulong sign = 1ul << (f.exponent + f.mantissa), one = 1ul << f.mantissa;
     const ulong magnitude = code & (sign - 1), fraction = magnitude & (one - 1);
     const int field = (int)(magnitude >> f.mantissa);
@@ -48,7 +48,7 @@ static inline Number decode(Format f, ulong code) {
 }
 
 // m / 2^shift, the nearest whole number, ties to even.
-static inline ulong shifted(ulong m, int shift) {
+INLINE ulong shifted(ulong m, int shift) {
     if (shift <= 0) return m << -shift;
     if (shift > 64) return 0;
     const ulong whole = shift == 64 ? 0 : m >> shift;
@@ -57,9 +57,9 @@ static inline ulong shifted(ulong m, int shift) {
 }
 
 // The power of two of the highest bit.
-static inline int power_of(Number x) { return 63 - (int)clz(x.m) + x.e; }
+INLINE int power_of(Number x) { return 63 - (int)clz(x.m) + x.e; }
 
-static inline ulong encode(Format f, Number x) {
+INLINE ulong encode(Format f, Number x) {
     const ulong sign = 1ul << (f.exponent + f.mantissa), one = 1ul << f.mantissa;
     const ulong largest = f.specials == IEEE ? sign - 1 - one : f.specials == ALL_ONES ? sign - 2 : sign - 1;
     if (x.kind == NOT_A_NUMBER) {
@@ -79,7 +79,7 @@ static inline ulong encode(Format f, Number x) {
 }
 
 // The nearest power of two, halves upward; no number and negative ones are 255.
-static inline uint encode_e8m0(Number x) {
+INLINE uint encode_e8m0(Number x) {
     if (x.kind == NOT_A_NUMBER || (x.negative && (x.kind == INFINITE || x.m != 0))) return 255;
     if (x.kind == INFINITE) return 254;
     if (x.m == 0) return 0;
@@ -90,7 +90,7 @@ static inline uint encode_e8m0(Number x) {
 }
 
 // The nearest whole number within these magnitudes below and above 0; 0 for what is no number.
-static inline ulong whole(Number x, ulong below, ulong above) {
+INLINE ulong whole(Number x, ulong below, ulong above) {
     const ulong most = x.negative ? below : above;
     ulong held = 0;
     if (x.kind == INFINITE) held = most;
@@ -99,13 +99,13 @@ static inline ulong whole(Number x, ulong below, ulong above) {
     return x.negative ? 0 - held : held;
 }
 
-static inline Number of_integer(ulong bits, int is_signed) {
+INLINE Number of_integer(ulong bits, int is_signed) {
     const uint negative = is_signed && (bits >> 63);
     return (Number){FINITE, negative, negative ? 0 - bits : bits, 0};
 }
-static inline Number of_f32(float x) { return decode(format_of(AS_F32), as_uint(x)); }
+INLINE Number of_f32(float x) { return decode(format_of(AS_F32), as_uint(x)); }
 
-static inline Number read_number(__global const uchar *from, uint type, ulong at) {
+INLINE Number read_number(__global const uchar *from, uint type, ulong at) {
     switch (type) {
         case AS_F64: return decode(format_of(type), ((__global const ulong *)from)[at]);
         case AS_F32: return decode(format_of(type), ((__global const uint *)from)[at]);
@@ -125,7 +125,7 @@ static inline Number read_number(__global const uchar *from, uint type, ulong at
     }
 }
 
-static inline void write_number(__global uchar *to, uint type, ulong at, Number x) {
+INLINE void write_number(__global uchar *to, uint type, ulong at, Number x) {
     switch (type) {
         case AS_F64: ((__global ulong *)to)[at] = encode(format_of(type), x); break;
         case AS_F32: ((__global uint *)to)[at] = (uint)encode(format_of(type), x); break;

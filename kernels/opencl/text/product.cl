@@ -27,7 +27,7 @@ typedef struct {
 // Where a batch starts in each operand: in elements, in w in bytes.
 typedef struct { ulong a, w, c, r; } Start;
 
-static inline Start start_of(const Product *p, uint batch) {
+INLINE Start start_of(const Product *p, uint batch) {
     Start at = {0, 0, 0, 0};
     for (uint axis = p->axes; axis-- > 0;) {
         const ulong i = batch % p->batch[axis];
@@ -41,21 +41,21 @@ static inline Start start_of(const Product *p, uint batch) {
 }
 
 // Columns of the product stand in slots. With silu_mul a gate and its partner of the up half stand side by side.
-static inline uint slots_of(const Product *p) { return p->n; }
-static inline uint column_of(const Product *p, uint slot) {
+INLINE uint slots_of(const Product *p) { return p->n; }
+INLINE uint column_of(const Product *p, uint slot) {
     const uint column = p->then == THEN_SILU_MUL ? slot / 2 + slot % 2 * (p->n / 2) : slot;
     return column < p->n ? column : p->n - 1;
 }
 
 // x / (1 + e^-x), of which neither part overflows.
-static inline float silu_of(float x) {
+INLINE float silu_of(float x) {
     const float e = exp(-fabs(x));
     return x < 0.0f ? x * e / (1.0f + e) : x / (1.0f + e);
 }
-static inline float gelu_of(float x) { return 0.5f * x * (1.0f + erf(x * 0.70710678118654752f)); }
+INLINE float gelu_of(float x) { return 0.5f * x * (1.0f + erf(x * 0.70710678118654752f)); }
 
 // Writes the result of row m whose sum stands in a slot; `up` is the sum in the next slot. A slot of the up half writes nothing.
-static inline void finish(const Product *p, const Start *at, __global const uchar *bias, __global const uchar *residual,
+INLINE void finish(const Product *p, const Start *at, __global const uchar *bias, __global const uchar *residual,
                    __global uchar *c, uint m, uint slot, float sum, float up) {
     const bool pairs = p->then == THEN_SILU_MUL;
     if (m >= p->m || slot >= p->n || (pairs && slot % 2 == 1)) return;
@@ -70,7 +70,7 @@ static inline void finish(const Product *p, const Start *at, __global const ucha
     store_as(c, p->c_type, at->c + m * p->c_row + o * p->c_col, sum);
 }
 
-static inline float sum_of(float16 v) {
+INLINE float sum_of(float16 v) {
     const float8 a = v.lo + v.hi;
     const float4 b = a.lo + a.hi;
     const float2 d = b.lo + b.hi;

@@ -4,7 +4,7 @@
 #define SLOTS 8
 
 // A member's share of the sums of a column.
-static inline void share_of(const Product *p, const Start *at, const Column *column, __global const uchar *a,
+INLINE void share_of(const Product *p, const Start *at, const Column *column, __global const uchar *a,
                             uint member, uint members, float *own) {
     for (uint r = 0; r < ROWS; r++) own[r] = 0.0f;
     for (uint block = member; block * 32 < p->k; block += members) {

@@ -1,6 +1,6 @@
 // Activations to int8: each row by its own largest magnitude, or all by one given scale.
 
-static inline void put_code(__global uchar *base, const Rows *rows, ulong at, uint i, float v) {
+INLINE void put_code(__global uchar *base, const Rows *rows, ulong at, uint i, float v) {
     ((__global char *)base)[at + i * rows->step] = convert_char_sat_rte(v);
 }
 

@@ -48,8 +48,8 @@ typedef struct {
 
 enum { SUM, MEAN, MAX };
 
-static inline float taken(uint kind, float a, float b) { return kind == MAX ? larger(a, b) : a + b; }
-static inline void finish(const ReduceShape *s, __global uchar *y, uint r, float v) {
+INLINE float taken(uint kind, float a, float b) { return kind == MAX ? larger(a, b) : a + b; }
+INLINE void finish(const ReduceShape *s, __global uchar *y, uint r, float v) {
     store_as(y, s->y.dtype, row_at(&s->y, r), s->kind == MEAN ? v / s->n : v);
 }
 #endif

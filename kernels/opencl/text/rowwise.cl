@@ -22,7 +22,7 @@ typedef struct {
 } Rows;
 
 // The first element of a row, in elements from the tensor's first.
-static inline ulong row_at(const Rows *rows, uint row) {
+INLINE ulong row_at(const Rows *rows, uint row) {
     ulong offset = 0;
     for (uint axis = rows->axes; axis > 0; axis--) {
         offset += (row % rows->size[axis - 1]) * rows->stride[axis - 1];
@@ -38,22 +38,22 @@ typedef struct {
     uint dtype;
 } Row;
 
-static inline Row any_row(__global uchar *base, const Rows *rows, uint r) {
+INLINE Row any_row(__global uchar *base, const Rows *rows, uint r) {
     return (Row){base, row_at(rows, r), rows->step, rows->dtype};
 }
-static inline float get(Row row, uint i) { return load_as(row.base, row.dtype, row.at + i * row.step); }
-static inline void put(Row row, uint i, float v) { store_as(row.base, row.dtype, row.at + i * row.step, v); }
+INLINE float get(Row row, uint i) { return load_as(row.base, row.dtype, row.at + i * row.step); }
+INLINE void put(Row row, uint i, float v) { store_as(row.base, row.dtype, row.at + i * row.step, v); }
 
-static inline float8 load8_as(__global const uchar *base, uint dtype, ulong at) {
+INLINE float8 load8_as(__global const uchar *base, uint dtype, ulong at) {
     if (dtype == F32) return vload8(0, (__global const float *)base + at);
     if (dtype == F16) return vload_half8(0, (__global const half *)base + at);
     return as_float8(convert_uint8(vload8(0, (__global const ushort *)base + at)) << 16);
 }
-static inline uint8 bf16_of(float8 v) {
+INLINE uint8 bf16_of(float8 v) {
     const uint8 bits = as_uint8(v);
     return select((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, (bits >> 16) | 0x40u, isnan(v));
 }
-static inline void store8_as(__global uchar *base, uint dtype, ulong at, float8 v) {
+INLINE void store8_as(__global uchar *base, uint dtype, ulong at, float8 v) {
     if (dtype == F32) vstore8(v, 0, (__global float *)base + at);
     else if (dtype == F16) vstore_half8_rte(v, 0, (__global half *)base + at);
     else vstore8(convert_ushort8(bf16_of(v)), 0, (__global ushort *)base + at);
@@ -62,19 +62,19 @@ static inline void store8_as(__global uchar *base, uint dtype, ulong at, float8 
 #ifdef T
 // The first elements of a row, which are read and written eight at a time; the others follow one by one.
 #define WHOLE(n) ((n) & ~7u)
-static inline Row row_of(__global uchar *base, const Rows *rows, uint r) { return (Row){base, row_at(rows, r), 1, T}; }
-static inline float8 get8(Row row, uint i) { return load8_as(row.base, T, row.at + i); }
-static inline void put8(Row row, uint i, float8 v) { store8_as(row.base, T, row.at + i, v); }
+INLINE Row row_of(__global uchar *base, const Rows *rows, uint r) { return (Row){base, row_at(rows, r), 1, T}; }
+INLINE float8 get8(Row row, uint i) { return load8_as(row.base, T, row.at + i); }
+INLINE void put8(Row row, uint i, float8 v) { store8_as(row.base, T, row.at + i, v); }
 #else
 #define WHOLE(n) 0u
-static inline Row row_of(__global uchar *base, const Rows *rows, uint r) { return any_row(base, rows, r); }
-static inline float8 get8(Row row, uint i) { return 0.0f; }
-static inline void put8(Row row, uint i, float8 v) {}
+INLINE Row row_of(__global uchar *base, const Rows *rows, uint r) { return any_row(base, rows, r); }
+INLINE float8 get8(Row row, uint i) { return 0.0f; }
+INLINE void put8(Row row, uint i, float8 v) {}
 #endif
 #define EIGHTS(i, n) for (uint i = LANE * 8; i < WHOLE(n); i += TEAM * 8)
 #define ONES(i, n) for (uint i = WHOLE(n) + LANE; i < (n); i += TEAM)
 
-static inline float8 round8_as(uint dtype, float8 v) {
+INLINE float8 round8_as(uint dtype, float8 v) {
     if (dtype == F32) return v;
     if (dtype == BF16) return as_float8(bf16_of(v) << 16);
     ushort8 bits;
@@ -82,7 +82,7 @@ static inline float8 round8_as(uint dtype, float8 v) {
     return vload_half8(0, (const half *)&bits);
 }
 
-static inline float sum8(float8 v) {
+INLINE float sum8(float8 v) {
     const float4 four = v.lo + v.hi;
     const float2 two = four.lo + four.hi;
     return two.x + two.y;
@@ -91,10 +91,10 @@ static inline float sum8(float8 v) {
 // One value of each work-item of a team joined; every one of the team gets the same bits. All of the group come.
 #if TEAM == 1
 #define JOIN(name, V, join)                                                                                            \
-    inline V name(__local V *part, V v) { return v; }
+    INLINE V name(__local V *part, V v) { return v; }
 #else
 #define JOIN(name, V, join)                                                                                            \
-    inline V name(__local V *part, V v) {                                                                              \
+    INLINE V name(__local V *part, V v) {                                                                              \
         __local V *mine = part + get_local_id(0);                                                                      \
         MEET;                                                                                                          \
         *mine = v;                                                                                                     \
@@ -109,14 +109,14 @@ static inline float sum8(float8 v) {
 #endif
 
 // NaN is larger than all.
-static inline float larger(float a, float b) { return isnan(a) || a > b ? a : b; }
+INLINE float larger(float a, float b) { return isnan(a) || a > b ? a : b; }
 
 #if defined(HAS_SUBGROUPS) && TEAM > 1 && ROWS == 1
 #ifdef cl_khr_subgroups
 #pragma OPENCL EXTENSION cl_khr_subgroups : enable
 #endif
 // The same by sub-groups, each of which adds up its own.
-static inline float team_sum(__local float *part, float v) {
+INLINE float team_sum(__local float *part, float v) {
     v = sub_group_reduce_add(v);
     MEET;
     if (get_sub_group_local_id() == 0) part[get_sub_group_id()] = v;

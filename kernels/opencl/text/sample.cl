@@ -38,29 +38,29 @@ typedef struct {
 } Place;
 
 // Relative to the largest, which weighs 1 even where it is infinite.
-static inline float weight(const Logits *row, float v) {
+INLINE float weight(const Logits *row, float v) {
     const float w = v == row->top ? 1.0f : exp((v - row->top) / row->temperature);
     return isnan(w) ? 0.0f : fmin(w, 1.0f);
 }
-static inline ulong mass_of(const Logits *row, float v) { return (ulong)(weight(row, v) * 1099511627776.0f); }
+INLINE ulong mass_of(const Logits *row, float v) { return (ulong)(weight(row, v) * 1099511627776.0f); }
 
 #define EVERY(i, row) for (uint i = get_local_id(0); i < (row)->n; i += GROUP)
 
-static inline void clear(__local Bins *bins) {
+INLINE void clear(__local Bins *bins) {
     MEET;
     for (uint i = get_local_id(0); i < 256; i += GROUP) bins->count[i] = 0, bins->low[i] = 0, bins->high[i] = 0;
     MEET;
 }
-static inline void add(__local Bins *bins, uint bin, ulong mass) {
+INLINE void add(__local Bins *bins, uint bin, ulong mass) {
     add_to(&bins->count[bin], 1);
     const uint part = (uint)mass, old = add_to(&bins->low[bin], part);
     const uint rest = (uint)(mass >> 32) + (old + part < old ? 1 : 0);
     if (rest) add_to(&bins->high[bin], rest);
 }
-static inline ulong mass_in(__local const Bins *bins, uint bin) { return (ulong)bins->high[bin] << 32 | bins->low[bin]; }
+INLINE ulong mass_in(__local const Bins *bins, uint bin) { return (ulong)bins->high[bin] << 32 | bins->low[bin]; }
 
 // The place whose running count or mass is the first to exceed the target, which some place's does.
-static inline Place seek(const Logits *row, __local Bins *bins, int by_mass, ulong target) {
+INLINE Place seek(const Logits *row, __local Bins *bins, int by_mass, ulong target) {
     Place place = {0, 0, 0, 0, 0, 0};
     for (uint level = 0; level < LEVELS; level++) {
         const uint shift = 24 - 8 * level;
@@ -89,11 +89,11 @@ static inline Place seek(const Logits *row, __local Bins *bins, int by_mass, ulo
 }
 
 // The mass of all up to a place, which is included.
-static inline ulong mass_upto(const Place *place) {
+INLINE ulong mass_upto(const Place *place) {
     return place->mass_before + (place->nth + 1) * (place->mass / max(place->count, 1ul));
 }
 // The number that its elements are: the bytes left out are those of a 16-bit float.
-static inline float value_at(const Place *place) {
+INLINE float value_at(const Place *place) {
     const uint low = 32 - 8 * LEVELS;
     if (low == 0) return value_of(place->order);
     const uint rest = place->order >> (31 - low) & 1 ? 0 : (1u << low) - 1;
@@ -101,7 +101,7 @@ static inline float value_at(const Place *place) {
 }
 
 // The index of the nth element, by index, of those that have the place's order: byte by byte.
-static inline uint pick(const Logits *row, __local Bins *bins, const Place *place) {
+INLINE uint pick(const Logits *row, __local Bins *bins, const Place *place) {
     uint index = 0;
     ulong nth = place->nth;
     for (int shift = 16; shift >= 0; shift -= 8) {
@@ -119,7 +119,7 @@ static inline uint pick(const Logits *row, __local Bins *bins, const Place *plac
 }
 
 // share·whole as a whole number below `whole`; what is nearly next below, if it would be just that.
-static inline ulong part_of(float share, ulong whole, int next_below) {
+INLINE ulong part_of(float share, ulong whole, int next_below) {
     if (!(share > 0.0f)) return 0;
     if (share >= 1.0f) return whole - 1;
     // The share in units of 2^-64.

@@ -10,7 +10,7 @@ typedef struct {
 #define SCALED_PARAMS P(b), P(a), P(sa), P(sb), P(bias), P(joins), P(c), const Scaled p
 
 // Sixteen codes from k on, of which `left` are there; beyond them zeros.
-static inline char16 codes_16(__global const char *row, ulong step, uint k, uint left) {
+INLINE char16 codes_16(__global const char *row, ulong step, uint k, uint left) {
     if (left >= 16 && step == 1) return vload16(0, row + k);
     char each[16];
     for (uint i = 0; i < 16; i++) each[i] = i < left ? row[(k + i) * step] : 0;
@@ -18,7 +18,7 @@ static inline char16 codes_16(__global const char *row, ulong step, uint k, uint
 }
 
 // Writes the result of row m and column n.
-static inline void finish(const Scaled *p, __global const float *sa, __global const float *sb,
+INLINE void finish(const Scaled *p, __global const float *sa, __global const float *sb,
                           __global const uchar *bias, __global const int *joins, __global uchar *c, uint m, uint n, int sum) {
     if (m >= p->m || n >= p->n) return;
     const long all = (long)sum + (joins ? joins[n * p->joins_step] : 0);

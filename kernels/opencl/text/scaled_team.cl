@@ -5,7 +5,7 @@
 #define SLOTS (GROUP / LANES)
 
 // The sum of c and of four products of codes.
-static inline int dot_4(uint a, uint b, int c) {
+INLINE int dot_4(uint a, uint b, int c) {
 #if defined(HAS_DOT)
     return c + dot_4x8packed_ss_int(a, b);
 #else

@@ -9,7 +9,7 @@ typedef struct {
 } Walk;
 
 // Where element `i` lies in each tensor; those behind the last take no step.
-static inline ulong3 walk_to(const Walk *walk, ulong i) {
+INLINE ulong3 walk_to(const Walk *walk, ulong i) {
     ulong3 at = 0;
     if (walk->count <= 0xffffffffu) {
         uint rest = (uint)i;
@@ -33,6 +33,6 @@ static inline ulong3 walk_to(const Walk *walk, ulong i) {
 #define EACH(i, count) for (ulong i = get_global_id(0); i < (count); i += get_global_size(0))
 
 // The id of an entry; one that is negative is larger than any row.
-static inline ulong id_at(__global const uchar *ids, uint wide, ulong at) {
+INLINE ulong id_at(__global const uchar *ids, uint wide, ulong at) {
     return wide ? (ulong)((__global const long *)ids)[at] : (ulong)(long)((__global const int *)ids)[at];
 }

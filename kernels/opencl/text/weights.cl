@@ -9,7 +9,7 @@ typedef struct {
     ulong scale, zero;
 } Column;
 
-static inline Column column_at(const Product *p, const Start *at, __global const uchar *w, __global const uchar *scales,
+INLINE Column column_at(const Product *p, const Start *at, __global const uchar *w, __global const uchar *scales,
                         __global const uchar *zeros, uint column) {
     Column to = {w + at->w + column * p->w_row, scales, zeros, 0, 0};
     if (scales) to.scale = column / p->group_rows * p->scale_row;
@@ -18,7 +18,7 @@ static inline Column column_at(const Product *p, const Start *at, __global const
 }
 
 // An element of a table of scales or zeros: f32, f16, bf16, u8, i8, u4, i4.
-static inline float number_at(__global const uchar *table, uint type, ulong i) {
+INLINE float number_at(__global const uchar *table, uint type, ulong i) {
     if (type < 3) return load_as(table, type, i);
     if (type == 3) return (float)table[i];
     if (type == 4) return (float)((__global const char *)table)[i];
@@ -27,7 +27,7 @@ static inline float number_at(__global const uchar *table, uint type, ulong i) {
 }
 
 // The scale and the zero of the block that starts at input k.
-static inline float2 group_at(const Product *p, const Column *c, uint k) {
+INLINE float2 group_at(const Product *p, const Column *c, uint k) {
     const uint group = min(k / p->group_size, p->groups - 1);
     const float zero = c->zeros ? number_at(c->zeros, p->zero_type, c->zero + group * p->zero_group) : 0.0f;
     return (float2)(number_at(c->scales, p->scale_type, c->scale + group * p->scale_group), zero);
@@ -35,38 +35,38 @@ static inline float2 group_at(const Product *p, const Column *c, uint k) {
 
 #if defined(FORMAT_F32)
 #define STRIDED
-static inline float element_at(__global const uchar *row, ulong i) { return ((__global const float *)row)[i]; }
-static inline float16 elements_at(__global const uchar *row, ulong i) {
+INLINE float element_at(__global const uchar *row, ulong i) { return ((__global const float *)row)[i]; }
+INLINE float16 elements_at(__global const uchar *row, ulong i) {
     return vload16(0, (__global const float *)row + i);
 }
 #elif defined(FORMAT_F16)
 #define STRIDED
-static inline float element_at(__global const uchar *row, ulong i) { return vload_half(i, (__global const half *)row); }
-static inline float16 elements_at(__global const uchar *row, ulong i) {
+INLINE float element_at(__global const uchar *row, ulong i) { return vload_half(i, (__global const half *)row); }
+INLINE float16 elements_at(__global const uchar *row, ulong i) {
     return vload_half16(0, (__global const half *)row + i);
 }
 #elif defined(FORMAT_BF16)
 #define STRIDED
-static inline float element_at(__global const uchar *row, ulong i) {
+INLINE float element_at(__global const uchar *row, ulong i) {
     return as_float((uint)((__global const ushort *)row)[i] << 16);
 }
-static inline float16 elements_at(__global const uchar *row, ulong i) {
+INLINE float16 elements_at(__global const uchar *row, ulong i) {
     return as_float16(convert_uint16(vload16(0, (__global const ushort *)row + i)) << 16);
 }
 #elif defined(FORMAT_I8)
 #define GROUPED
-static inline float element_at(__global const uchar *row, ulong i) { return (float)((__global const char *)row)[i]; }
-static inline float16 elements_at(__global const uchar *row, ulong i) {
+INLINE float element_at(__global const uchar *row, ulong i) { return (float)((__global const char *)row)[i]; }
+INLINE float16 elements_at(__global const uchar *row, ulong i) {
     return convert_float16(vload16(0, (__global const char *)row + i));
 }
 #elif defined(FORMAT_U8)
 #define GROUPED
-static inline float element_at(__global const uchar *row, ulong i) { return (float)row[i]; }
-static inline float16 elements_at(__global const uchar *row, ulong i) { return convert_float16(vload16(0, row + i)); }
+INLINE float element_at(__global const uchar *row, ulong i) { return (float)row[i]; }
+INLINE float16 elements_at(__global const uchar *row, ulong i) { return convert_float16(vload16(0, row + i)); }
 #elif defined(FORMAT_F8_E4M3)
 #define GROUPED
-static inline float element_at(__global const uchar *row, ulong i) { return e4m3_to_f32(row[i]); }
-static inline float16 elements_at(__global const uchar *row, ulong i) {
+INLINE float element_at(__global const uchar *row, ulong i) { return e4m3_to_f32(row[i]); }
+INLINE float16 elements_at(__global const uchar *row, ulong i) {
     return e4m3_16(convert_uint16(vload16(0, row + i)));
 }
 #elif defined(FORMAT_I4) || defined(FORMAT_U4)
@@ -78,10 +78,10 @@ static inline float16 elements_at(__global const uchar *row, ulong i) {
 #define CODE_OF(x) convert_int(x)
 #define CODES_OF(x) convert_int16(x)
 #endif
-static inline float element_at(__global const uchar *row, ulong i) {
+INLINE float element_at(__global const uchar *row, ulong i) {
     return convert_float(CODE_OF((uchar)(row[i / 2] >> (i % 2 * 4) & 15)));
 }
-static inline float16 elements_at(__global const uchar *row, ulong i) {
+INLINE float16 elements_at(__global const uchar *row, ulong i) {
     const uchar8 both = vload8(0, row + i / 2);
     uchar16 codes;
     codes.even = both & (uchar)15;
@@ -92,7 +92,7 @@ static inline float16 elements_at(__global const uchar *row, ulong i) {
 
 #if defined(STRIDED) || defined(GROUPED)
 // The weights of inputs 32·block and on, of which `left` are there; beyond them zeros.
-static inline void weights_32(const Product *p, const Column *c, uint block, uint left, float16 *low, float16 *high) {
+INLINE void weights_32(const Product *p, const Column *c, uint block, uint left, float16 *low, float16 *high) {
     const ulong first = (ulong)block * 32;
     if (left >= 32 && p->w_col == 1) {
         *low = elements_at(c->row, first);
@@ -116,14 +116,14 @@ static inline void weights_32(const Product *p, const Column *c, uint block, uin
 #endif
 }
 #elif defined(FORMAT_Q8_0)
-static inline void weights_32(const Product *p, const Column *c, uint block, uint left, float16 *low, float16 *high) {
+INLINE void weights_32(const Product *p, const Column *c, uint block, uint left, float16 *low, float16 *high) {
     __global const uchar *at = c->row + (ulong)block * 34;
     const float d = half_at(at);
     *low = convert_float16(vload16(0, (__global const char *)at + 2)) * d;
     *high = convert_float16(vload16(0, (__global const char *)at + 18)) * d;
 }
 #elif defined(FORMAT_Q4_0)
-static inline void weights_32(const Product *p, const Column *c, uint block, uint left, float16 *low, float16 *high) {
+INLINE void weights_32(const Product *p, const Column *c, uint block, uint left, float16 *low, float16 *high) {
     __global const uchar *at = c->row + (ulong)block * 18;
     const float d = half_at(at);
     const uchar16 codes = vload16(0, at + 2);
@@ -131,7 +131,7 @@ static inline void weights_32(const Product *p, const Column *c, uint block, uin
     *high = convert_float16(convert_int16(codes >> (uchar)4) - 8) * d;
 }
 #elif defined(FORMAT_Q4_K)
-static inline void weights_32(const Product *p, const Column *c, uint block, uint left, float16 *low, float16 *high) {
+INLINE void weights_32(const Product *p, const Column *c, uint block, uint left, float16 *low, float16 *high) {
     __global const uchar *at = c->row + (ulong)(block / 8) * 144;
     __global const uchar *s = at + 4;
     const uint i = block % 8;
@@ -144,7 +144,7 @@ static inline void weights_32(const Product *p, const Column *c, uint block, uin
     *high = convert_float16(vload16(1, codes) >> shift & (uchar)15) * d - less;
 }
 #elif defined(FORMAT_Q6_K)
-static inline void weights_32(const Product *p, const Column *c, uint block, uint left, float16 *low, float16 *high) {
+INLINE void weights_32(const Product *p, const Column *c, uint block, uint left, float16 *low, float16 *high) {
     __global const uchar *at = c->row + (ulong)(block / 8) * 210;
     const uint i = block % 8, part = i % 4;
     __global const uchar *fours = at + i / 4 * 64 + part % 2 * 32, *twos = at + 128 + i / 4 * 32;
@@ -157,7 +157,7 @@ static inline void weights_32(const Product *p, const Column *c, uint block, uin
     *high = convert_float16(convert_int16(second) - 32) * (d * (float)scales[1]);
 }
 #else
-static inline void weights_32(const Product *p, const Column *c, uint block, uint left, float16 *low, float16 *high) {
+INLINE void weights_32(const Product *p, const Column *c, uint block, uint left, float16 *low, float16 *high) {
     const uint per = ELEMS / 32;
     __global const uchar *at = c->row + (ulong)(block / per) * BYTES;
     float each[32];
