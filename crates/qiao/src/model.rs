@@ -40,8 +40,8 @@ impl ModelOptions {
         ModelOptions::default()
     }
 
-    /// A device of [`registry`] by name, such as `cpu` or `cpu:0`; or several with commas between, such as `cuda:0,cpu`, which share
-    /// the layers as those of [`ModelOptions::on_devices`] do.
+    /// A device of [`registry`](crate::registry) by name, such as `cpu` or `cpu:0`; or several with commas between, such as
+    /// `cuda:0,cpu`, which share the layers as those of [`ModelOptions::on_devices`] do.
     pub fn device(mut self, name: impl Into<String>) -> ModelOptions {
         self.device = Some(name.into());
         self
