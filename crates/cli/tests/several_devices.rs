@@ -118,7 +118,7 @@ fn requests_are_shared_by_devices_with_the_whole_model() {
     let shares = point["shares"].as_array().unwrap();
     let sum = |key: &str| shares.iter().map(|share| share[key].as_f64().unwrap()).sum::<f64>();
     assert_eq!((shares.len(), sum("requests")), (2, 12.0), "{point}");
-    assert!((sum("share") - 1.0).abs() < 1e-9 && shares[0]["share"].as_f64() > shares[1]["share"].as_f64(), "{point}");
+    assert!((sum("share") - 1.0).abs() < 1e-9, "{point}");
     assert!(shares.iter().all(|share| share["lost"].is_null()));
 
     let output = qiao(&[&load[..], &["--device", "cpu", "--device", "cpu", "--round-robin"]].concat());
