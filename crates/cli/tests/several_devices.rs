@@ -121,6 +121,16 @@ fn requests_are_shared_by_devices_with_the_whole_model() {
     assert!((sum("share") - 1.0).abs() < 1e-9, "{point}");
     assert!(shares.iter().all(|share| share["lost"].is_null()));
 
+    // Of those that arrive together the device that is said to be three times as fast gets three, however fast it is.
+    let load =
+        ["bench", "serve", "--together", "4", "--requests", "4", "--warm-up", "0", "--prompt", "6", "--output", "4"];
+    for (speed, more) in [("3,1", 0), ("1,3", 1)] {
+        let devices = ["--device", "cpu", "--device", "cpu,cpu", "--speed", speed, "--no-affinity"];
+        let point = &json(&[&load[..], &devices, &["--json", "-"]].concat())["points"][0];
+        let requests = |device: usize| point["shares"][device]["requests"].as_u64();
+        assert!(requests(more) >= Some(3) && requests(1 - more) <= Some(1), "{speed}: {point}");
+    }
+
     let output = qiao(&[&load[..], &["--device", "cpu", "--device", "cpu", "--round-robin"]].concat());
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("share %") && text.contains("taken over"), "{text}");
