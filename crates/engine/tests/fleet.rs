@@ -189,6 +189,22 @@ fn whatever_moment_a_device_is_lost_at_every_text_is_whole_and_said_once() {
 }
 
 #[test]
+fn what_a_lost_device_had_not_begun_with_is_taken_over_and_not_given_out_again() {
+    for loss in [Loss::Device, Loss::Panic] {
+        let door = Door::default();
+        let server = server([toy(Some((0, loss))), toy(None)].map(|toy| Toy { door: door.clone(), ..toy }));
+        let mut replies: Vec<_> = (0..24).map(|n| server.submit(request(n, 5)).unwrap()).collect();
+        door.open();
+        for (n, reply) in replies.iter_mut().enumerate() {
+            assert_eq!(read(reply, 1).unwrap().0[0], expected(&request(n as u32, 5).prompt, 5));
+        }
+        let counts: Vec<_> = server.replicas().iter().map(|r| (r.requests, r.taken_over)).collect();
+        assert_eq!(counts, [(12, 0), (12, 12)]);
+        settled(&server);
+    }
+}
+
+#[test]
 fn devices_may_go_one_after_the_other_until_one_is_left() {
     let server =
         server([toy(Some((2, Loss::Device))), toy(Some((9, Loss::Device))), toy(None), toy(Some((4, Loss::Panic)))]);

@@ -92,6 +92,8 @@ pub(super) struct Submission {
     pub(super) line: Arc<Line>,
     /// Set by whoever sends it.
     pub(super) ticket: Option<Ticket>,
+    /// Whether one of the messages among the slot's places is its own.
+    pub(super) holds_place: bool,
 }
 
 /// What the thread and everybody else may look at.
@@ -145,6 +147,7 @@ impl Reply {
             lagging: lagging.clone(),
             line: line.clone(),
             ticket: None,
+            holds_place: true,
         };
         (Reply { key, chunks: Box::pin(receiver), line, lagging, open }, Box::new(submission))
     }

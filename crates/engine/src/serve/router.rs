@@ -48,7 +48,7 @@ pub(super) struct Slot {
     open: AtomicUsize,
     /// Requests that were given to it first.
     pub(super) requests: AtomicU64,
-    /// Requests that it took over.
+    /// Requests that another slot had before.
     pub(super) moved: AtomicU64,
 }
 
@@ -76,14 +76,22 @@ impl Slot {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the thread a command, unless it takes none any more. `line`, where given, leads to it from then on.
-    pub(super) fn send(&self, command: Command, line: Option<&Line>) -> Result<(), Command> {
+    /// Gives the thread a command, unless it takes none any more.
+    pub(super) fn send(&self, command: Command) -> Result<(), Command> {
+        match &*self.inbox() {
+            // The thread takes this lock before it lets go of its end.
+            Some(to) => to.send(command).map_err(|refused| refused.0),
+            None => Err(command),
+        }
+    }
+
+    /// As [`Slot::send`], for a command that brings a request: its line leads here from then on, and it is counted as what it is.
+    fn bring(&self, command: Command, line: &Line, count: &AtomicU64) -> Result<(), Command> {
         let inbox = self.inbox();
         let Some(to) = &*inbox else { return Err(command) };
-        if let Some(line) = line {
-            line.lead_to(to.clone(), self.shared.clone());
-        }
-        // The thread takes this lock before it lets go of its end.
+        line.lead_to(to.clone(), self.shared.clone());
+        // Before the thread can be done with it.
+        count.fetch_add(1, Ordering::Relaxed);
         to.send(command).map_err(|refused| refused.0)
     }
 
@@ -124,7 +132,7 @@ impl Drop for Ticket {
         if self.router.open.fetch_sub(1, Ordering::SeqCst) == 1 && self.router.draining.load(Ordering::SeqCst) {
             for slot in &self.router.slots {
                 // Who takes nothing any more waits for nothing either.
-                let _ = slot.send(Command::Wake, None);
+                let _ = slot.send(Command::Wake);
             }
         }
     }
@@ -218,11 +226,17 @@ impl Router {
         order
     }
 
-    /// Gives a new request to whoever goes on; back where nobody does.
-    pub(super) fn submit(self: &Arc<Self>, submission: Box<Submission>) -> Result<(), Box<Submission>> {
-        let mut submission = submission;
+    /// Gives a new request, which holds a place there, to one slot; back where it takes none.
+    pub(super) fn submit_to(self: &Arc<Self>, slot: usize, submission: Box<Submission>) -> Result<(), Box<Submission>> {
+        self.submit(slot, submission, &self.slots[slot].requests)
+    }
+
+    /// Gives a request that a slot had not begun with to another one; back where nobody goes on.
+    pub(super) fn resubmit(self: &Arc<Self>, mut submission: Box<Submission>) -> Result<(), Box<Submission>> {
         for slot in self.order_for(&submission.request) {
-            match self.submit_to(slot, submission) {
+            // It was accepted: where the queue is full it waits beside it.
+            submission.holds_place = self.slots[slot].places.try_send(()).is_ok();
+            match self.submit(slot, submission, &self.slots[slot].moved) {
                 Ok(()) => return Ok(()),
                 Err(back) => submission = back,
             }
@@ -230,22 +244,18 @@ impl Router {
         Err(submission)
     }
 
-    /// Gives a new request to one slot; back where it takes none.
-    pub(super) fn submit_to(
+    fn submit(
         self: &Arc<Self>,
         slot: usize,
         mut submission: Box<Submission>,
+        count: &AtomicU64,
     ) -> Result<(), Box<Submission>> {
         self.remember(&submission.request, slot);
         submission.ticket = Some(self.ticket(slot, submission.request.samples));
         let line = submission.line.clone();
-        match self.slots[slot].send(Command::Submit(submission), Some(&line)) {
-            Ok(()) => {
-                self.slots[slot].requests.fetch_add(1, Ordering::Relaxed);
-                Ok(())
-            }
+        match self.slots[slot].bring(Command::Submit(submission), &line, count) {
             Err(Command::Submit(submission)) => Err(submission),
-            Err(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -256,15 +266,11 @@ impl Router {
         for slot in self.order(wanted) {
             let line = transfer.line().clone();
             let old = transfer.set_ticket(self.ticket(slot, wanted.sequences));
-            let sent = self.slots[slot].send(Command::TakeOver(transfer), Some(&line));
+            let sent = self.slots[slot].bring(Command::TakeOver(transfer), &line, &self.slots[slot].moved);
             drop(old);
             match sent {
-                Ok(()) => {
-                    self.slots[slot].moved.fetch_add(1, Ordering::Relaxed);
-                    return Ok(());
-                }
                 Err(Command::TakeOver(back)) => transfer = back,
-                Err(_) => return Ok(()),
+                _ => return Ok(()),
             }
         }
         Err(transfer)

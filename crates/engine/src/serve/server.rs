@@ -268,7 +268,7 @@ impl Server {
         let until = Instant::now().checked_add(timeout);
         for slot in &self.router.slots {
             // Whoever is gone has nothing to finish.
-            let _ = slot.send(Command::Drain { until, done: done.clone() }, None);
+            let _ = slot.send(Command::Drain { until, done: done.clone() });
         }
         told
     }
@@ -311,7 +311,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         for slot in &self.router.slots {
             slot.places.close();
-            let _ = slot.send(Command::Stop, None);
+            let _ = slot.send(Command::Stop);
         }
         for thread in self.threads.drain(..) {
             // Its panics are caught and told to whoever asks.

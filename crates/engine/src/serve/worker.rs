@@ -213,13 +213,13 @@ impl Worker {
     }
 
     fn submit(&mut self, submission: Submission) {
-        let Submission { key, mut request, sent, chunks, lagging, line, ticket } = submission;
+        let Submission { key, mut request, sent, chunks, lagging, line, ticket, holds_place } = submission;
         let samples = request.samples;
         // A time-out counts from the moment at which the request was sent.
         request.params.timeout = request.params.timeout.map(|timeout| timeout.saturating_sub(sent.elapsed()));
         match self.scheduler.submit(request) {
             Ok(id) => {
-                self.held += 1;
+                self.held += usize::from(holds_place);
                 self.keys.insert(id, key);
                 let (backlog, running) = (VecDeque::new(), vec![true; samples]);
                 if line.is_cancelled() {
@@ -229,7 +229,9 @@ impl Worker {
                     .insert(key, Open { id: Some(id), line, ticket, chunks, lagging, backlog, paused: false, running });
             }
             Err(error) => {
-                self.free_place();
+                if holds_place {
+                    self.free_place();
+                }
                 // The reply is new, so there is room in it, unless it is gone.
                 let _ = chunks.try_send(Err(error));
             }
@@ -266,7 +268,7 @@ impl Worker {
         while let Ok(command) = self.inbox.try_recv() {
             match command {
                 Command::Submit(submission) => {
-                    if let Err(submission) = self.router.submit(submission) {
+                    if let Err(submission) = self.router.resubmit(submission) {
                         let _ = submission.chunks.try_send(Err(repeat(error)));
                     }
                 }
