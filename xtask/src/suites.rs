@@ -28,6 +28,7 @@ pub(crate) struct Program {
     folder: PathBuf,
     /// What its environment has beside this one's.
     variables: Vec<(String, String)>,
+    arguments: Vec<String>,
 }
 
 impl Program {
@@ -36,12 +37,20 @@ impl Program {
         self.variables.push((name.into(), value.into()));
         self
     }
+
+    /// It, with these arguments.
+    pub(crate) fn asked(mut self, arguments: &[&str]) -> Program {
+        self.arguments = arguments.iter().map(|argument| argument.to_string()).collect();
+        self
+    }
 }
 
 /// What cargo has built.
 pub(crate) struct Built {
     /// Every test program, those that take longest first.
     pub(crate) programs: Vec<Program>,
+    /// What is no test: examples and commands.
+    pub(crate) others: Vec<Program>,
     /// The `qiao` command. Built by itself it would have other features of its dependencies, and be built anew.
     pub(crate) command: PathBuf,
 }
@@ -99,12 +108,14 @@ pub(crate) fn build() -> Result<Built, String> {
     let artifacts: Vec<Artifact> = messages.lines().filter_map(artifact).collect();
     let command = artifacts.iter().find(|a| !a.test && a.program.name == "qiao-cli::qiao");
     let command = command.ok_or("cargo built no qiao command")?.program.executable.clone();
-    let mut programs: Vec<_> = artifacts.into_iter().filter(|a| a.test).map(|a| a.program).collect();
+    let (tests, others): (Vec<_>, Vec<_>) = artifacts.into_iter().partition(|a| a.test);
+    let programs = |all: Vec<Artifact>| all.into_iter().map(|a| a.program).collect::<Vec<_>>();
+    let (mut programs, others) = (programs(tests), programs(others));
     programs.sort_by_key(|p| {
         let package = p.name.split("::").next();
         FIRST.iter().position(|first| Some(*first) == package).unwrap_or(FIRST.len())
     });
-    Ok(Built { programs, command })
+    Ok(Built { programs, others, command })
 }
 
 /// An executable, and whether it is a test program.
@@ -126,7 +137,8 @@ fn artifact(line: &str) -> Option<Artifact> {
     let (place, version) = message["package_id"].as_str()?.rsplit_once('#')?;
     let package = version.split_once('@').map_or_else(|| place.rsplit('/').next(), |(name, _)| Some(name))?;
     let name = format!("{package}::{}", message["target"]["name"].as_str()?);
-    let program = Program { name, executable, folder: manifest.parent()?.into(), variables: Vec::new() };
+    let program =
+        Program { name, executable, folder: manifest.parent()?.into(), variables: Vec::new(), arguments: Vec::new() };
     Some(Artifact { program, test: message["profile"]["test"] == true })
 }
 
@@ -149,7 +161,7 @@ fn lanes(programs: Vec<Program>, count: usize, done: &Mutex<Done>) {
 fn one(program: &Program, done: &Mutex<Done>) {
     let start = Instant::now();
     let mut command = Command::new(&program.executable);
-    command.current_dir(&program.folder).env("CARGO_MANIFEST_DIR", &program.folder);
+    command.args(&program.arguments).current_dir(&program.folder).env("CARGO_MANIFEST_DIR", &program.folder);
     command.envs(program.variables.iter().map(|(name, value)| (name, value)));
     command.env("CARGO", cargo().get_program());
     let output = command.stdin(Stdio::null()).output();
@@ -163,8 +175,9 @@ fn one(program: &Program, done: &Mutex<Done>) {
     };
     let text = String::from_utf8_lossy(&text);
     let mut out = std::io::stdout().lock();
-    let variables: String = program.variables.iter().map(|(name, value)| format!(" {name}={value}")).collect();
-    let head = format!("\n{}{variables} ({} s)", program.name, start.elapsed().as_secs());
+    let variables = program.variables.iter().map(|(name, value)| format!(" {name}={value}"));
+    let beside: String = program.arguments.iter().map(|argument| format!(" {argument}")).chain(variables).collect();
+    let head = format!("\n{}{beside} ({} s)", program.name, start.elapsed().as_secs());
     // A closed standard output is no reason to stop testing.
     writeln!(out, "{head}{}\n{}", ended.as_ref().map_or(String::new(), |e| format!(": {e}")), text.trim_end()).ok();
     text.lines().for_each(|line| done.tally.line(line));
@@ -202,6 +215,7 @@ mod tests {
             executable: "/t/graph-1".into(),
             folder: "/a/crates/core".into(),
             variables: Vec::new(),
+            arguments: Vec::new(),
         };
         assert_eq!(found, Artifact { program, test: true });
         assert_eq!(artifact(&line(true, "path+file:///a/crates/qiao#0.1.0")).unwrap().program.name, "qiao::graph");
@@ -216,6 +230,7 @@ mod tests {
             executable: executable.into(),
             folder: std::env::temp_dir(),
             variables: Vec::new(),
+            arguments: Vec::new(),
         };
         let done = Mutex::new(Done::default());
         let programs = vec![program("good", "true"), program("bad", "false"), program("lost", "/no/such/program")];

@@ -165,7 +165,8 @@ mod tests {
     use libloading::Library;
     use qiao_core::{Backend, Error};
 
-    /// Units that stand for others, of which `cargo xtask cuda` compiles every one: floats, sums over lanes and blocks.
+    /// Units that stand for others: floats, sums over lanes and blocks. `cargo xtask test` compiles every one, by the example
+    /// `compile_units`.
     const SOME: [&str; 2] = ["elementwise", "norms"];
 
     /// HIP's run-time library, where it is on this machine, for one test at a time: version 5.2 has fallen over where several threads
