@@ -98,6 +98,9 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 pub(crate) struct Devices {
+    /// Measure what every device reaches, each for about so many seconds: bytes and operations per second.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "3", value_parser = positive)]
+    pub(crate) measure: Option<f64>,
     /// Write one JSON object to standard output.
     #[arg(long)]
     pub(crate) json: bool,

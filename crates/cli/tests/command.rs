@@ -85,7 +85,18 @@ fn devices_are_listed_for_people_and_programs() {
     let cpu = &json["devices"][0];
     assert_eq!(cpu["device"], "cpu:0");
     assert!(cpu["dtypes"].as_array().unwrap().iter().any(|d| d["dtype"] == "bf16"), "{cpu}");
-    assert!(json["absent"].is_array());
+    assert!(json["absent"].is_array() && cpu["measured"].is_null());
+}
+
+#[test]
+fn what_devices_reach_is_measured_where_it_is_asked_for() {
+    let json = json(&qiao(&["devices", "--measure", "0.2", "--json"]));
+    for device in json["devices"].as_array().unwrap() {
+        let reached = &device["measured"];
+        assert!(reached["bytes_per_s"].as_f64().is_some_and(|rate| rate > 1e6), "{device}");
+        assert!(reached["ops_per_s"]["f32"].as_f64().is_some_and(|rate| rate > 1e6), "{device}");
+    }
+    fails(&["devices", "--measure", "0"], 2, &["above 0"]);
 }
 
 #[test]
