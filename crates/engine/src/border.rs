@@ -26,7 +26,7 @@ impl Border {
     /// Makes room for so many bytes of each tensor that crosses in a plan; whether any buffer is another now.
     ///
     /// # Errors
-    /// The device has no room.
+    /// The device has no room. Some buffers may be others by then.
     pub(crate) fn grow(&mut self, device: &dyn Device, plan: &Prepared, bytes: usize) -> Result<bool> {
         let mut grown = false;
         for (crosses, bindings) in [(plan.enters(), &mut self.enters), (plan.leaves(), &mut self.leaves)] {

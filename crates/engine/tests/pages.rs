@@ -12,6 +12,8 @@ use qiao_cpu::Isa;
 use qiao_engine::runner::{LoadOptions, LoadedModel};
 use qiao_engine::serve::{CacheOptions, Entry, Executor, HostBlocks, PagedExecutor};
 use qiao_engine::session::Session;
+use qiao_layers::Faulty;
+use qiao_layers::faulty::{Command, Fault, Rule, When};
 
 fn executor(model: &Arc<LoadedModel>, block_size: usize) -> PagedExecutor {
     let options = CacheOptions { bytes: None, block_size: Some(block_size), batch_tokens: 48, batch_sequences: 5 };
@@ -199,6 +201,30 @@ fn a_batch_that_does_not_fit_is_refused_and_harms_nobody() {
     assert!(pool.restore(&HostBlocks::default(), 0, &[1]).is_err());
     assert!(pool.restore(&HostBlocks::default(), usize::MAX, &[1]).is_err());
     assert_eq!(bits(pool.run(&[good]).unwrap()), bits(&first));
+}
+
+#[test]
+fn whichever_buffer_finds_no_room_earlier_steps_go_on_as_before() {
+    for nth in 0.. {
+        let rule = Rule { command: Command::Alloc, when: When::Nth(nth), fault: Fault::OutOfMemory };
+        let (device, faults) = Faulty::wrap(cpu(Isa::Scalar).unwrap(), 1, vec![rule]);
+        let mut pool = executor(&small(&device), 4);
+        let (ids, table) = ((1..30).collect::<Vec<u32>>(), (1..9).collect::<Vec<i32>>());
+        let short = |at: usize| Entry { ids: &ids[at..at + 1], start: 0, table: &table, rows: 1 };
+        let first = [0, 1].map(|at| bits(pool.run(&[short(at)]).unwrap()));
+        faults.set(true);
+        let long = Entry { ids: &ids, start: 0, table: &table, rows: 20 };
+        let ran = pool.run(&[long]).map(|_| ());
+        faults.set(false);
+        pool.recover().unwrap();
+        for at in [1, 0] {
+            assert_eq!(bits(pool.run(&[short(at)]).unwrap()), first[at], "allocation {nth}");
+        }
+        if ran.is_ok() {
+            assert!(nth > 1, "a longer step needs more than one buffer");
+            return;
+        }
+    }
 }
 
 #[test]

@@ -109,25 +109,12 @@ impl PagedStage {
             Some(bound) => bound.plan.clone(),
             None => self.model.prepared((step, self.shape))?,
         };
-        let logits = step.rows * self.model.spec().vocab * size_of::<f32>();
-        let needs = [
-            (&mut self.scratch.input, plan.input_bytes()),
-            (&mut self.scratch.logits, if plan.leaves() { 0 } else { logits }),
-            (&mut self.scratch.workspace, plan.workspace_bytes()),
-        ];
-        let device = &**self.model.device();
-        let mut grown = false;
-        for (binding, bytes) in needs {
-            if binding.bytes < bytes {
-                *binding = alloc_padded(device, bytes)?;
-                grown = true;
-            }
-        }
-        grown |= self.scratch.border.grow(device, &plan, self.model.border_bytes(step.tokens))?;
-        if grown {
-            // Older bindings name the buffers that went.
+        let grown = self.grow(&plan, step);
+        if !matches!(grown, Ok(false)) {
+            // Older bindings name buffers that went, maybe also where one that was to come after them found no room.
             self.bound.clear();
         }
+        grown?;
         if !self.bound.contains_key(&step) {
             let own = SessionBuffers {
                 input: &self.scratch.input,
@@ -142,6 +129,28 @@ impl PagedStage {
             self.bound.insert(step, Bound { plan, bindings });
         }
         Ok(())
+    }
+
+    /// Makes room for a plan; whether any buffer is another now.
+    ///
+    /// # Errors
+    /// The device has no room. Some buffers may be others by then.
+    fn grow(&mut self, plan: &Prepared, step: Step) -> Result<bool> {
+        let logits = step.rows * self.model.spec().vocab * size_of::<f32>();
+        let needs = [
+            (&mut self.scratch.input, plan.input_bytes()),
+            (&mut self.scratch.logits, if plan.leaves() { 0 } else { logits }),
+            (&mut self.scratch.workspace, plan.workspace_bytes()),
+        ];
+        let device = &**self.model.device();
+        let mut grown = false;
+        for (binding, bytes) in needs {
+            if binding.bytes < bytes {
+                *binding = alloc_padded(device, bytes)?;
+                grown = true;
+            }
+        }
+        Ok(self.scratch.border.grow(device, plan, self.model.border_bytes(step.tokens))? || grown)
     }
 
     /// One block in every buffer of the stage, and the side where the buffer lives.
