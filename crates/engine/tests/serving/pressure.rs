@@ -1,7 +1,7 @@
 //! Two hundred requests on a cache far too small, with cancels, forks, pauses and a device that fails.
 //!
 //! The same for twenty minutes: `cargo test --release -p qiao-engine --test serving -- --ignored soak`; `QIAO_SOAK_MINUTES` says
-//! otherwise.
+//! otherwise, and `QIAO_SOAK_ROUND` that it begins with a later round, which a failure names.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -246,13 +246,26 @@ fn two_hundred_requests_with_quantised_pages_say_what_they_say_alone() {
     holds(&trouble(3, 200, swap(), None, Some(DType::I8)), 200);
 }
 
+/// A round, which is said where it fails.
+struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("this was QIAO_SOAK_ROUND={}", self.0);
+        }
+    }
+}
+
 #[test]
 #[ignore = "twenty minutes; see the head of the file"]
 fn soak() {
     let minutes = std::env::var("QIAO_SOAK_MINUTES").ok().map_or(20.0, |m| m.parse::<f64>().expect("minutes"));
     let end = Instant::now() + Duration::from_secs_f64(minutes * 60.0);
-    let (mut rounds, mut finished, mut preemptions, mut faults) = (0u64, 0, 0, 0);
+    let first = std::env::var("QIAO_SOAK_ROUND").ok().map_or(0, |n| n.parse().expect("a round"));
+    let (mut rounds, mut finished, mut preemptions, mut faults) = (first, 0, 0, 0);
     while Instant::now() < end {
+        let _named = Named(rounds);
         let (policy, kv) = [(recompute(), None), (swap(), None), (swap(), Some(DType::F8E4M3))][rounds as usize % 3];
         let proposer = match rounds % 4 {
             0 => None,
@@ -266,6 +279,7 @@ fn soak() {
         faults += outcome.faults;
     }
     println!(
-        "{rounds} rounds of 200 requests: {finished} samples finished, {preemptions} preemptions, {faults} faults"
+        "{} rounds of 200 requests: {finished} samples finished, {preemptions} preemptions, {faults} faults",
+        rounds - first
     );
 }
