@@ -8,7 +8,7 @@
 //!
 //! Modules, from ground to roof: `sets`, `point`, `verdict`, `make`, `family` with `ops`, `subject`, `contract`, `refusal`,
 //! `harness`, `case`; `glob`, `platform`, `save`; `expect`, `profile`, `replay`, `shrink`, `worker`; `select`, `journal`, `run`,
-//! `suite`; `measure`; `report`.
+//! `suite`; `trials`; `measure`; `report`.
 #![forbid(unsafe_code)]
 
 mod sets;
@@ -47,6 +47,8 @@ mod journal;
 pub mod run;
 
 pub mod suite;
+
+pub mod trials;
 
 pub mod measure;
 

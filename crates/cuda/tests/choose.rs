@@ -1,27 +1,27 @@
 //! Choices on the simulated card, beside the truth in f64.
 
-mod trials;
+mod rig;
 
 use qiao_core::*;
 use qiao_reference::Trial;
 use qiao_reference::data::Rng;
-use trials::*;
+use rig::*;
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 #[test]
 fn the_suites_largest_are_found() {
-    check_all(&suite(OpKind::Argmax, 4));
+    check_all(&of_suite(OpKind::Argmax, 4));
 }
 
 #[test]
 fn the_suites_k_largest_are_found() {
-    check_all(&suite(OpKind::TopK, 4));
+    check_all(&of_suite(OpKind::TopK, 4));
 }
 
 #[test]
 fn the_suites_tokens_are_sampled() {
-    let all: Vec<Trial> = suite(OpKind::Sample, 7).into_iter().step_by(8).collect();
+    let all: Vec<Trial> = of_suite(OpKind::Sample, 7).into_iter().step_by(8).collect();
     check_all(&all);
 }
 
@@ -85,5 +85,5 @@ fn tokens_of_long_rows_are_sampled() {
 #[test]
 fn a_k_that_no_block_sorts_is_refused() {
     let trial = Trial::new(Op::TopK(TopKAttrs { k: 4097 })).values(DType::F16, &[1, 5000], &vec![0.0; 5000]);
-    assert_eq!(refusal(&trial), Some(Reason::attribute("k", Rule::AtMost, 4097usize, 4096usize)));
+    assert_eq!(refused(&trial), Some(Reason::attribute("k", Rule::AtMost, 4097usize, 4096usize)));
 }

@@ -1,11 +1,11 @@
 //! Norms that are quantised at once, beside the two nodes by themselves.
 
-mod trials;
+mod rig;
 
 use std::time::Duration;
 
 use qiao_core::*;
-use trials::*;
+use rig::*;
 
 const ATTRS: NormAttrs = NormAttrs { eps: 1e-5, weight_offset: 0, round_before_weight: false };
 

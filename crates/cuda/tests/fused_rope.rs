@@ -1,12 +1,12 @@
 //! Rotations that run with the write of the KV cache, beside the three nodes by themselves.
 
-mod trials;
+mod rig;
 
 use std::time::Duration;
 
 use qiao_core::*;
 use qiao_reference::data::{Fill, to_bytes};
-use trials::*;
+use rig::*;
 
 /// Plans a graph and runs it once: the bytes of every bound tensor afterwards, and those of the workspace.
 fn run(graph: &Graph, bytes: &[Vec<u8>]) -> (Vec<Vec<u8>>, usize) {
@@ -144,7 +144,7 @@ fn a_cache_in_another_dtype_keeps_three_nodes() {
     let index = (TensorDesc::new(DType::I32, &[1]).unwrap(), to_bytes(DType::I32, &[1.0]));
     let positions = bind(&mut graph, index);
     let [cos, sin] = [(); 2].map(|()| bind(&mut graph, make.of(DType::F32, &[4, 8])));
-    let caches = [(); 2].map(|()| bind(&mut graph, make.codes(DType::F8E4M3, &[1, 4, 2, 16])));
+    let caches = [(); 2].map(|()| bind(&mut graph, make.bits(DType::F8E4M3, &[1, 4, 2, 16], 0)));
     let rope = Op::Rope(RopeAttrs { style: RopeStyle::HalfSplit, rotary_dim: 0, offset: 0 });
     let turned = graph.op1(rope, &[k, positions, cos, sin]).unwrap();
     let operands = [turned, v, positions, caches[0], caches[1]].map(Some);

@@ -1,6 +1,6 @@
 //! Large products by cuBLASLt, whose place a library of the simulated card takes: how it is asked, and what follows.
 
-mod trials;
+mod rig;
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use qiao_core::*;
 use qiao_cuda::CudaBackend;
 use qiao_reference::Trial;
 use qiao_simcuda::Alone;
-use trials::{Maker, with};
+use rig::{Maker, with};
 
 fn card() -> Alone<'static> {
     let card = qiao_simcuda::install();

@@ -1,10 +1,10 @@
 //! Norms on the simulated card, beside the truth in f64.
 
-mod trials;
+mod rig;
 
 use qiao_core::*;
 use qiao_reference::Trial;
-use trials::*;
+use rig::*;
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -14,17 +14,17 @@ fn attrs() -> NormAttrs {
 
 #[test]
 fn the_suites_rms_norms_are_within_their_limits() {
-    check_all(&suite(OpKind::RmsNorm, 4));
+    check_all(&of_suite(OpKind::RmsNorm, 4));
 }
 
 #[test]
 fn the_suites_sums_with_their_norms_are_within_their_limits() {
-    check_all(&suite(OpKind::AddRmsNorm, 4));
+    check_all(&of_suite(OpKind::AddRmsNorm, 4));
 }
 
 #[test]
 fn the_suites_layer_norms_are_within_their_limits() {
-    check_all(&suite(OpKind::LayerNorm, 4));
+    check_all(&of_suite(OpKind::LayerNorm, 4));
 }
 
 #[test]
@@ -84,5 +84,5 @@ fn a_weight_with_gaps_is_refused() {
     let make = &mut Maker::new(4);
     let trial =
         with(with(Trial::new(Op::RmsNorm(attrs())), make.of(DType::F16, &[2, 8])), make.gapped(DType::F16, &[8]));
-    assert_eq!(refusal(&trial), Some(Reason::strides(1, "contiguous")));
+    assert_eq!(refused(&trial), Some(Reason::strides(1, "contiguous")));
 }

@@ -1,19 +1,19 @@
 //! Quantisation of activations on the simulated card, beside the truth in f64.
 
-mod trials;
+mod rig;
 
 use qiao_core::*;
 use qiao_reference::Trial;
-use trials::*;
+use rig::*;
 
 #[test]
 fn the_suites_rows_are_quantised() {
-    check_all(&suite(OpKind::QuantizeDynamic, 3));
+    check_all(&of_suite(OpKind::QuantizeDynamic, 3));
 }
 
 #[test]
 fn the_suites_fixed_grids_are_kept() {
-    check_all(&suite(OpKind::QuantizeStatic, 3));
+    check_all(&of_suite(OpKind::QuantizeStatic, 3));
 }
 
 #[test]

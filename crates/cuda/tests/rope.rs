@@ -1,15 +1,15 @@
 //! Rotary positions on the simulated card, beside the truth in f64.
 
-mod trials;
+mod rig;
 
 use qiao_core::*;
 use qiao_reference::Trial;
 use qiao_reference::data::{Fill, to_bytes};
-use trials::*;
+use rig::*;
 
 #[test]
 fn the_suites_rotations_are_within_their_limits() {
-    check_all(&suite(OpKind::Rope, 3));
+    check_all(&of_suite(OpKind::Rope, 3));
 }
 
 #[test]

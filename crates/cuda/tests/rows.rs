@@ -1,22 +1,22 @@
 //! Softmax and reductions on the simulated card, beside the truth in f64.
 
-mod trials;
+mod rig;
 
 use qiao_core::*;
 use qiao_reference::Trial;
 use qiao_reference::data::Fill;
-use trials::*;
+use rig::*;
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 #[test]
 fn the_suites_softmaxes_are_within_their_limits() {
-    check_all(&suite(OpKind::Softmax, 6));
+    check_all(&of_suite(OpKind::Softmax, 6));
 }
 
 #[test]
 fn the_suites_reductions_are_within_their_limits() {
-    check_all(&suite(OpKind::Reduce, 4));
+    check_all(&of_suite(OpKind::Reduce, 4));
 }
 
 #[test]

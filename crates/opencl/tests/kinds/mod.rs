@@ -9,7 +9,7 @@ use qiao_core::{Backend, Device, Result};
 use qiao_opencl::OpenClBackend;
 use qiao_reference::Trial;
 
-use crate::rig;
+use crate::rig::{self, failures, hold};
 
 /// The kinds, as `QIAO_OPENCL_TUNING` names them.
 const KINDS: [&str; 2] = ["processor=1,rows=1", "processor=0,rows=64"];
@@ -38,23 +38,9 @@ fn open(ordinal: usize, kind: &str) -> Result<Arc<dyn Device>> {
 /// Every trial runs natively by a kernel whose name starts so, and is within its limits, on both kinds.
 #[track_caller]
 pub(crate) fn check(kernel: &str, trials: &[Trial]) {
-    let mut failures = Vec::new();
-    for (kind, device) in kinds() {
-        for (i, trial) in trials.iter().enumerate() {
-            let graph = match trial.graph() {
-                Ok(graph) => graph,
-                Err(e) => panic!("trial {i}: {e}"),
-            };
-            let at = format!("{kind} trial {i}: {}", graph.node(0));
-            let support = device.support(&graph).remove(0);
-            if !support.kernel.starts_with(kernel) {
-                failures.push(format!("{at}: {support:?}"));
-            }
-            match trial.check(&**device) {
-                Err(e) => failures.push(format!("{at}: {e}")),
-                Ok(all) => failures.extend(all.iter().filter(|c| !c.passes()).map(|c| format!("{at}: {c:?}"))),
-            }
-        }
-    }
-    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures[..failures.len().min(8)].join("\n"));
+    let of = |(kind, device): &(&str, Arc<dyn Device>)| {
+        let wrong = failures(&**device, trials, |name| name.starts_with(kernel));
+        wrong.into_iter().map(move |why| format!("{kind} {why}")).collect::<Vec<_>>()
+    };
+    hold(&kinds().iter().flat_map(of).collect::<Vec<_>>());
 }

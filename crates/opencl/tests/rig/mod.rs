@@ -1,20 +1,14 @@
 //! What tests on OpenCL devices share: the devices, makers of operands, and trials that must be within their limits.
 
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unused_imports, reason = "each test file uses a part")]
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+pub(crate) use qiao_conformance::trials::*;
 use qiao_core::*;
 use qiao_opencl::OpenClBackend;
 use qiao_reference::Trial;
-use qiao_reference::data::{Fill, Rng, to_bytes, values};
-
-/// An operand: its description and its bytes.
-pub(crate) type Data = (TensorDesc, Vec<u8>);
-
-/// The dtypes of activations.
-pub(crate) const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// The devices of this machine, after two of PoCL's were asked for; none where the machine has no OpenCL, which is told.
 /// Programs are kept in a folder of their own.
@@ -52,81 +46,11 @@ pub(crate) fn device() -> Option<Arc<dyn Device>> {
     (devices() > 0).then(|| OpenClBackend.open(0).expect("the device opens"))
 }
 
-/// Operands from one seed.
-pub(crate) struct Maker {
-    pub(crate) rng: Rng,
-}
-
-impl Maker {
-    pub(crate) fn new(seed: u64) -> Self {
-        Maker { rng: Rng::new(seed) }
-    }
-
-    fn fill(&mut self, fill: Fill, desc: TensorDesc) -> Data {
-        let held = desc.bytes().unwrap() / desc.dtype.block_bytes();
-        let data = values(&mut self.rng, fill, desc.dtype, held);
-        (desc.clone(), to_bytes(desc.dtype, &data))
-    }
-
-    /// Contiguous.
-    pub(crate) fn of(&mut self, dtype: DType, shape: &[usize]) -> Data {
-        self.fill(Fill::Normal, TensorDesc::new(dtype, shape).unwrap())
-    }
-
-    /// Contiguous, NaN and both infinities among the elements.
-    pub(crate) fn special(&mut self, dtype: DType, shape: &[usize]) -> Data {
-        self.fill(Fill::Special, TensorDesc::new(dtype, shape).unwrap())
-    }
-
-    /// Contiguous, magnitudes far apart.
-    pub(crate) fn wide(&mut self, dtype: DType, shape: &[usize]) -> Data {
-        self.fill(Fill::WideRange, TensorDesc::new(dtype, shape).unwrap())
-    }
-
-    /// Strided.
-    pub(crate) fn strided(&mut self, dtype: DType, shape: &[usize], strides: &[usize]) -> Data {
-        self.fill(Fill::Normal, TensorDesc::strided(dtype, shape, strides).unwrap())
-    }
-
-    /// Random bits, contiguous or with a gap of `gap` elements behind each innermost row.
-    pub(crate) fn bits(&mut self, dtype: DType, shape: &[usize], gap: usize) -> Data {
-        let mut strides = TensorDesc::new(dtype, shape).unwrap().strides.to_vec();
-        if let [rest @ .., last] = &mut strides[..] {
-            let _ = last;
-            let columns = shape[shape.len() - 1];
-            rest.iter_mut().for_each(|s| *s = *s / columns.max(1) * (columns + gap));
-        }
-        let desc = TensorDesc::strided(dtype, shape, &strides).unwrap();
-        let bytes = (0..desc.bytes().unwrap()).map(|_| self.rng.bits() as u8).collect();
-        (desc, bytes)
-    }
-
-    /// Indices below `count`.
-    pub(crate) fn ids(&mut self, dtype: DType, shape: &[usize], count: usize) -> Data {
-        let desc = TensorDesc::new(dtype, shape).unwrap();
-        let data: Vec<f64> = (0..desc.elements()).map(|_| self.rng.below(count) as f64).collect();
-        (desc, to_bytes(dtype, &data))
-    }
-}
-
-/// Adds an operand.
-pub(crate) fn with(trial: Trial, (desc, bytes): Data) -> Trial {
-    trial.input(desc, bytes)
-}
-
 /// Every trial is within its limits on the first device.
+#[track_caller]
 pub(crate) fn check_all(trials: &[Trial]) {
     let Some(device) = device() else { return };
-    let mut failures = Vec::new();
-    for (i, trial) in trials.iter().enumerate() {
-        let at = format!("trial {i}: {}", trial.graph().map_or_else(|e| e.to_string(), |g| g.to_string()));
-        match trial.check(&*device) {
-            Err(e) => failures.push(format!("{at}: {e}")),
-            Ok(all) => failures.extend(all.iter().filter(|c| !c.passes()).map(|c| format!("{at}: {c:?}"))),
-        }
-    }
-    let shown = failures[..failures.len().min(12)].join("\n");
-    assert!(failures.is_empty(), "{} of {} failed:\n{shown}", failures.len(), trials.len());
+    hold(&failures(&*device, trials, |_| true));
 }
 
 /// A plan with buffers of its own on one stream.
