@@ -2,8 +2,9 @@
 
 #![allow(dead_code, unused_imports, reason = "each test file uses a part")]
 
+use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
 pub(crate) use qiao_conformance::trials::*;
@@ -12,14 +13,15 @@ use qiao_cuda::Family;
 use qiao_reference::Trial;
 use qiao_simcuda::Card;
 
-/// The simulated card of this process. What is compiled is kept in a folder of its own.
+/// The simulated card of this process. What is compiled is kept in a folder of this program's, which is empty at its start.
 pub(crate) fn card() -> &'static Card {
-    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let folder = tempfile::tempdir().expect("a folder for images");
+    static NAMED: Once = Once::new();
+    NAMED.call_once(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(concat!("cuda-", env!("CARGO_CRATE_NAME")));
+        let folder = folder.join(family().name());
+        std::fs::remove_dir_all(&folder).ok();
         // SAFETY: done once, before the first device is opened; nothing else of this process reads the environment yet.
-        unsafe { std::env::set_var("QIAO_CACHE_DIR", folder.path()) };
-        folder
+        unsafe { std::env::set_var("QIAO_CACHE_DIR", folder) };
     });
     let card = qiao_simcuda::install();
     if let Some(compiler) = card.compiler() {

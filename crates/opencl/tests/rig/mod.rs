@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test file uses a part")]
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,34 +12,34 @@ use qiao_opencl::OpenClBackend;
 use qiao_reference::Trial;
 
 /// The devices of this machine, after two of PoCL's were asked for; none where the machine has no OpenCL, which is told.
-/// Programs are kept in a folder of their own.
+/// Programs are kept in a folder of this test's, which is empty at its start.
 ///
 /// # Panics
 /// There is none, and `QIAO_REQUIRE_OPENCL=1`.
 pub(crate) fn devices() -> usize {
-    static FOUND: OnceLock<(Option<tempfile::TempDir>, usize)> = OnceLock::new();
+    static FOUND: OnceLock<usize> = OnceLock::new();
     let open = || {
-        let folder = tempfile::tempdir().expect("a folder for programs");
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(concat!("opencl-", env!("CARGO_CRATE_NAME")));
+        std::fs::remove_dir_all(&folder).ok();
         // SAFETY: done once, before the first device is opened; nothing else of this process reads the environment yet.
         unsafe {
             if std::env::var_os("POCL_DEVICES").is_none() {
                 std::env::set_var("POCL_DEVICES", "pthread pthread");
             }
             if std::env::var_os("QIAO_CACHE_DIR").is_none() {
-                std::env::set_var("QIAO_CACHE_DIR", folder.path());
+                std::env::set_var("QIAO_CACHE_DIR", folder);
             }
         }
-        let found = match OpenClBackend.devices() {
+        match OpenClBackend.devices() {
             Ok(found) => found.len(),
             Err(why) if std::env::var("QIAO_REQUIRE_OPENCL").is_ok_and(|v| v == "1") => panic!("{why}"),
             Err(why) => {
                 println!("skipped: OpenCL: {why}");
                 0
             }
-        };
-        (Some(folder), found)
+        }
     };
-    FOUND.get_or_init(open).1
+    *FOUND.get_or_init(open)
 }
 
 /// The first device, opened, where there is one.

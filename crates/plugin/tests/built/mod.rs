@@ -6,19 +6,22 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use tempfile::TempDir;
-
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The folder of this process's libraries. It goes with the process: a library is never unloaded, but its file may go.
+/// The folder of these tests' libraries.
 fn folder() -> &'static Path {
-    static FOLDER: OnceLock<TempDir> = OnceLock::new();
-    FOLDER.get_or_init(|| tempfile::tempdir().expect("a folder for libraries")).path()
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(concat!("plugin-", env!("CARGO_CRATE_NAME")));
+        std::fs::create_dir_all(&folder).expect("a folder for libraries");
+        folder
+    })
 }
 
-/// Builds one C file as a plugin, once for each name: a library that is loaded must not be written again.
+/// Builds one C file as a plugin, once for each name and process. It is put in its place when it is whole: what another process has
+/// loaded from there must not be written again.
 pub(crate) fn c_plugin(source: &Path, name: &str, flags: &[&str]) -> PathBuf {
     static BUILT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let library = folder().join(format!("lib{name}.so"));
@@ -26,6 +29,7 @@ pub(crate) fn c_plugin(source: &Path, name: &str, flags: &[&str]) -> PathBuf {
     if built.contains(name) {
         return library;
     }
+    let part = folder().join(format!("{name}.part{}", std::process::id()));
     let mut cc = Command::new("cc");
     cc.args(["-std=c11", "-D_POSIX_C_SOURCE=200809L", "-O2", "-g", "-fPIC", "-shared", "-fvisibility=hidden"]);
     cc.args(["-Wall", "-Wextra", "-Werror"])
@@ -36,11 +40,12 @@ pub(crate) fn c_plugin(source: &Path, name: &str, flags: &[&str]) -> PathBuf {
         .arg(source)
         .args(flags.iter().filter(|f| f.starts_with("-l")))
         .arg("-o")
-        .arg(&library)
+        .arg(&part)
         .arg("-lm")
         .output()
         .expect("a C compiler");
     assert!(out.status.success(), "{cc:?}\n{}", String::from_utf8_lossy(&out.stderr));
+    std::fs::rename(&part, &library).expect("the library is put in its place");
     built.insert(name.into());
     library
 }
