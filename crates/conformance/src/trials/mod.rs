@@ -344,30 +344,3 @@ macro_rules! trials {
         })*
     };
 }
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn every_list_is_named_where_lists_become_tests() {
-        let named = include_str!("mod.rs");
-        for text in [
-            include_str!("elementwise.rs"),
-            include_str!("moves.rs"),
-            include_str!("casts.rs"),
-            include_str!("matmul.rs"),
-            include_str!("matmul_quant.rs"),
-            include_str!("block_formats.rs"),
-            include_str!("scaled_matmul.rs"),
-            include_str!("attention.rs"),
-            include_str!("kv_write.rs"),
-        ] {
-            let lists = text.lines().filter_map(|line| line.strip_prefix("pub fn ")?.split_once("() -> Vec<"));
-            for (list, _) in lists.filter(|(list, _)| !BY_HAND.contains(list)) {
-                assert!(named.contains(&format!("            {list},\n")), "{list}");
-            }
-        }
-    }
-
-    /// Lists that are held to something else than their limits, and one of trials among walks.
-    const BY_HAND: [&str; 3] = ["of_zeros", "odd_groups", "keys_and_values_differ_in_dtype"];
-}
