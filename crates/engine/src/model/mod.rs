@@ -17,9 +17,10 @@ mod mistral;
 mod places;
 mod qwen2;
 mod qwen3;
+mod spec;
 
-pub use decoder::{DecoderSpec, Names};
 pub use places::Place;
+pub use spec::{DecoderSpec, Names};
 
 /// The families that exist, one line each.
 pub const FAMILIES: &[Family] = &[llama::FAMILY, mistral::FAMILY, qwen2::FAMILY, qwen3::FAMILY];
