@@ -18,6 +18,22 @@ fn npu() -> Arc<dyn Device> {
     device(&["sim.memory=512m", "sim.max_alloc=128m"])
 }
 
+/// The first OpenCL device of this machine; none where it has none, which is told.
+///
+/// # Panics
+/// There is none, and `QIAO_REQUIRE_OPENCL=1`; or one is listed and does not open.
+fn opencl() -> Option<Arc<dyn Device>> {
+    let listing = qiao::registry().list().into_iter().find(|l| l.backend == "opencl").expect("it was compiled in");
+    match listing.devices {
+        Ok(_) => Some(qiao::open("opencl:0", None).unwrap()),
+        Err(why) if std::env::var("QIAO_REQUIRE_OPENCL").is_ok_and(|v| v == "1") => panic!("{why}"),
+        Err(why) => {
+            println!("skipped: OpenCL: {why}");
+            None
+        }
+    }
+}
+
 /// The devices of a mix: those of every machine, and an OpenCL device where there is one.
 fn mix() -> Vec<(&'static str, Arc<dyn Device>)> {
     let mut all = vec![
@@ -25,7 +41,7 @@ fn mix() -> Vec<(&'static str, Arc<dyn Device>)> {
         ("reference", qiao::open("reference", None).unwrap()),
         ("npu", npu()),
     ];
-    all.extend(qiao::registry().open("opencl:0").ok().map(|device| ("opencl", device)));
+    all.extend(opencl().map(|device| ("opencl", device)));
     all
 }
 
