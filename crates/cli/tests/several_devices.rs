@@ -131,9 +131,21 @@ fn requests_are_shared_by_devices_with_the_whole_model() {
         assert!(requests(more) >= Some(3) && requests(1 - more) <= Some(1), "{speed}: {point}");
     }
 
-    let output = qiao(&[&load[..], &["--device", "cpu", "--device", "cpu", "--round-robin"]].concat());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("page.html");
+    let html = ["--html", file.to_str().unwrap()];
+    let output = qiao(&[&load[..], &["--device", "cpu", "--device", "cpu,cpu", "--round-robin"], &html].concat());
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("share %") && text.contains("taken over"), "{text}");
+    let page = std::fs::read_to_string(&file).unwrap();
+    let (_, devices) = page.split_once("<h2>Devices</h2>").expect("the page tells the shares");
+    let (devices, _) = devices.split_once("</table>").unwrap();
+    assert!(["speed", "requests", "taken over", "ended"].iter().all(|head| devices.contains(head)), "{devices}");
+    assert_eq!(devices.matches("<td>2</td><td>0</td>").count(), 2, "two requests for each: {devices}");
+    assert!(devices.contains(">cpu<") && devices.contains(">cpu,cpu<"), "{devices}");
+    // What one device did has nobody to share with.
+    let output = qiao(&[&load[..], &html].concat());
+    assert!(output.status.success() && !std::fs::read_to_string(&file).unwrap().contains("<h2>Devices"));
     for (more, code, words) in [
         (&["--device", "cpu", "--device", "cpu", "--speed", "1"][..], 1, "1 for 2 devices"),
         (&["--device", "cpu", "--speed", "0"], 2, "number above 0"),

@@ -5,16 +5,32 @@ use std::fmt::Write;
 use qiao_layers::Summary;
 
 use super::super::text::{digits, millis};
-use super::report::{PointReport, ServeReport};
+use super::report::{PointReport, ServeReport, Share};
 use super::settings::Arriving;
 
 /// Width, height and margin of the drawing.
 const SIZE: (f64, f64, f64) = (720.0, 380.0, 72.0);
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}\
-table{border-collapse:collapse}td,th{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ddd}\
+h1{overflow-wrap:anywhere}.wide{overflow-x:auto}table{border-collapse:collapse}\
+td,th{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #8884;white-space:nowrap}\
+td.words,th.words{text-align:left}td.why{text-align:left;white-space:normal;min-width:12rem}\
+td.bar{min-width:8rem}td.bar i{display:block;height:.8rem;background:#1d4ed8}\
 svg{background:#fafafa;border:1px solid #ddd;max-width:100%}text{font:12px sans-serif;fill:#333}pre{overflow:auto}\
 @media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}svg{background:#222}text{fill:#ccc}}";
+
+/// What the columns of the devices' shares are, for those that read from left to right.
+const SHARES: [(&str, &str); 9] = [
+    ("load", "words"),
+    ("device", "words"),
+    ("speed", ""),
+    ("requests", ""),
+    ("taken over", ""),
+    ("tokens", ""),
+    ("share", ""),
+    ("", "words"),
+    ("ended", "words"),
+];
 
 /// A curve's name, colour, and what of a point it shows.
 type Curve = (&'static str, &'static str, fn(&PointReport) -> Option<Summary>);
@@ -23,15 +39,20 @@ const CURVES: [Curve; 2] =
     [("TTFT", "#c2410c", |point| point.served.ttft_s), ("TPOT", "#1d4ed8", |point| point.served.tpot_s)];
 
 impl ServeReport {
-    /// The report as a page of its own: output tokens per second against the p50 and p99 of TTFT and of TPOT, and the tables.
+    /// The report as a page of its own: output tokens per second against the p50 and p99 of TTFT and of TPOT, what each of several
+    /// devices had of it, and the tables.
     pub fn to_html(&self) -> String {
-        let title = escaped(&format!("{} on {}", self.model.name, self.device.name));
+        let mut names = self.device.name.clone();
+        self.more_devices.iter().for_each(|device| names = format!("{names} and {}", device.name));
+        let title = escaped(&format!("{} on {names}", self.model.name));
         let mut page = format!(
-            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>"
+            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
+<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>"
         );
         for (name, colour, of) in CURVES {
             page.push_str(&drawing(&self.points, name, colour, of));
         }
+        page.push_str(&shares(&self.points));
         writeln!(page, "<pre>{}</pre></html>", escaped(&self.to_string())).ok();
         page
     }
@@ -39,6 +60,38 @@ impl ServeReport {
 
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// What each device had of each point; empty where one device had all.
+fn shares(points: &[PointReport]) -> String {
+    if points.iter().all(|point| point.shares.is_empty()) {
+        return String::new();
+    }
+    let heads: String =
+        SHARES.iter().map(|(head, class)| format!("<th class=\"{class}\" scope=\"col\">{head}</th>")).collect();
+    let rows: String = points
+        .iter()
+        .flat_map(|point| {
+            let load = point.arriving.to_string();
+            point.shares.iter().enumerate().map(move |(i, share)| share_row(if i == 0 { &load } else { "" }, share))
+        })
+        .collect();
+    format!("<h2>Devices</h2><div class=\"wide\"><table><tr>{heads}</tr>{rows}</table></div>")
+}
+
+fn share_row(load: &str, share: &Share) -> String {
+    let percent = 100.0 * share.share;
+    format!(
+        "<tr><td class=\"words\">{}</td><td class=\"words\">{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>\
+<td>{percent:.1} %</td><td class=\"bar\"><i style=\"width:{percent:.1}%\"></i></td><td class=\"why\">{}</td></tr>",
+        escaped(load),
+        escaped(&share.device),
+        digits(share.speed),
+        share.requests,
+        share.taken_over,
+        share.tokens,
+        escaped(share.lost.as_deref().unwrap_or("no")),
+    )
 }
 
 /// One curve for p50 and a dashed one for p99; empty where no point has the figure.
@@ -130,6 +183,25 @@ mod tests {
     fn axes_end_at_round_numbers() {
         let ends = [0.97, 1.0, 1.3, 2.2, 3.0, 97.9, 1666.0].map(round_up);
         assert_eq!(ends, [1.0, 1.0, 2.0, 2.5, 5.0, 100.0, 2000.0]);
+    }
+
+    #[test]
+    fn a_device_that_ended_says_why() {
+        let share = Share {
+            device: "npu:0".into(),
+            speed: 2.5,
+            requests: 7,
+            taken_over: 3,
+            tokens: 90,
+            share: 0.9,
+            lost: Some("the device <is> lost".into()),
+        };
+        let row = share_row("3 clients", &share);
+        let cells: Vec<&str> = row.split("<td").map(|cell| cell.split_once('>').unwrap().1).collect();
+        let words = ["3 clients", "npu:0", "2.50", "7", "3", "90", "90.0 %", "<i style=\"width:90.0%\">"];
+        assert!(words.iter().zip(&cells[1..]).all(|(word, cell)| cell.starts_with(word)), "{row}");
+        assert!(cells[9].starts_with("the device &lt;is&gt; lost<"), "{row}");
+        assert!(share_row("", &Share { lost: None, ..share }).contains("\"why\">no<"));
     }
 
     #[test]
