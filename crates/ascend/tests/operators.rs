@@ -61,6 +61,33 @@ fn plain_cases_pass_on_a_chip_without_bf16() {
     assert_eq!((count(OpKind::Add), count(OpKind::AttentionDecode), count(OpKind::KvWrite)), (0, 0, 0));
 }
 
+#[test]
+fn constant_weights_of_two_rows_and_columns_are_brought_into_blocks() {
+    let card = rig::card().alone();
+    // What the chip is asked of `x·wᵀ`, the shape of the weight, and whether it is constant: the kernel, and whether it is packed first.
+    let asked = |dtype: DType, [n, k]: [usize; 2], constant: bool| {
+        let mut g = Graph::new();
+        let x = g.bind("x", TensorDesc::new(dtype, &[3, k]).unwrap());
+        let w = TensorDesc::new(dtype, &[n, k]).unwrap();
+        let w = g.bind("w", if constant { w.as_constant() } else { w });
+        g.add(Op::Matmul(MatmulAttrs { trans_b: true, ..Default::default() }), &[Some(x), Some(w)]).unwrap();
+        let said = rig::open().support(&g).remove(0);
+        (said.kernel.split('.').next().unwrap_or_default().to_string(), matches!(said.answer, Support::Relayout { .. }))
+    };
+    let (blocks, rows) = (("matmul_nz".to_string(), true), ("matmul".to_string(), false));
+    for (soc, dtype) in
+        [(Soc::Ascend910B3, DType::F16), (Soc::Ascend910B3, DType::BF16), (Soc::Ascend310P3, DType::F16)]
+    {
+        card.pretend(soc);
+        assert_eq!(asked(dtype, [32, 48], true), blocks, "{soc:?} {dtype}");
+        assert_eq!(asked(dtype, [2, 17], true), blocks, "{soc:?} {dtype}");
+        assert_eq!(asked(dtype, [32, 48], false), rows, "{soc:?} {dtype}");
+        assert_eq!(asked(dtype, [1, 48], true), rows, "{soc:?} {dtype}");
+    }
+    card.pretend(Soc::Ascend910B3);
+    assert_eq!(asked(DType::F32, [32, 48], true), rows);
+}
+
 /// The reason for which a node of these operands is refused.
 fn reason(op: Op, inputs: &[(DType, &[usize])]) -> String {
     let mut g = Graph::new();
