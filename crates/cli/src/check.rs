@@ -44,7 +44,8 @@ pub(crate) fn check(args: &Check, out: &mut dyn Write) -> anyhow::Result<Exit> {
     }
     let patient = interrupt::Patient::new();
     let bar = bar(selection.cases().len() as u64);
-    let found = run(&selection, &mut executor(args)?, |progress| step(&bar, &progress));
+    let mut told = 0;
+    let found = run(&selection, &mut executor(args)?, |progress| step(&bar, &progress, &mut told));
     bar.finish_and_clear();
     drop(patient);
     let found = found?;
@@ -181,12 +182,17 @@ pub(crate) fn bar(length: u64) -> ProgressBar {
     ProgressBar::new(length).with_style(style)
 }
 
-/// Shows a step; false once Ctrl-C was pressed.
-pub(crate) fn step(bar: &ProgressBar, progress: &Progress<'_>) -> bool {
+/// Shows a step, and the first failures, of which so many were told before; false once Ctrl-C was pressed.
+pub(crate) fn step(bar: &ProgressBar, progress: &Progress<'_>, told: &mut usize) -> bool {
     bar.set_position(progress.done as u64);
     bar.set_message(progress.last.id.chars().take(60).collect::<String>());
     if progress.last.status == Status::Failed {
-        bar.suspend(|| tell_line(&one_line(progress.last)));
+        *told += 1;
+        match *told {
+            ..=SHOWN => bar.suspend(|| tell_line(&one_line(progress.last))),
+            n if n == SHOWN + 1 => bar.suspend(|| tell_line("further failures are only counted here")),
+            _ => {}
+        }
     }
     !interrupt::pressed()
 }
@@ -206,7 +212,7 @@ fn to_text(found: &Run) -> String {
     for record in failed.iter().take(SHOWN) {
         text.push_str(&format!("\n{}\n", one_line(record)));
         if let Some(file) = &record.replay {
-            text.push_str(&format!("        qiao check --replay {file}\n"));
+            text.push_str(&format!("        qiao check{} --replay {file}\n", plugins::named()));
         }
     }
     if failed.len() > SHOWN {

@@ -13,6 +13,9 @@ use crate::args::Plugins;
 /// How long a plugin may take to be loaded, to start its driver and to say what it has.
 const PROBE: Duration = Duration::from_secs(60);
 
+/// What a program that is started again is told of plugins that were probed.
+const PROBED: &str = "--probed";
+
 /// What the command line says of plugins, for this program started again.
 static GIVEN: OnceLock<Vec<String>> = OnceLock::new();
 
@@ -31,7 +34,7 @@ pub(crate) fn load(args: &Plugins) -> anyhow::Result<Option<String>> {
         first.get_or_insert_with(|| backend.name().to_string());
         again.push(format!("--plugin={}", path.display()));
     }
-    again.push("--probed".into());
+    again.push(PROBED.into());
     GIVEN.set(again).ok();
     Ok(first)
 }
@@ -48,6 +51,12 @@ fn probed(path: &Path, options: &Options) -> Result<(), Error> {
 pub(crate) fn answer(path: &Path, args: &Plugins) -> anyhow::Result<()> {
     probe::answer(path, &Options::parse(&args.option)?);
     Ok(())
+}
+
+/// The plugins and options of the command line, each after a blank, for a command that is shown.
+pub(crate) fn named() -> String {
+    let given = GIVEN.get().into_iter().flatten().filter(|word| *word != PROBED);
+    given.map(|word| format!(" {word}")).collect()
 }
 
 /// This program again, with the same plugins.

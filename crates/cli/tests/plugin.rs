@@ -81,6 +81,47 @@ fn a_new_backend_is_listed_judged_and_runs_a_model() {
 }
 
 #[test]
+fn a_plugin_stands_in_for_the_default_device_and_for_none_that_is_named() {
+    let (folder, library) = ported();
+    let serve = ["bench", "serve", "--plugin", library.to_str().unwrap(), "--fallback", "host", "--json", "-"];
+    let few = ["--together", "2", "--requests", "2", "--warm-up", "0", "--prompt", "2", "--output", "2"];
+    for (devices, served) in [
+        (&[][..], &["tianshu"][..]),
+        (&["--device=cpu"], &["cpu"]),
+        (&["--device", "cpu", "--device", "cpu"], &["cpu", "cpu"]),
+        (&["--device", "cpu", "--device", "tianshu:0"], &["cpu", "tianshu:0"]),
+    ] {
+        let args = [&serve[..], &few, &["--dtype", "f32"], devices].concat();
+        let report: serde_json::Value = serde_json::from_str(&said(folder.path(), &args)).unwrap();
+        let more = report["more_devices"].as_array().unwrap();
+        let all = std::iter::once(&report["device"]).chain(more);
+        assert!(all.clone().map(|device| &device["asked"]).eq(served), "{devices:?}: {report}");
+    }
+}
+
+#[test]
+fn a_wrong_row_is_told_once_over_and_replayed_by_the_line_that_is_printed() {
+    let (folder, _) = ported();
+    let folder = folder.path();
+    let source = folder.join("tianshu/tianshu.c");
+    let text = std::fs::read_to_string(&source).unwrap();
+    // A row without its case: what the kernel leaves is 0.
+    let row = "{QIAO_OP_RELU, 0, \"relu_f32.tianshu\", elementwise},\n    {QIAO_OP_SILU, ";
+    std::fs::write(&source, text.replacen("{QIAO_OP_SILU, ", row, 1)).unwrap();
+    cc(&folder.join("tianshu"), "tianshu.c", "libwrong.so");
+    let check = ["check", "--plugin", "tianshu/libwrong.so", "--profile", "device", "--filter", "op/relu/*"];
+    let out = qiao(folder, &check);
+    let (said, told) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(told.lines().count() == 21 && told.contains("only counted"), "{told}");
+    let line =
+        said.lines().find_map(|line| line.trim().strip_prefix("qiao ")).expect("a failure says how to repeat it");
+    let again = qiao(folder, &line.split_whitespace().collect::<Vec<_>>());
+    let said = String::from_utf8_lossy(&again.stdout);
+    assert!(again.status.code() == Some(1) && said.contains("failed     limit"), "{line}: {said}");
+}
+
+#[test]
 fn a_plugin_that_the_environment_names_is_found_and_a_broken_one_is_told() {
     let (folder, library) = ported();
     let broken = folder.path().join("broken.so");

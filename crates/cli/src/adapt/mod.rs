@@ -82,7 +82,8 @@ fn check(args: &Adapt, expectations: Expectations, steps: &mut Steps, report: &m
             steps.tell(&format!("conformance: {count} cases of profile {profile}"));
             let shown = bar(count as u64);
             let mut on = Executor::Worker(worker_for(&args.device, Duration::from_secs_f64(args.timeout))?);
-            let run = run(&selection, &mut on, |progress| step(&shown, &progress));
+            let mut told = 0;
+            let run = run(&selection, &mut on, |progress| step(&shown, &progress, &mut told));
             shown.finish_and_clear();
             let run = run?;
             if !run.interrupted {

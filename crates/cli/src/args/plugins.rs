@@ -49,29 +49,24 @@ pub(crate) fn device_given() -> bool {
 }
 
 impl Command {
-    /// Puts this backend in place of the default device.
+    /// Puts this backend in place of the default device. Devices that were named stay, however many.
     pub(crate) fn prefer(&mut self, backend: Option<String>) {
-        let device = match self {
-            Command::Run(args) => &mut args.on.device,
-            Command::Compare(args) => &mut args.on.device,
-            Command::Bench(Bench::Model(args)) => &mut args.device,
-            Command::Bench(Bench::Serve(args)) => match args.device.first_mut() {
-                Some(device) => device,
-                None => return,
-            },
-            Command::Bench(Bench::Ops(args)) => &mut args.device,
-            Command::Adapt(args) => &mut args.device,
-            Command::Check(args) => &mut args.device,
-            Command::Plan(args) => &mut args.device,
-            Command::Eval(args) => &mut args.device,
+        let Some(backend) = backend.filter(|_| !device_given()) else { return };
+        match self {
+            Command::Run(args) => args.on.device = backend,
+            Command::Compare(args) => args.on.device = backend,
+            Command::Bench(Bench::Model(args)) => args.device = backend,
+            Command::Bench(Bench::Serve(args)) => args.device = vec![backend],
+            Command::Bench(Bench::Ops(args)) => args.device = backend,
+            Command::Adapt(args) => args.device = backend,
+            Command::Check(args) => args.device = backend,
+            Command::Plan(args) => args.device = backend,
+            Command::Eval(args) => args.device = backend,
             Command::Devices(_)
             | Command::Quantize(_)
             | Command::Report(_)
             | Command::NewBackend(_)
-            | Command::ProbePlugin { .. } => return,
-        };
-        if let (Some(backend), false) = (backend, device_given()) {
-            *device = backend;
+            | Command::ProbePlugin { .. } => {}
         }
     }
 }
