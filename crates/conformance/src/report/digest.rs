@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::profile::Profile;
 use crate::run::Run;
 use crate::verdict::{Measured, Record, Status};
 
@@ -275,6 +276,16 @@ pub fn largest_margins(run: &Run, most: usize) -> Vec<(&Record, &Measured)> {
 
 fn margin(m: &Measured) -> f64 {
     m.margin.unwrap_or(f64::INFINITY)
+}
+
+/// How far the worst element was from the truth; `None` where that is beyond all.
+pub fn error_of(m: &Measured) -> Option<f64> {
+    Some(m.margin? * m.limit?)
+}
+
+/// The command that asks for all of a profile.
+pub fn profile_command(device: &str, profile: Profile) -> String {
+    format!("qiao check --device {} --profile {profile}", quoted(device))
 }
 
 /// The command that repeats a case alone.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::run::Run;
 use crate::verdict::Status;
 
-use super::digest::{Mark, by_reason, count_of, largest_margins, matrix, replay_command, why_of};
+use super::digest::{Mark, by_reason, count_of, error_of, largest_margins, matrix, replay_command, why_of};
 use super::facts::{Path, Report, StepOutcome};
 use super::levels::{Missing, MissingKind, Standing, Verdict};
 use super::show::{
@@ -258,7 +258,7 @@ fn margins(page: &mut Page, run: &Run) {
         page.row(&[
             code(&clipped(&r.id, TEXT)),
             margin,
-            number(m.max_abs),
+            figure(error_of(m)),
             figure(m.limit),
             figure(m.smallest_tolerance),
         ]);

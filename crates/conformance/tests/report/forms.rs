@@ -60,6 +60,21 @@ fn junit_is_well_formed_and_counts_right() {
 }
 
 #[test]
+fn a_passed_case_never_shows_an_error_past_its_limit_and_commands_name_the_device() {
+    let mut report = sample::report();
+    for record in &mut report.check.as_mut().unwrap().records {
+        // A larger error stands where a larger one is allowed.
+        record.measured.iter_mut().for_each(|m| (m.max_abs, m.max_ulp) = (77.0, 1e12));
+    }
+    let page = Form::Html.write(&report);
+    let (_, margins) = page.split_once("id=\"margins\"").unwrap();
+    let (margins, _) = margins.split_once("</section>").unwrap();
+    assert!(!margins.contains(">77<") && margins.contains("0.00378") && margins.contains("1.00e12"), "{margins}");
+    assert!(Form::Markdown.write(&report).contains("| 89.9 % | 0.00378 | 0.0042 |"));
+    assert!(page.contains("qiao check --device acme:0 --profile full"));
+}
+
+#[test]
 fn the_page_is_well_formed_and_loads_nothing() {
     for report in [sample::report(), hostile(), sample::clean(Profile::Smoke)] {
         let page = Form::Html.write(&report);

@@ -6,7 +6,7 @@ use crate::profile::Profile;
 use crate::run::Run;
 use crate::verdict::{Record, Status};
 
-use super::super::digest::{Cell, Mark, Row, Shared, by_reason, largest_margins, matrix, replay_command};
+use super::super::digest::{Cell, Mark, Row, Shared, by_reason, error_of, largest_margins, matrix, replay_command};
 use super::super::facts::Report;
 use super::super::levels::ACTIVATIONS;
 use super::super::show::{clipped, count, markup, number, percent};
@@ -387,9 +387,9 @@ pub(super) fn margins(report: &Report) -> String {
                     vec![
                         path(&r.id),
                         m.margin.map_or("∞".into(), percent),
-                        number(m.max_abs),
+                        figure(error_of(m)),
                         figure(m.limit),
-                        format!("{:.2}", m.max_ulp.min(1e9)),
+                        number(m.max_ulp),
                         figure(m.smallest_tolerance),
                     ]
                 })
@@ -399,7 +399,7 @@ pub(super) fn margins(report: &Report) -> String {
                 ("of limit", "占限值", true),
                 ("error", "误差", true),
                 ("limit", "限值", true),
-                ("ulp", "ulp", true),
+                ("most ulp", "最大 ulp", true),
                 ("smallest tolerance", "最小容差", true),
             ];
             table(&heads, &rows)
@@ -409,10 +409,10 @@ pub(super) fn margins(report: &Report) -> String {
         "margins",
         ("Accuracy: the largest margins", "精度：最接近限值的用例"),
         (
-            "The passed case of each family and dtype that came closest to its limit, the closest first. The error is the largest |result − truth|, the truth is worked \
-             out in f64; the limit is that of the worst element. The smallest tolerance is the least r that would have passed as \
+            "The passed case of each family and dtype that came closest to its limit, the closest first. Error and limit are those of its worst element: \
+             the error is |result − truth|, the truth is worked out in f64. The most ulp are those of any element. The smallest tolerance is the least r that would have passed as \
              |error| ≤ r · max(|truth|, rms of the truth).",
-            "每个用例族与数据类型中通过且最接近限值的用例，按接近程度排列。误差为 |结果 − 真值| 的最大值，真值以 f64 计算；限值取最差元素的限值。最小容差为满足 |误差| ≤ r · \
+            "每个用例族与数据类型中通过且最接近限值的用例，按接近程度排列。误差与限值取自最差元素：误差为 |结果 − 真值|，真值以 f64 计算。最大 ulp 取自所有元素。最小容差为满足 |误差| ≤ r · \
              max(|真值|, 真值均方根) 的最小 r。",
         ),
         &body,

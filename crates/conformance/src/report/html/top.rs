@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::verdict::Status;
 
-use super::super::digest::{count_of, family_of, largest_margins};
+use super::super::digest::{count_of, family_of, largest_margins, profile_command};
 use super::super::facts::{Path, Report};
 use super::super::levels::{LevelVerdict, Missing, MissingKind, Standing, Verdict};
 use super::super::show::{clipped, count, markup, moment, number, percent, seconds};
@@ -30,7 +30,7 @@ pub(super) fn verdict(report: &Report, verdict: &Verdict) -> String {
     let _ = writeln!(out, "<h1>{}</h1>", unbroken(both(&words::headline(verdict))));
     out.push_str(&outcome(report));
     out.push_str(&ladder(verdict));
-    out.push_str(&next(verdict));
+    out.push_str(&next(report, verdict));
     out.push_str(&key_figures(report));
     out.push_str(CONTENTS_OPEN);
     for (id, en, zh) in CONTENTS {
@@ -131,7 +131,7 @@ fn state(level: &LevelVerdict) -> Said {
 }
 
 /// What is missing for the next level, in every dtype.
-fn next(verdict: &Verdict) -> String {
+fn next(report: &Report, verdict: &Verdict) -> String {
     let lacking = verdict.lacking();
     if lacking.is_empty() {
         let said = t("Every level of the suite is reached.", "测试集的全部等级均已达到。");
@@ -144,8 +144,8 @@ fn next(verdict: &Verdict) -> String {
         let _ = write!(out, "<p{class}>{line}</p>\n{}", missing_list(&next.lacks.missing));
         if let Some(profile) = next.level.profile().filter(|_| next.lacks.standing == Standing::NotAsked) {
             let how = t("To ask for the rest:", "补齐测试的命令：");
-            let _ =
-                writeln!(out, "<p class=\"how\">{how}</p><code class=\"cmd\">qiao check --profile {profile}</code>");
+            let command = markup(&profile_command(&report.device.opened_as, profile));
+            let _ = writeln!(out, "<p class=\"how\">{how}</p><code class=\"cmd\">{command}</code>");
         }
     }
     out.push_str("</div>\n");
