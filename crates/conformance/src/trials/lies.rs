@@ -1,10 +1,9 @@
 //! Operands that break an operator's meaning: indices and lengths that lead outside memory, if a kernel follows them.
 
-use std::time::Duration;
-
-use qiao_core::{AttentionAttrs, Binding, DType, Device, KvLayout, KvWriteAttrs, Op, Result};
+use qiao_core::{AttentionAttrs, DType, Device, KvLayout, KvWriteAttrs, Op, Result};
 use qiao_reference::Trial;
 
+use super::run::Run;
 use super::{Data, FLOATS, Maker, plain, with};
 
 /// Two blocks of four tokens are named, of three that there are, and so many keys are said to be.
@@ -79,22 +78,10 @@ pub fn slots_that_are_not_there() -> Trial {
 /// Operands that the operator refuses; the device's own errors.
 pub fn before_and_after(device: &dyn Device, trial: &Trial) -> Result<[Vec<Vec<u8>>; 2]> {
     let built = trial.build()?;
-    let mut stream = device.stream()?;
-    let alloc = |bytes: usize| device.alloc(0, bytes).map(Binding::whole);
-    let bindings = built.bytes.iter().map(|bytes| alloc(bytes.len())).collect::<Result<Vec<_>>>()?;
-    for (binding, bytes) in bindings.iter().zip(&built.bytes) {
-        stream.upload(binding, bytes)?;
-    }
     let plan = device.plan(&built.graph)?;
-    let work = alloc(plan.info().workspace_bytes)?;
-    plan.execute(&mut *stream, &bindings, &work)?;
-    stream.sync(Duration::MAX)?;
-    let mut after = Vec::new();
-    for binding in &bindings {
-        let mut out = vec![0; binding.bytes];
-        stream.download(&mut out, binding)?;
-        after.push(out);
-    }
+    let mut run = Run::new(device, &*plan, &built.bytes)?;
+    run.execute(&*plan)?;
+    let after = (0..built.bytes.len()).map(|i| run.read(i)).collect::<Result<_>>()?;
     Ok([built.bytes, after])
 }
 

@@ -13,6 +13,7 @@ pub mod lies;
 pub mod matmul;
 pub mod matmul_quant;
 pub mod moves;
+pub mod run;
 pub mod scaled_matmul;
 pub mod walk;
 

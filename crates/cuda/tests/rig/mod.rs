@@ -5,8 +5,8 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Once, OnceLock};
-use std::time::Duration;
 
+pub(crate) use qiao_conformance::trials::run::Run;
 pub(crate) use qiao_conformance::trials::*;
 use qiao_core::*;
 use qiao_cuda::Family;
@@ -78,37 +78,4 @@ pub(crate) fn check_all(trials: &[Trial]) {
 /// Why the card refuses a trial's node; nothing where it takes it.
 pub(crate) fn refused(trial: &Trial) -> Option<Reason> {
     refusal(&*device(), trial)
-}
-
-/// A plan with buffers of its own on one stream.
-pub(crate) struct Run {
-    pub(crate) stream: Box<dyn Stream>,
-    pub(crate) bindings: Vec<Binding>,
-    pub(crate) workspace: Binding,
-}
-
-impl Run {
-    /// Uploads what every bound tensor holds.
-    pub(crate) fn new(device: &dyn Device, plan: &dyn Plan, bytes: &[Vec<u8>]) -> Result<Run> {
-        let mut stream = device.stream()?;
-        let bindings =
-            bytes.iter().map(|b| device.alloc(0, b.len()).map(Binding::whole)).collect::<Result<Vec<_>>>()?;
-        for (binding, bytes) in bindings.iter().zip(bytes) {
-            stream.upload(binding, bytes)?;
-        }
-        let workspace = Binding::whole(device.alloc(0, plan.info().workspace_bytes)?);
-        Ok(Run { stream, bindings, workspace })
-    }
-
-    pub(crate) fn execute(&mut self, plan: &dyn Plan) -> Result<()> {
-        plan.execute(&mut *self.stream, &self.bindings, &self.workspace)
-    }
-
-    /// What a bound tensor holds.
-    pub(crate) fn read(&mut self, position: usize) -> Result<Vec<u8>> {
-        let mut out = vec![0; self.bindings[position].bytes];
-        self.stream.download(&mut out, &self.bindings[position])?;
-        self.stream.sync(Duration::from_secs(60))?;
-        Ok(out)
-    }
 }

@@ -4,8 +4,8 @@
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
+pub(crate) use qiao_conformance::trials::run::Run;
 pub(crate) use qiao_conformance::trials::*;
 use qiao_core::*;
 use qiao_opencl::OpenClBackend;
@@ -52,37 +52,4 @@ pub(crate) fn device() -> Option<Arc<dyn Device>> {
 pub(crate) fn check_all(trials: &[Trial]) {
     let Some(device) = device() else { return };
     hold(&failures(&*device, trials, |_| true));
-}
-
-/// A plan with buffers of its own on one stream.
-pub(crate) struct Run {
-    pub(crate) stream: Box<dyn Stream>,
-    pub(crate) bindings: Vec<Binding>,
-    pub(crate) workspace: Binding,
-}
-
-impl Run {
-    /// Uploads what every bound tensor holds.
-    pub(crate) fn new(device: &dyn Device, plan: &dyn Plan, bytes: &[Vec<u8>]) -> Result<Run> {
-        let mut stream = device.stream()?;
-        let bindings =
-            bytes.iter().map(|b| device.alloc(0, b.len()).map(Binding::whole)).collect::<Result<Vec<_>>>()?;
-        for (binding, bytes) in bindings.iter().zip(bytes) {
-            stream.upload(binding, bytes)?;
-        }
-        let workspace = Binding::whole(device.alloc(0, plan.info().workspace_bytes)?);
-        Ok(Run { stream, bindings, workspace })
-    }
-
-    pub(crate) fn execute(&mut self, plan: &dyn Plan) -> Result<()> {
-        plan.execute(&mut *self.stream, &self.bindings, &self.workspace)
-    }
-
-    /// What a bound tensor holds.
-    pub(crate) fn read(&mut self, position: usize) -> Result<Vec<u8>> {
-        let mut out = vec![0; self.bindings[position].bytes];
-        self.stream.download(&mut out, &self.bindings[position])?;
-        self.stream.sync(Duration::from_secs(60))?;
-        Ok(out)
-    }
 }
