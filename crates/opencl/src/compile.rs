@@ -17,7 +17,7 @@ use opencl3::program::{
 use opencl3::types::{cl_int, cl_kernel, cl_program};
 use qiao_core::{Error, Result};
 use qiao_images::{Entry, Key};
-use qiao_kernels_opencl::{Group, Kernel};
+use qiao_kernels_opencl::Kernel;
 
 use crate::context::Context;
 use crate::sys::describe;
@@ -64,21 +64,12 @@ impl Programs {
         }
         let raw = create_kernel(built[kernel.symbol].0, c"run");
         let raw = context.check(&format!("making kernel {}", kernel.symbol), raw)?;
-        Ok(Function { raw, symbol: kernel.symbol, items: items(context, kernel) as usize })
+        Ok(Function { raw, symbol: kernel.symbol, items: context.tuning.items(kernel) as usize })
     }
 
     /// Gives every program back.
     pub(crate) fn clear(&self) {
         self.lock().clear();
-    }
-}
-
-/// Work-items of a group of a kernel on this device.
-fn items(context: &Context, kernel: &Kernel) -> u32 {
-    match kernel.group {
-        Group::Fixed(items) => items,
-        Group::Walk => context.tuning.walk,
-        Group::Rows => context.tuning.rows,
     }
 }
 
@@ -95,10 +86,12 @@ fn newest(version: &str) -> &'static str {
 fn options(context: &Context, kernel: &Kernel) -> String {
     let rounds = context.found.number(CL_DEVICE_SINGLE_FP_CONFIG) & ROUNDS_DIVISIONS != 0;
     let division = if rounds { " -cl-fp32-correctly-rounded-divide-sqrt" } else { "" };
-    let (group, processor) = (items(context, kernel), u8::from(context.tuning.is_processor));
+    let (group, processor) = (context.tuning.items(kernel), u8::from(context.tuning.is_processor));
+    let sizes = kernel.sizes.iter().map(|&size| format!(" -D{}={}", size.define(), context.tuning.size(size)));
+    let sizes: String = sizes.collect();
     let paths = context.paths.defines();
     let language = if paths.is_empty() { "CL1.2" } else { newest(&context.found.text(CL_DEVICE_OPENCL_C_VERSION)) };
-    format!("-cl-std={language}{division} -DGROUP={group} -DPROCESSOR={processor}{paths} {}", kernel.options)
+    format!("-cl-std={language}{division} -DGROUP={group} -DPROCESSOR={processor}{sizes}{paths} {}", kernel.options)
 }
 
 /// Where the binary of a text lies, if any is kept.

@@ -21,7 +21,7 @@ use crate::memory::OpenClBuffer;
 use crate::ops::{self, Card, OpenClPlan, Target};
 use crate::stream::OpenClStream;
 use crate::sys::Found;
-use crate::tuning::Tuning;
+use crate::tuning::{Limits, Tuning};
 
 /// Bytes on whose multiples memory objects must start: kernels read as many at a time.
 const LEAST_ALIGN: usize = 16;
@@ -78,6 +78,11 @@ fn align(found: &Found) -> usize {
     found.number(CL_DEVICE_MEM_BASE_ADDR_ALIGN) as usize / 8
 }
 
+/// Bytes of local memory.
+fn local(found: &Found) -> u32 {
+    u32::try_from(found.number(CL_DEVICE_LOCAL_MEM_SIZE)).unwrap_or(u32::MAX)
+}
+
 /// What a device is, without opening it.
 pub(crate) fn describe(found: &Found) -> DeviceInfo {
     let unified = found.number(CL_DEVICE_HOST_UNIFIED_MEMORY) != 0;
@@ -120,8 +125,9 @@ pub(crate) fn describe(found: &Found) -> DeviceInfo {
 /// # Errors
 /// [`Error::NotPresent`]; an environment that asks for what the device lacks.
 pub(crate) fn open_context(found: Found) -> Result<Arc<Context>> {
-    let most = found.number(CL_DEVICE_MAX_WORK_GROUP_SIZE).clamp(1, 1 << 20) as u32;
-    let tuning = Tuning::of(found.number(CL_DEVICE_TYPE) & CL_DEVICE_TYPE_CPU != 0, most)?;
+    let items = found.number(CL_DEVICE_MAX_WORK_GROUP_SIZE).clamp(1, 1 << 20) as u32;
+    let limits = Limits { items, local: local(&found) };
+    let tuning = Tuning::of(found.number(CL_DEVICE_TYPE) & CL_DEVICE_TYPE_CPU != 0, limits)?;
     Context::new(found, name(&found), tuning)
 }
 
@@ -132,9 +138,8 @@ impl OpenClDevice {
         let mut info = describe(&found);
         info.memories[0].free_bytes = context.free();
         info.arch = format!("{}, {}", info.arch, context.paths.names());
-        let local = u32::try_from(found.number(CL_DEVICE_LOCAL_MEM_SIZE)).unwrap_or(u32::MAX);
         let units = found.number(CL_DEVICE_MAX_COMPUTE_UNITS) as u32;
-        let target = Target::new(units, local, context.tuning);
+        let target = Target::new(units, local(&found), context.tuning);
         let card = Card { target, table: ops::table(), align: info.tensor_align, context };
         OpenClDevice { info, card: Arc::new(card) }
     }

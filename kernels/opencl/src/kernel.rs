@@ -1,5 +1,7 @@
 //! What a kernel's row says.
 
+use crate::size::Size;
+
 /// What every program begins with.
 const PRELUDE: &str = include_str!("../text/prelude.cl");
 
@@ -12,6 +14,8 @@ pub struct Kernel {
     pub texts: &'static [&'static str],
     /// Definitions that make this symbol of the text: `-DT=1 -DROWS=4`.
     pub options: &'static str,
+    /// Sizes of the device's row of tuning that the text reads.
+    pub sizes: &'static [Size],
     /// Work-items of a group.
     pub group: Group,
     /// Its parameters, one letter each: `p` an address, which is a memory object and a u64 of bytes, `u` u32, `i` i32, `l` u64,
@@ -22,8 +26,12 @@ pub struct Kernel {
 /// How many work-items a group of a kernel has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
-    /// So many on every device.
-    Fixed(u32),
+    /// One.
+    One,
+    /// As many as a team has ([`Size::Team`]).
+    Team,
+    /// One for every four by four elements of a tile ([`Size::Tile`]).
+    Tile,
     /// As suits kernels that work element by element.
     Walk,
     /// As suits kernels that work row by row: 1, or a power of two from 4 on.

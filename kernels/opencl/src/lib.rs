@@ -5,11 +5,14 @@
 //! sees as definitions.
 #![forbid(unsafe_code)]
 
+mod size;
+
 mod kernel;
 
 mod units;
 
 pub use kernel::{Group, Kernel};
+pub use size::Size;
 pub use units::UNITS;
 
 /// The kernel of this name.
@@ -30,6 +33,29 @@ mod tests {
             assert!(own.chars().all(|c| "puilfs".contains(c)), "{}: {}", kernel.symbol, kernel.params);
             let bodies = kernel.texts.iter().map(|text| text.matches("KERNEL(").count()).sum::<usize>();
             assert!(bodies > 0, "{} has no kernel", kernel.symbol);
+        }
+    }
+
+    #[test]
+    fn a_kernel_reads_the_sizes_of_its_row() {
+        for kernel in UNITS.iter().flat_map(|unit| unit.iter()) {
+            let text = kernel.source();
+            let reads =
+                |define: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == define);
+            for size in kernel.sizes {
+                let define = size.define();
+                assert!(reads(define), "{} does not read {}", kernel.symbol, size.name());
+                assert!(!text.contains(&format!("#define {define} ")), "{} defines {define}", kernel.symbol);
+                assert!(!kernel.options.contains(&format!("-D{define}=")), "{} is given {define} twice", kernel.symbol);
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_have_names_of_their_own_and_ascending_values() {
+        for (i, size) in Size::ALL.into_iter().enumerate() {
+            assert_eq!((size as usize, Size::named(size.name())), (i, Some(size)));
+            assert!(size.allowed().is_sorted(), "{}", size.name());
         }
     }
 }

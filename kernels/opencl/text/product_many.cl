@@ -1,10 +1,6 @@
 // Products of many rows on a processor. A work-group is one work-item: it turns SLOTS columns of weights into numbers, DEEP
-// inputs at a time, and multiplies BAND rows with them, four by four. Rows are f32, side by side along K, with zeros behind
-// their last input up to a multiple of 32.
-
-#define SLOTS 8
-#define DEEP 512
-#define BAND 32
+// inputs at a time, and multiplies BAND rows with them, BLOCK_ROWS by BLOCK_COLUMNS. Rows are f32, side by side along K, with
+// zeros behind their last input up to a multiple of 32.
 
 KERNEL(PRODUCT_PARAMS) {
     __global const uchar *weights = AT(uchar, w);
@@ -28,23 +24,23 @@ KERNEL(PRODUCT_PARAMS) {
                     vstore16(high, 1, panel + s * DEEP + k);
                 }
             }
-            for (uint r = 0; r < BAND && first + r < p.m; r += 4) {
-                __global const float *row[4];
-                for (uint i = 0; i < 4; i++) row[i] = inputs + at.a + min(first + r + i, p.m - 1) * p.a_row + from;
-                for (uint s = 0; s < SLOTS; s += 4) {
-                    float16 d[4][4];
-                    for (uint i = 0; i < 4; i++)
-                        for (uint j = 0; j < 4; j++) d[i][j] = 0.0f;
+            for (uint r = 0; r < BAND && first + r < p.m; r += BLOCK_ROWS) {
+                __global const float *row[BLOCK_ROWS];
+                for (uint i = 0; i < BLOCK_ROWS; i++) row[i] = inputs + at.a + min(first + r + i, p.m - 1) * p.a_row + from;
+                for (uint s = 0; s < SLOTS; s += BLOCK_COLUMNS) {
+                    float16 d[BLOCK_ROWS][BLOCK_COLUMNS];
+                    for (uint i = 0; i < BLOCK_ROWS; i++)
+                        for (uint j = 0; j < BLOCK_COLUMNS; j++) d[i][j] = 0.0f;
                     for (uint k = 0; k < deep; k += 16) {
-                        float16 y[4];
-                        for (uint j = 0; j < 4; j++) y[j] = vload16(0, panel + (s + j) * DEEP + k);
-                        for (uint i = 0; i < 4; i++) {
+                        float16 y[BLOCK_COLUMNS];
+                        for (uint j = 0; j < BLOCK_COLUMNS; j++) y[j] = vload16(0, panel + (s + j) * DEEP + k);
+                        for (uint i = 0; i < BLOCK_ROWS; i++) {
                             const float16 x = vload16(0, row[i] + k);
-                            for (uint j = 0; j < 4; j++) d[i][j] = mad(x, y[j], d[i][j]);
+                            for (uint j = 0; j < BLOCK_COLUMNS; j++) d[i][j] = mad(x, y[j], d[i][j]);
                         }
                     }
-                    for (uint i = 0; i < 4; i++)
-                        for (uint j = 0; j < 4; j++) sums[(r + i) * SLOTS + s + j] += sum_of(d[i][j]);
+                    for (uint i = 0; i < BLOCK_ROWS; i++)
+                        for (uint j = 0; j < BLOCK_COLUMNS; j++) sums[(r + i) * SLOTS + s + j] += sum_of(d[i][j]);
                 }
             }
         }

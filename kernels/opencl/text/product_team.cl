@@ -1,7 +1,5 @@
-// Products of up to ROWS rows on a device of many work-items: eight columns to a group. A team has a column: a sub-group where
-// there are such, else eight work-items; each of it takes every so many 32 inputs.
-
-#define SLOTS 8
+// Products of up to ROWS rows on a device of many work-items: SLOTS columns to a group. A team has a column: a sub-group where
+// there are such, else as many work-items as there are for each; one of it takes every so many 32 inputs.
 
 // A member's share of the sums of a column.
 INLINE void share_of(const Product *p, const Start *at, const Column *column, __global const uchar *a,

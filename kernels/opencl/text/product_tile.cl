@@ -1,8 +1,7 @@
-// Products of many rows on a device of many work-items: a group of 256 has a tile of 64 rows by 64 columns, 32 inputs to a
+// Products of many rows on a device of many work-items: a group has a tile of TILE rows by TILE columns, DEEP inputs to a
 // step, and each work-item four by four of it. Activations may lie anyhow.
 
-#define TILE 64
-#define DEEP 32
+#define ACROSS (TILE / 4)
 #define PITCH (TILE + 4)
 
 KERNEL(PRODUCT_PARAMS) {
@@ -11,21 +10,24 @@ KERNEL(PRODUCT_PARAMS) {
     __global const uchar *scale = GIVEN(scales) ? AT(uchar, scales) : 0, *zero = GIVEN(zeros) ? AT(uchar, zeros) : 0;
     __global uchar *to = AT(uchar, c);
     __local float xs[DEEP * PITCH], ws[DEEP * PITCH];
-    const uint bands = (p.m + TILE - 1) / TILE, id = get_local_id(0), tx = id % 16 * 4, ty = id / 16 * 4;
+    const uint bands = (p.m + TILE - 1) / TILE, id = get_local_id(0), tx = id % ACROSS * 4, ty = id / ACROSS * 4;
     const uint slot = get_group_id(0) / bands * TILE, first = get_group_id(0) % bands * TILE;
     for (uint batch = get_group_id(1); batch < p.batches; batch += get_num_groups(1)) {
         const Start at = start_of(&p, batch);
         float4 d[4];
         for (uint i = 0; i < 4; i++) d[i] = 0.0f;
         for (uint from = 0; from < p.deep; from += DEEP) {
+            const uint deep = min(p.deep - from, (uint)DEEP);
             if (id < TILE) {
                 const Column column = column_at(&p, &at, weights, scale, zero, column_of(&p, slot + id));
-                float16 low, high;
-                float each[32];
-                weights_32(&p, &column, from / 32, p.k - from, &low, &high);
-                vstore16(low, 0, each);
-                vstore16(high, 1, each);
-                for (uint k = 0; k < DEEP; k++) ws[k * PITCH + id] = each[k];
+                for (uint step = 0; step < deep; step += 32) {
+                    float16 low, high;
+                    float each[32];
+                    weights_32(&p, &column, (from + step) / 32, p.k - from - step, &low, &high);
+                    vstore16(low, 0, each);
+                    vstore16(high, 1, each);
+                    for (uint k = 0; k < 32; k++) ws[(step + k) * PITCH + id] = each[k];
+                }
             } else {
                 for (uint i = id - TILE; i < TILE * DEEP; i += GROUP - TILE) {
                     const uint r = i / DEEP, k = from + i % DEEP;
@@ -34,7 +36,7 @@ KERNEL(PRODUCT_PARAMS) {
                 }
             }
             MEET;
-            for (uint k = 0; k < DEEP; k++) {
+            for (uint k = 0; k < deep; k++) {
                 const float4 x = vload4(0, xs + k * PITCH + ty), y = vload4(0, ws + k * PITCH + tx);
                 d[0] = mad(x.s0, y, d[0]);
                 d[1] = mad(x.s1, y, d[1]);

@@ -1,7 +1,6 @@
-// Products of int8 codes on a device of many work-items: up to ROWS rows by eight columns to a group, eight work-items to a
-// column, of which each takes every eighth 16 inputs.
+// Products of int8 codes on a device of many work-items: up to ROWS rows by SLOTS columns to a group, LANES work-items to a
+// column, of which each takes every so many 16 inputs.
 
-#define LANES 8
 #define SLOTS (GROUP / LANES)
 
 // The sum of c and of four products of codes.

@@ -63,6 +63,11 @@ impl Target {
         // The architecture is one whose paths beyond plain kernels no row takes.
         Target { chip: Chip { arch: 0, processors: units.max(1), shared: local, blas: false }, tuning }
     }
+
+    /// Groups of one work-item that share a product on a processor.
+    pub(crate) fn shares(&self) -> usize {
+        self.chip.processors as usize * self.tuning.shares as usize
+    }
 }
 
 fn shared(rows: Vec<Row<qiao_launch::Prepare>>) -> impl Iterator<Item = Row<Prepare>> {

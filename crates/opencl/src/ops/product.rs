@@ -1,9 +1,10 @@
 //! Products with weights of any format: which kernels run one, and how it is divided among them.
 //!
-//! A processor takes up to 8 rows as they are, and more as f32 that are laid end to end first; other chips take up to 8 rows by
-//! teams of work-items, and more in tiles.
+//! A processor takes up to 8 rows as they are, by another kernel where columns of weights lie side by side, and more as f32 that are
+//! laid end to end first; other chips take up to 8 rows by teams of work-items, and more in tiles.
 
-use qiao_core::{DType, NodeView, Property, Reason, Rule};
+use qiao_core::{DType, Epilogue, NodeView, Property, Reason, Rule};
+use qiao_kernels_opencl::Size;
 use qiao_launch::fields::Fields;
 use qiao_launch::product::{AXES, Product};
 use qiao_launch::{Arg, Launch, Prepared};
@@ -15,9 +16,6 @@ pub(crate) const FEW: usize = 8;
 
 /// Inputs of a step, on a multiple of which staged rows end.
 const STEP: usize = 32;
-
-/// Groups of one work-item that each compute unit of a processor is given, so that one that is held up gets less to do.
-pub(crate) const SHARES: usize = 4;
 
 /// Groups along y, at most; kernels walk the batches beyond.
 pub(crate) const MOST_Y: usize = 65_535;
@@ -93,14 +91,28 @@ impl Call {
         let y = word(p.batches().min(MOST_Y));
         let format = p.b.dtype.name();
         let (few, alone) = (p.m <= FEW, p.m == 1);
+        let size = |size| target.tuning.size(size) as usize;
         let (symbol, x) = match (target.tuning.is_processor, few) {
-            (true, true) => {
-                let shares = target.chip.processors as usize * SHARES;
-                (format!("product_few_{format}_{}", if alone { 1 } else { 4 }), p.n.div_ceil(4).min(shares))
+            (true, true) if self.is_across() => {
+                let symbol = format!("product_across_{format}_{}", if alone { "1" } else { "n" });
+                (symbol, p.n.div_ceil(size(Size::AcrossColumns)).min(target.shares()))
             }
-            (true, false) => (format!("product_many_{format}"), p.n.div_ceil(8) * p.m.div_ceil(32)),
-            (false, true) => (format!("product_team_{format}_{}", if alone { 1 } else { 8 }), p.n.div_ceil(8)),
-            (false, false) => (format!("product_tile_{format}"), p.n.div_ceil(64) * p.m.div_ceil(64)),
+            (true, true) => {
+                let symbol = format!("product_few_{format}_{}", if alone { "1" } else { "n" });
+                (symbol, p.n.div_ceil(size(Size::FewColumns)).min(target.shares()))
+            }
+            (true, false) => {
+                let bands = p.m.div_ceil(size(Size::ManyRows));
+                (format!("product_many_{format}"), p.n.div_ceil(size(Size::ManyColumns)) * bands)
+            }
+            (false, true) => {
+                let symbol = format!("product_team_{format}_{}", if alone { 1 } else { FEW });
+                (symbol, p.n.div_ceil(size(Size::TeamColumns)))
+            }
+            (false, false) => {
+                let tile = size(Size::Tile);
+                (format!("product_tile_{format}"), p.n.div_ceil(tile) * p.m.div_ceil(tile))
+            }
         };
         let mut prepared = Prepared::default();
         let rows = match target.tuning.is_processor && !few {
@@ -112,6 +124,12 @@ impl Call {
         args.push(self.fields(&rows));
         prepared.launches.push(Launch::new(&symbol, [word(x), y, 1], 0, args));
         prepared
+    }
+
+    /// Whether columns of weights lie side by side, as those of [K, N] do, and there are enough of them.
+    fn is_across(&self) -> bool {
+        let (b, n) = (self.product.b, self.product.n);
+        b.dtype.is_activation() && b.row == 1 && b.col >= n && n >= 32 && self.product.epilogue != Epilogue::SiluMul
     }
 
     /// The activations where they are.

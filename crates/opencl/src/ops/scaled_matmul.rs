@@ -1,14 +1,12 @@
 //! Products of int8 codes: exact int32 sums, then the scales and what joins them.
 
 use qiao_core::{Accept, DType, NodeView, OpKind, Property, Reason, Result, Row, Rule};
+use qiao_kernels_opencl::Size;
 use qiao_launch::fields::Fields;
 use qiao_launch::{Arg, Launch, Prepared};
 
-use super::product::{FEW, MOST_Y, SHARES, table_type};
+use super::product::{FEW, MOST_Y, table_type};
 use super::{Prepare, Target, own};
-
-/// Columns of a team.
-const SLOTS: usize = 8;
 
 /// The rows of this family, best kernel first for each operator.
 pub(crate) fn rows() -> Vec<Row<Prepare>> {
@@ -55,13 +53,15 @@ fn prepare(node: &NodeView<'_>, target: &Target) -> Result<Prepared> {
     if m * n == 0 {
         return Ok(Prepared::default());
     }
+    let size = |size| target.tuning.size(size) as usize;
+    let columns = size(Size::Team) / size(Size::TeamLanes);
     let (symbol, grid) = match (target.tuning.is_processor, m == 1) {
         (true, alone) => {
-            let shares = target.chip.processors as usize * SHARES;
-            (if alone { "scaled_rows_1" } else { "scaled_rows_4" }, [n.div_ceil(4).min(shares), 1])
+            let groups = n.div_ceil(size(Size::FewColumns)).min(target.shares());
+            (if alone { "scaled_rows_1" } else { "scaled_rows_n" }, [groups, 1])
         }
-        (false, true) => ("scaled_team_1", [n.div_ceil(SLOTS), 1]),
-        (false, false) => ("scaled_team_8", [n.div_ceil(SLOTS), m.div_ceil(FEW)]),
+        (false, true) => ("scaled_team_1", [n.div_ceil(columns), 1]),
+        (false, false) => ("scaled_team_8", [n.div_ceil(columns), m.div_ceil(FEW)]),
     };
     let mut args: Vec<Arg> = [1, 0, 2, 3, 4, 5].iter().map(|&i| Arg::optional(node, i)).collect();
     args.extend([Arg::output(node, 0), fields(node)]);

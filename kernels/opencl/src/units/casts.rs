@@ -6,7 +6,7 @@ const TEXTS: &[&str] =
     &[include_str!("../../text/walk.cl"), include_str!("../../text/numbers.cl"), include_str!("../../text/cast.cl")];
 
 const fn row(symbol: &'static str, options: &'static str, params: &'static str) -> Kernel {
-    Kernel { symbol, texts: TEXTS, options, group: Group::Walk, params }
+    Kernel { symbol, texts: TEXTS, options, sizes: &[], group: Group::Walk, params }
 }
 
 pub(crate) const KERNELS: &[Kernel] = &[

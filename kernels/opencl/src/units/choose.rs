@@ -9,7 +9,7 @@ const TEXTS: &[&str] = &[
 ];
 
 const fn row(symbol: &'static str, options: &'static str, params: &'static str) -> Kernel {
-    Kernel { symbol, texts: TEXTS, options, group: Group::Rows, params }
+    Kernel { symbol, texts: TEXTS, options, sizes: &[], group: Group::Rows, params }
 }
 
 /// argmax of a dtype for teams of a name.

@@ -10,7 +10,7 @@ const TEXTS: &[&str] = &[
 ];
 
 const fn row(symbol: &'static str, options: &'static str, params: &'static str) -> Kernel {
-    Kernel { symbol, texts: TEXTS, options, group: Group::Walk, params }
+    Kernel { symbol, texts: TEXTS, options, sizes: &[], group: Group::Walk, params }
 }
 
 pub(crate) const KERNELS: &[Kernel] = &[

@@ -6,7 +6,7 @@ const TEXTS: &[&str] =
     &[include_str!("../../text/rowwise.cl"), include_str!("../../text/numbers.cl"), include_str!("../../text/kv.cl")];
 
 const fn row(symbol: &'static str, options: &'static str) -> Kernel {
-    Kernel { symbol, texts: TEXTS, options, group: Group::Rows, params: "ppppppps" }
+    Kernel { symbol, texts: TEXTS, options, sizes: &[], group: Group::Rows, params: "ppppppps" }
 }
 
 pub(crate) const KERNELS: &[Kernel] = &[

@@ -31,6 +31,7 @@ pub const UNITS: &[&[Kernel]] = &[
     choose::KERNELS,
     sample::KERNELS,
     product::KERNELS,
+    product::ACROSS_KERNELS,
     attention::KERNELS,
     scaled::KERNELS,
 ];

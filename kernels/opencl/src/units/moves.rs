@@ -5,7 +5,7 @@ use crate::kernel::{Group, Kernel};
 const TEXTS: &[&str] = &[include_str!("../../text/walk.cl"), include_str!("../../text/moves.cl")];
 
 const fn row(symbol: &'static str, options: &'static str, params: &'static str) -> Kernel {
-    Kernel { symbol, texts: TEXTS, options, group: Group::Walk, params }
+    Kernel { symbol, texts: TEXTS, options, sizes: &[], group: Group::Walk, params }
 }
 
 pub(crate) const KERNELS: &[Kernel] = &[

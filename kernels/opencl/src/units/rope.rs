@@ -5,7 +5,7 @@ use crate::kernel::{Group, Kernel};
 const TEXTS: &[&str] = &[include_str!("../../text/rowwise.cl"), include_str!("../../text/rope.cl")];
 
 const fn row(symbol: &'static str, options: &'static str) -> Kernel {
-    Kernel { symbol, texts: TEXTS, options, group: Group::Walk, params: "ppppps" }
+    Kernel { symbol, texts: TEXTS, options, sizes: &[], group: Group::Walk, params: "ppppps" }
 }
 
 pub(crate) const KERNELS: &[Kernel] = &[

@@ -5,7 +5,7 @@ use crate::kernel::{Group, Kernel};
 const TEXTS: &[&str] = &[include_str!("../../text/rowwise.cl"), include_str!("../../text/rows.cl")];
 
 const fn row(symbol: &'static str, options: &'static str, params: &'static str) -> Kernel {
-    Kernel { symbol, texts: TEXTS, options, group: Group::Rows, params }
+    Kernel { symbol, texts: TEXTS, options, sizes: &[], group: Group::Rows, params }
 }
 
 /// Both operators of a dtype for teams of a name.

@@ -9,7 +9,7 @@ const TEXTS: &[&str] = &[
 ];
 
 const fn row(symbol: &'static str, options: &'static str) -> Kernel {
-    Kernel { symbol, texts: TEXTS, options, group: Group::Rows, params: "ppppppps" }
+    Kernel { symbol, texts: TEXTS, options, sizes: &[], group: Group::Rows, params: "ppppppps" }
 }
 
 pub(crate) const KERNELS: &[Kernel] = &[

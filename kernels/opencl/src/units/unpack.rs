@@ -15,6 +15,7 @@ macro_rules! formats {
             symbol: concat!("unpack_", $format),
             texts: TEXTS,
             options: concat!("-DBLOCK_", $define),
+            sizes: &[],
             group: Group::Walk,
             params: "ppullpusll",
         }),*]
