@@ -8,8 +8,10 @@ use opencl3::platform::platform::{get_platform_data, get_platform_ids};
 use opencl3::types::{cl_device_id, cl_int, cl_platform_id, cl_uint};
 use qiao_core::{Error, Result};
 
-/// What the loader answers where it is missing.
+/// What is answered where the loader can't be opened.
 const NO_LOADER: cl_int = -2000;
+/// What is answered where it lacks a function.
+const NO_FUNCTION: cl_int = -2001;
 /// What it answers where it knows no platform.
 const NO_PLATFORM: cl_int = -1001;
 
@@ -38,6 +40,22 @@ fn absent(why: impl Into<String>) -> Error {
     Error::not_present("opencl", why)
 }
 
+/// How a missing loader is mended.
+const INSTALL: &str =
+    "install one, such as ocl-icd-libopencl1, and the chip's OpenCL driver, or name it in OPENCL_DYLIB_PATH";
+
+/// What is opened, in order.
+fn loaders() -> String {
+    let named = std::env::var("OPENCL_DYLIB_PATH").unwrap_or_default();
+    let named = named.split(';').filter(|path| !path.is_empty());
+    named.chain(["libOpenCL.so.1"]).collect::<Vec<_>>().join(", ")
+}
+
+/// Where loaders look for drivers.
+fn vendors() -> String {
+    std::env::var("OCL_ICD_VENDORS").ok().filter(|v| !v.is_empty()).unwrap_or_else(|| "/etc/OpenCL/vendors".into())
+}
+
 /// Every device of every platform, in the loader's order; at least one.
 ///
 /// # Errors
@@ -47,8 +65,12 @@ pub(crate) fn devices() -> Result<Vec<Found>> {
     static ASKED: Mutex<()> = Mutex::new(());
     let _asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
     let platforms = get_platform_ids().map_err(|code| match code {
-        NO_LOADER => absent("no OpenCL loader (libOpenCL.so.1) is found"),
-        NO_PLATFORM => absent("the OpenCL loader knows no platform: no driver is registered in /etc/OpenCL/vendors"),
+        NO_LOADER => absent(format!("no OpenCL loader is found (tried {}): {INSTALL}", loaders())),
+        NO_FUNCTION => absent(format!("what is found is no OpenCL loader (tried {}): {INSTALL}", loaders())),
+        NO_PLATFORM => absent(format!(
+            "the OpenCL loader knows no platform: no driver that it can open is registered in {}: install the chip's OpenCL driver",
+            vendors()
+        )),
         code => absent(format!("the OpenCL loader names no platform: {}", describe(code))),
     })?;
     let mut found = Vec::new();
