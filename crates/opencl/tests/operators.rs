@@ -12,7 +12,7 @@ use qiao_opencl::OpenClBackend;
 #[test]
 fn plain_cases_of_every_operator_pass_by_teams() {
     // SAFETY: the only test of this process, before it opens a device.
-    unsafe { std::env::set_var("QIAO_OPENCL_TUNING", "processor=0,walk=64,rows=32") };
+    unsafe { std::env::set_var("QIAO_OPENCL_TUNING", "processor=0,walk=64,rows=64") };
     if rig::devices() == 0 {
         return;
     }

@@ -26,6 +26,10 @@ pub(crate) fn devices() -> usize {
             if std::env::var_os("POCL_DEVICES").is_none() {
                 std::env::set_var("POCL_DEVICES", "pthread pthread");
             }
+            // Binaries would be for later processes, and PoCL compiles a kernel once more for them.
+            if std::env::var_os("QIAO_OPENCL_BINARIES").is_none() {
+                std::env::set_var("QIAO_OPENCL_BINARIES", "0");
+            }
             if std::env::var_os("QIAO_CACHE_DIR").is_none() {
                 std::env::set_var("QIAO_CACHE_DIR", folder);
             }
