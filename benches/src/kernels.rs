@@ -12,7 +12,7 @@ use qiao_core::{
     RopeAttrs, SoftmaxAttrs, Support,
 };
 use qiao_cpu::{CpuDevice, CpuOptions};
-use qiao_kernels_cpu::{Isa, Kernels, detect};
+use qiao_kernels_cpu::{Element, Isa, Kernels, RowMut, detect};
 use qiao_reference::data::{Rng, block_bytes};
 
 use crate::node::{Data, Node, Work, constant, desc, ints, numbers};
@@ -81,20 +81,10 @@ pub fn rows(k: &Kernels) -> Vec<Timed> {
     macro_rules! reduce {
         ($($field:ident)+) => { $(entry!($field, 4, run, [a = x.clone()], run(&a));)+ };
     }
-    reduce!(sum sum_squares max);
+    reduce!(sum sum_squares);
     entry!(dot, 8, run, [a = x.clone(), b = x.clone()], run(&a, &b));
-    entry!(rms_norm, 12, run, [y = vec![0f32; ROW], a = x.clone(), w = x.clone()], run(&mut y, &a, &w, 1e-6, 0.0));
-    entry!(layer_norm, 16, run, [y = vec![0f32; ROW], a = x.clone(), w = x.clone()], run(&mut y, &a, &w, &w, 1e-6));
-    entry!(exp_sub_sum, 8, run, [a = vec![0f32; ROW], b = vec![0f32; ROW]], run(&mut a, &b, 0.0));
     entry!(scale, 8, run, [a = x.clone()], run(&mut a, 1.0));
     entry!(axpy, 12, run, [y = vec![0f32; ROW], a = x.clone()], run(&mut y, 0.0, &a));
-    entry!(
-        rope_half_split,
-        8,
-        run,
-        [a = x.clone(), c = vec![1f32; ROW / 2], s = vec![0f32; ROW / 2]],
-        run(&mut a, &c, &s, ROW)
-    );
     entry!(
         rope_interleaved,
         8,
@@ -103,7 +93,47 @@ pub fn rows(k: &Kernels) -> Vec<Timed> {
         run(&mut a, &c, &s, ROW)
     );
     entry!(quantize_row_i8, 5, run, [y = vec![0i8; ROW], a = x.clone()], run(&mut y, &a));
+    typed(k, x, &mut all);
+    typed(k, x16, &mut all);
+    typed(k, xb, &mut all);
     all
+}
+
+/// Kernels that read and write rows of a dtype as they lie.
+fn typed<T: Element>(k: &Kernels, x: Vec<T>, all: &mut Vec<Timed>) {
+    let rows = *T::rows(k);
+    let size = size_of::<T>();
+    let w = row();
+    macro_rules! entry {
+        ($field:ident, $bytes:expr, |$run:ident, $of:ident| $call:expr) => {{
+            let $run = rows.$field.run;
+            #[allow(unused_mut, reason = "some kernels write what others read")]
+            let mut $of = Typed { x: x.clone(), w: w.clone(), to: x.clone(), wide: w.clone() };
+            let run = Box::new(move || {
+                std::hint::black_box($call);
+            });
+            all.push(Timed { name: rows.$field.name.into(), bytes: ($bytes * ROW) as u64, ops: 0, run });
+        }};
+    }
+    entry!(rms_norm, 2 * size + 4, |run, of| run(RowMut::kept(&mut of.to), &of.x, &of.w, 1e-6, 0.0));
+    entry!(rms_norm_of_f32, size + 8, |run, of| run(RowMut::kept(&mut of.to), &of.wide, &of.w, 1e-6, 0.0));
+    entry!(layer_norm, 2 * size + 8, |run, of| run(RowMut::kept(&mut of.to), &of.x, &of.w, &of.w, 1e-6));
+    entry!(sum_of, 2 * size + 4, |run, of| run(&mut of.wide, &of.x, &of.x));
+    entry!(scaled, size + 4, |run, of| run(RowMut::kept(&mut of.to), &of.wide, 1.0));
+    entry!(max, size, |run, of| run(&of.x));
+    entry!(exp_sub_sum, size + 4, |run, of| run(&mut of.wide, &of.x, 1.0, &[]));
+    entry!(rope_half_split, 2 * size + 4, |run, of| {
+        let (cos, sin) = of.w.split_at(ROW / 2);
+        run(RowMut::kept(&mut of.to), &of.x, cos, sin, 0)
+    });
+}
+
+/// What kernels on rows of a dtype read and write.
+struct Typed<T> {
+    x: Vec<T>,
+    w: Vec<f32>,
+    to: Vec<T>,
+    wide: Vec<f32>,
 }
 
 /// Kernels that [`rows`] does not call, and the words that their names begin with: [`nodes`] run them.

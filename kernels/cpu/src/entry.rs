@@ -102,27 +102,19 @@ macro_rules! entry_points {
         crate::entry::entry_points!(@binary $token, [$($f)*], add sub mul div silu_mul);
         crate::entry::entry_points!(@unary $token, [$($f)*],
             silu Silu, gelu_erf GeluErf, gelu_tanh GeluTanh, relu Relu, sigmoid Sigmoid, tanh Tanh, exp Exp);
-        crate::entry::entry_points!(@reduce $token, [$($f)*], sum sum_squares max);
+        crate::entry::entry_points!(@reduce $token, [$($f)*], sum sum_squares);
         crate::entry::entry_point!($token, [$($f)*], dot(a: &[f32], b: &[f32]) -> f32,
             |s| crate::rows::dot(s, a, b));
-        crate::entry::entry_point!($token, [$($f)*],
-            rms_norm(out: &mut [f32], x: &[f32], w: &[f32], eps: f32, offset: f32),
-            |s| crate::rows::rms_norm(s, out, x, w, eps, offset));
-        crate::entry::entry_point!($token, [$($f)*],
-            layer_norm(out: &mut [f32], x: &[f32], w: &[f32], b: &[f32], eps: f32),
-            |s| crate::rows::layer_norm(s, out, x, w, b, eps));
-        crate::entry::entry_point!($token, [$($f)*], exp_sub_sum(out: &mut [f32], x: &[f32], max: f32) -> f32,
-            |s| crate::rows::exp_sub_sum(s, out, x, max));
         crate::entry::entry_point!($token, [$($f)*], scale(x: &mut [f32], alpha: f32),
             |s| crate::rows::scale(s, x, alpha));
         crate::entry::entry_point!($token, [$($f)*], axpy(y: &mut [f32], alpha: f32, x: &[f32]),
             |s| crate::rows::axpy(s, y, alpha, x));
         crate::entry::entry_point!($token, [$($f)*],
-            rope_half_split(x: &mut [f32], cos: &[f32], sin: &[f32], rotary_dim: usize),
-            |s| crate::rows::rope_half_split(s, x, cos, sin, rotary_dim));
-        crate::entry::entry_point!($token, [$($f)*],
             rope_interleaved(x: &mut [f32], cos: &[f32], sin: &[f32], rotary_dim: usize),
             |s| crate::rows::rope_interleaved(s, x, cos, sin, rotary_dim));
+
+        crate::entry::entry_points!(@rows $token, [$($f)*], $how,
+            "f32" rows_f32 f32, "f16" rows_f16 half::f16, "bf16" rows_bf16 half::bf16);
 
         crate::entry::entry_points!(@attention $token, [$($f)*], $qr, $qk, $pr, $pn,
             pack_keys_f32 pv_f32 f32, pack_keys_f16 pv_f16 half::f16, pack_keys_bf16 pv_bf16 half::bf16,
@@ -192,14 +184,12 @@ macro_rules! entry_points {
                 exp: entry!("exp_f32", exp),
                 sum: entry!("sum_f32", sum),
                 sum_squares: entry!("sum_squares_f32", sum_squares),
-                max: entry!("max_f32", max),
                 dot: entry!("dot_f32", dot),
-                rms_norm: entry!("rms_norm_f32", rms_norm),
-                layer_norm: entry!("layer_norm_f32", layer_norm),
-                exp_sub_sum: entry!("exp_sub_sum_f32", exp_sub_sum),
                 scale: entry!("scale_f32", scale),
                 axpy: entry!("axpy_f32", axpy),
-                rope_half_split: entry!("rope_half_split_f32", rope_half_split),
+                rows_f32: rows_f32(),
+                rows_f16: rows_f16(),
+                rows_bf16: rows_bf16(),
                 rope_interleaved: entry!("rope_interleaved_f32", rope_interleaved),
                 pack_keys_f32: entry!("pack_keys_f32", pack_keys_f32),
                 pack_keys_f16: entry!("pack_keys_f16", pack_keys_f16),
@@ -235,8 +225,39 @@ macro_rules! entry_points {
             |s| crate::rows::unary::<_, crate::math::$function>(s, out, x));)+
     };
     (@reduce $token:ty, $f:tt, $($name:ident)+) => {
-        $(crate::entry::entry_point!($token, $f, $name(x: &[f32]) -> f32, |s| crate::rows::$name(s, x));)+
+        $(crate::entry::entry_point!($token, $f, $name(x: &[f32]) -> f32, |s| crate::rows::$name::<_, f32>(s, x));)+
     };
+    (@rows $token:ty, $f:tt, $how:literal, $($name:literal $table:ident $t:ty),+) => {$(
+        fn $table() -> crate::table::Rows<$t> {
+            use crate::entry::entry_point;
+            use crate::rows::{self, RowMut};
+            use crate::table::{Entry, Rows};
+            entry_point!($token, $f, rms_norm(out: RowMut<'_, $t>, x: &[$t], w: &[f32], eps: f32, offset: f32),
+                |s| rows::rms_norm(s, out, x, w, eps, offset));
+            entry_point!($token, $f, rms_norm_of_f32(out: RowMut<'_, $t>, x: &[f32], w: &[f32], eps: f32, offset: f32),
+                |s| rows::rms_norm(s, out, x, w, eps, offset));
+            entry_point!($token, $f, layer_norm(out: RowMut<'_, $t>, x: &[$t], w: &[f32], b: &[f32], eps: f32),
+                |s| rows::layer_norm(s, out, x, w, b, eps));
+            entry_point!($token, $f, sum_of(out: &mut [f32], a: &[$t], b: &[$t]), |s| rows::sum_of(s, out, a, b));
+            entry_point!($token, $f, scaled(out: RowMut<'_, $t>, x: &[f32], alpha: f32), |s| rows::scaled(s, out, x, alpha));
+            entry_point!($token, $f, max(x: &[$t]) -> f32, |s| rows::max(s, x));
+            entry_point!($token, $f, exp_sub_sum(out: &mut [f32], x: &[$t], max: f32, ahead: &[*const u8]) -> f32,
+                |s| rows::exp_sub_sum(s, out, x, max, ahead));
+            entry_point!($token, $f,
+                rope_half_split(out: RowMut<'_, $t>, x: &[$t], cos: &[f32], sin: &[f32], first: usize),
+                |s| rows::rope_half_split(s, out, x, cos, sin, first));
+            Rows {
+                rms_norm: Entry { name: concat!("rms_norm_", $name, ".", $how), run: rms_norm },
+                rms_norm_of_f32: Entry { name: concat!("rms_norm_f32_", $name, ".", $how), run: rms_norm_of_f32 },
+                layer_norm: Entry { name: concat!("layer_norm_", $name, ".", $how), run: layer_norm },
+                sum_of: Entry { name: concat!("sum_of_", $name, ".", $how), run: sum_of },
+                scaled: Entry { name: concat!("scaled_", $name, ".", $how), run: scaled },
+                max: Entry { name: concat!("max_", $name, ".", $how), run: max },
+                exp_sub_sum: Entry { name: concat!("exp_sub_sum_", $name, ".", $how), run: exp_sub_sum },
+                rope_half_split: Entry { name: concat!("rope_half_split_", $name, ".", $how), run: rope_half_split },
+            }
+        }
+    )+};
     (@attention $token:ty, $f:tt, $qr:literal, $qk:literal, $pr:literal, $pn:literal,
         $($pack:ident $pv:ident $t:ty),+) => {
         crate::entry::entry_point!($token, $f,

@@ -31,9 +31,27 @@ pub trait Sealed: Copy {
     #[doc(hidden)]
     unsafe fn load_row<S: Simd>(s: S, p: *const Self) -> S::V;
 
+    /// Rounds one vector to nearest even and stores it.
+    ///
+    /// # Safety
+    /// `LANES` elements are writable at `p`.
+    #[doc(hidden)]
+    unsafe fn store_row<S: Simd>(s: S, p: *mut Self, v: S::V);
+
+    /// As `store_row`, past the caches where the tier can.
+    ///
+    /// # Safety
+    /// As there, and `p` is a multiple of the bytes of `LANES` elements.
+    #[doc(hidden)]
+    unsafe fn stream_row<S: Simd>(s: S, p: *mut Self, v: S::V);
+
     /// The value as f32, exactly.
     #[doc(hidden)]
     fn widen(self) -> f32;
+
+    /// The nearest value, ties to even.
+    #[doc(hidden)]
+    fn narrow(x: f32) -> Self;
 }
 
 impl Weight for f32 {
@@ -65,6 +83,23 @@ impl Sealed for f32 {
     }
 
     #[inline(always)]
+    unsafe fn store_row<S: Simd>(s: S, p: *mut f32, v: S::V) {
+        // SAFETY: the caller vouches for LANES elements.
+        unsafe { s.store_ptr(p, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn stream_row<S: Simd>(s: S, p: *mut f32, v: S::V) {
+        // SAFETY: the caller vouches for LANES elements and for the address.
+        unsafe { s.stream_ptr(p, v) }
+    }
+
+    #[inline(always)]
+    fn narrow(x: f32) -> f32 {
+        x
+    }
+
+    #[inline(always)]
     fn widen(self) -> f32 {
         self
     }
@@ -81,6 +116,23 @@ impl Sealed for f16 {
     unsafe fn load_row<S: Simd>(s: S, p: *const f16) -> S::V {
         // SAFETY: the caller vouches for LANES elements.
         unsafe { s.load_f16_ptr(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_row<S: Simd>(s: S, p: *mut f16, v: S::V) {
+        // SAFETY: the caller vouches for LANES elements.
+        unsafe { s.store_f16_ptr(p, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn stream_row<S: Simd>(s: S, p: *mut f16, v: S::V) {
+        // SAFETY: the caller vouches for LANES elements and for the address.
+        unsafe { s.stream_f16_ptr(p, v) }
+    }
+
+    #[inline(always)]
+    fn narrow(x: f32) -> f16 {
+        f32_to_f16(x)
     }
 
     #[inline(always)]
@@ -105,6 +157,23 @@ impl Sealed for bf16 {
     unsafe fn load_row<S: Simd>(s: S, p: *const bf16) -> S::V {
         // SAFETY: the caller vouches for LANES elements.
         unsafe { s.load_bf16_ptr(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_row<S: Simd>(s: S, p: *mut bf16, v: S::V) {
+        // SAFETY: the caller vouches for LANES elements.
+        unsafe { s.store_bf16_ptr(p, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn stream_row<S: Simd>(s: S, p: *mut bf16, v: S::V) {
+        // SAFETY: the caller vouches for LANES elements and for the address.
+        unsafe { s.stream_bf16_ptr(p, v) }
+    }
+
+    #[inline(always)]
+    fn narrow(x: f32) -> bf16 {
+        f32_to_bf16(x)
     }
 
     #[inline(always)]

@@ -55,8 +55,10 @@ pub use quant::{
     CHUNK, FloatRows, IntegerRows, IntegerRowsMut, PackIntegers, QuantBlock, QuantCodes, QuantDecode, QuantDot,
     QuantFormat, QuantKernel, QuantOffset, QuantScales, pack_quant_panel,
 };
+pub use rows::RowMut;
 pub use stream::{stream_copy, stream_fence};
 pub use table::{
     Axpy, Binary, CacheElement, Convert, Dot, Element, Entry, ExpSubSum, Gemm, Gemv, GemvDot, Kernels, LayerNorm, Pack,
-    PackA, Pv, Qk, QuantizeRow, Reduce, RmsNorm, Rope, SoftenRow, Unary, kernels, kernels_unchecked,
+    PackA, Pv, Qk, QuantizeRow, Reduce, RmsNorm, Rope, RopeTo, Rows, Scaled, SoftenRow, SumOf, Unary, kernels,
+    kernels_unchecked,
 };

@@ -73,6 +73,36 @@ pub trait Simd: Copy {
     /// `LANES` elements are writable at `p`.
     unsafe fn store_bf16_ptr(self, p: *mut bf16, v: Self::V);
 
+    /// As [`store_ptr`](Self::store_ptr), past the caches where the tier can.
+    ///
+    /// # Safety
+    /// `LANES` elements are writable at `p`, a multiple of their bytes.
+    #[inline(always)]
+    unsafe fn stream_ptr(self, p: *mut f32, v: Self::V) {
+        // SAFETY: as the caller vouches.
+        unsafe { self.store_ptr(p, v) }
+    }
+
+    /// As [`store_f16_ptr`](Self::store_f16_ptr), past the caches where the tier can.
+    ///
+    /// # Safety
+    /// `LANES` elements are writable at `p`, a multiple of their bytes.
+    #[inline(always)]
+    unsafe fn stream_f16_ptr(self, p: *mut f16, v: Self::V) {
+        // SAFETY: as the caller vouches.
+        unsafe { self.store_f16_ptr(p, v) }
+    }
+
+    /// As [`store_bf16_ptr`](Self::store_bf16_ptr), past the caches where the tier can.
+    ///
+    /// # Safety
+    /// `LANES` elements are writable at `p`, a multiple of their bytes.
+    #[inline(always)]
+    unsafe fn stream_bf16_ptr(self, p: *mut bf16, v: Self::V) {
+        // SAFETY: as the caller vouches.
+        unsafe { self.store_bf16_ptr(p, v) }
+    }
+
     /// The same vector. A tier that is short of registers makes it a point that the compiler does
     /// not move the second half of a step across.
     #[inline(always)]
@@ -163,6 +193,14 @@ pub trait Simd: Copy {
     fn load_tail(self, x: &[f32], fill: f32) -> Self::V {
         let mut lanes = [fill; MAX_LANES];
         lanes[..x.len()].copy_from_slice(x);
+        self.load(&lanes)
+    }
+
+    /// Loads and widens fewer elements than a vector holds; the other lanes are `fill`.
+    #[inline(always)]
+    fn load_tail_of<T: crate::layout::Weight>(self, x: &[T], fill: f32) -> Self::V {
+        let mut lanes = [fill; MAX_LANES];
+        lanes.iter_mut().zip(x).for_each(|(lane, x)| *lane = x.widen());
         self.load(&lanes)
     }
 

@@ -7,6 +7,7 @@ use crate::gemm::GemmBlock;
 use crate::isa::{Features, Isa, IsaError, detect};
 use crate::layout::Weight;
 use crate::quant::{PackIntegers, QuantCodes, QuantFormat, QuantKernel, QuantOffset, QuantScales};
+use crate::rows::RowMut;
 
 /// A kernel and the name it is printed under, `what.how`.
 #[derive(Clone, Copy, Debug)]
@@ -105,13 +106,43 @@ pub type SoftenRow = fn(row: &mut Soften<'_>) -> (f32, f32);
 pub type Pv<T> = unsafe fn(values: &mut WeighValues<'_, T>);
 
 /// `(out, x, w, eps, weight_offset)`.
-pub type RmsNorm = fn(out: &mut [f32], x: &[f32], w: &[f32], eps: f32, weight_offset: f32);
+pub type RmsNorm<X, T> = fn(out: RowMut<'_, T>, x: &[X], w: &[f32], eps: f32, weight_offset: f32);
 
 /// `(out, x, w, b, eps)`.
-pub type LayerNorm = fn(out: &mut [f32], x: &[f32], w: &[f32], b: &[f32], eps: f32);
+pub type LayerNorm<T> = fn(out: RowMut<'_, T>, x: &[T], w: &[f32], b: &[f32], eps: f32);
 
-/// `(out, x, max)`; gives the sum.
-pub type ExpSubSum = fn(out: &mut [f32], x: &[f32], max: f32) -> f32;
+/// `(out, x, max, ahead)`; gives the sum. As many bytes as the row has are asked for from each address in `ahead` on, a hint.
+pub type ExpSubSum<T> = fn(out: &mut [f32], x: &[T], max: f32, ahead: &[*const u8]) -> f32;
+
+/// `(out, x, cos, sin, first)`; as many elements of `cos` as of `sin`.
+pub type RopeTo<T> = fn(out: RowMut<'_, T>, x: &[T], cos: &[f32], sin: &[f32], first: usize);
+
+/// `out = a + b`, equal lengths.
+pub type SumOf<T> = fn(out: &mut [f32], a: &[T], b: &[T]);
+
+/// `out = alpha · x`, equal lengths.
+pub type Scaled<T> = fn(out: RowMut<'_, T>, x: &[f32], alpha: f32);
+
+/// Kernels that read and write rows of a dtype as they lie.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<T: 'static> {
+    /// `x · (w + weight_offset) / √(mean(x²) + eps)`
+    pub rms_norm: Entry<RmsNorm<T, T>>,
+    /// The same of a row of f32; bit-identical to that of this dtype where the row holds its values.
+    pub rms_norm_of_f32: Entry<RmsNorm<f32, T>>,
+    /// `(x - mean) / √(variance + eps) · w + b`
+    pub layer_norm: Entry<LayerNorm<T>>,
+    /// `out = a + b`, not rounded.
+    pub sum_of: Entry<SumOf<T>>,
+    /// `out = alpha · x`
+    pub scaled: Entry<Scaled<T>>,
+    /// The largest element; NaN where there is one; -∞ for an empty row.
+    pub max: Entry<fn(x: &[T]) -> f32>,
+    /// `out = exp(x - max)`, returning the sum; zeros and 0 where `max` is -∞.
+    pub exp_sub_sum: Entry<ExpSubSum<T>>,
+    /// Rotates the pairs `(x[first + i], x[first + i + h])` for `h` angles (NeoX); the other elements are copied.
+    pub rope_half_split: Entry<RopeTo<T>>,
+}
 
 /// Every kernel of one tier. Slices of wrong lengths panic.
 #[derive(Clone, Copy, Debug)]
@@ -192,22 +223,18 @@ pub struct Kernels {
     pub sum: Entry<Reduce>,
     /// `Σ x²`
     pub sum_squares: Entry<Reduce>,
-    /// The largest element; NaN where there is one; -∞ for an empty row.
-    pub max: Entry<Reduce>,
     /// `Σ a·b`
     pub dot: Entry<Dot>,
-    /// `x · (w + weight_offset) / √(mean(x²) + eps)`
-    pub rms_norm: Entry<RmsNorm>,
-    /// `(x - mean) / √(variance + eps) · w + b`
-    pub layer_norm: Entry<LayerNorm>,
-    /// `out = exp(x - max)`, returning the sum; zeros and 0 where `max` is -∞.
-    pub exp_sub_sum: Entry<ExpSubSum>,
     /// `x = alpha · x` in place.
     pub scale: Entry<fn(&mut [f32], f32)>,
     /// `y += alpha · x`: `(y, alpha, x)`.
     pub axpy: Entry<Axpy>,
-    /// Rotates the pairs `(x[i], x[i + rotary_dim/2])` (NeoX).
-    pub rope_half_split: Entry<Rope>,
+    /// On rows of f32.
+    pub rows_f32: Rows<f32>,
+    /// On rows of f16.
+    pub rows_f16: Rows<f16>,
+    /// On rows of bf16.
+    pub rows_bf16: Rows<bf16>,
     /// Rotates the pairs `(x[2i], x[2i + 1])` (GPT-J).
     pub rope_interleaved: Entry<Rope>,
 
@@ -326,10 +353,12 @@ pub trait Element: Weight {
     fn gemm(k: &Kernels) -> &Gemm<f32, Self, f32>;
     /// GEMV over weights of this dtype.
     fn gemv(k: &Kernels) -> &Entry<Gemv<Self>>;
+    /// Kernels on rows of this dtype.
+    fn rows(k: &Kernels) -> &Rows<Self>;
 }
 
 macro_rules! element {
-    ($t:ty, $pack_a:ident, $gemm:ident, $gemv:ident) => {
+    ($t:ty, $pack_a:ident, $gemm:ident, $gemv:ident, $rows:ident) => {
         impl Element for $t {
             fn pack_a(k: &Kernels) -> &Entry<PackA<Self, f32>> {
                 &k.$pack_a
@@ -340,13 +369,16 @@ macro_rules! element {
             fn gemv(k: &Kernels) -> &Entry<Gemv<Self>> {
                 &k.$gemv
             }
+            fn rows(k: &Kernels) -> &Rows<Self> {
+                &k.$rows
+            }
         }
     };
 }
 
-element!(f32, pack_a_f32, gemm_f32, gemv_f32);
-element!(f16, pack_a_f16, gemm_f16, gemv_f16);
-element!(bf16, pack_a_bf16, gemm_bf16, gemv_bf16);
+element!(f32, pack_a_f32, gemm_f32, gemv_f32, rows_f32);
+element!(f16, pack_a_f16, gemm_f16, gemv_f16, rows_f16);
+element!(bf16, pack_a_bf16, gemm_bf16, gemv_bf16, rows_bf16);
 
 /// A dtype of cached keys and values: lets a caller be generic over those that there are.
 pub trait CacheElement: Cached {

@@ -2,8 +2,9 @@
 
 mod oracle;
 
+use half::{bf16, f16};
 use oracle::{Random, U, assert_close, output, tables};
-use qiao_kernels_cpu::{Binary, Entry, Kernels};
+use qiao_kernels_cpu::{Binary, Element, Entry, Kernels, RowMut, stream_fence};
 
 const LENGTHS: [usize; 17] = [0, 1, 3, 4, 5, 7, 8, 15, 16, 17, 31, 64, 65, 127, 256, 1009, 4096];
 
@@ -68,14 +69,14 @@ fn sums_are_within_the_rounding_of_their_lanes() {
 #[test]
 fn the_largest_is_found_wherever_it_is_and_nan_wins() {
     for k in tables() {
-        assert_eq!((k.max.run)(&[]), f32::NEG_INFINITY);
+        assert_eq!((k.rows_f32.max.run)(&[]), f32::NEG_INFINITY);
         for len in [1, 2, 15, 16, 17, 63, 64, 65, 200] {
             for at in 0..len {
                 let mut x = vec![-7.5; len];
                 x[at] = -3.25;
-                assert_eq!((k.max.run)(&x), -3.25, "{} {at} of {len}", k.max.name);
+                assert_eq!((k.rows_f32.max.run)(&x), -3.25, "{} {at} of {len}", k.rows_f32.max.name);
                 x[at] = f32::NAN;
-                assert!((k.max.run)(&x).is_nan(), "{} {at} of {len}", k.max.name);
+                assert!((k.rows_f32.max.run)(&x).is_nan(), "{} {at} of {len}", k.rows_f32.max.name);
             }
         }
     }
@@ -90,14 +91,14 @@ fn rms_norm_is_its_formula() {
         for offset in [0.0, 1.0] {
             for k in tables() {
                 let mut out = output(len);
-                (k.rms_norm.run)(out.inside(), &x, &w, 1e-6, offset);
+                (k.rows_f32.rms_norm.run)(RowMut::kept(out.inside()), &x, &w, 1e-6, offset);
                 for (i, got) in out.checked().iter().enumerate() {
                     let weight = f64::from(w[i]) + f64::from(offset);
                     let truth = f64::from(x[i]) * weight / (mean + f64::from(1e-6f32)).sqrt();
                     // w + offset may cancel, so its rounding counts at the size of its parts.
                     let parts = f64::from(w[i]).abs() + f64::from(offset);
                     let size = truth.abs() * (len as f64 / 16.0 + 12.0) + f64::from(x[i]).abs() * parts / mean.sqrt();
-                    assert_close(k.rms_norm.name, *got, truth, U * size);
+                    assert_close(k.rows_f32.rms_norm.name, *got, truth, U * size);
                 }
             }
         }
@@ -117,12 +118,12 @@ fn layer_norm_is_its_formula_even_far_from_zero() {
             let deviation = (variance + f64::from(1e-5f32)).sqrt();
             for k in tables() {
                 let mut out = output(len);
-                (k.layer_norm.run)(out.inside(), &x, &w, &b, 1e-5);
+                (k.rows_f32.layer_norm.run)(RowMut::kept(out.inside()), &x, &w, &b, 1e-5);
                 for (i, got) in out.checked().iter().enumerate() {
                     let truth = (f64::from(x[i]) - mean) / deviation * f64::from(w[i]) + f64::from(b[i]);
                     let chain = (len as f64 / 16.0 + 12.0) * U;
                     let size = f64::from(x[i]).abs() + mean.abs() + f64::from(shift);
-                    assert_close(k.layer_norm.name, *got, truth, chain * (size / deviation + 2.0));
+                    assert_close(k.rows_f32.layer_norm.name, *got, truth, chain * (size / deviation + 2.0));
                 }
             }
         }
@@ -142,10 +143,10 @@ fn softmax_pieces_make_a_softmax() {
         let total: f64 = e.iter().sum();
         for k in tables() {
             let mut out = output(len);
-            let max = (k.max.run)(&x);
+            let max = (k.rows_f32.max.run)(&x);
             assert_eq!(max, top);
-            let sum = (k.exp_sub_sum.run)(out.inside(), &x, max);
-            assert_close(k.exp_sub_sum.name, sum, total, total * U * (len as f64 / 8.0 + 64.0));
+            let sum = (k.rows_f32.exp_sub_sum.run)(out.inside(), &x, max, &[]);
+            assert_close(k.rows_f32.exp_sub_sum.name, sum, total, total * U * (len as f64 / 8.0 + 64.0));
             (k.scale.run)(out.inside(), 1.0 / sum);
             for (got, e) in out.checked().iter().zip(&e) {
                 // x - max is rounded once, at the size of up to 60.
@@ -160,8 +161,8 @@ fn softmax_pieces_make_a_softmax() {
 fn a_fully_masked_row_becomes_zeros() {
     for k in tables() {
         let (row, mut out) = ([f32::NEG_INFINITY; 21], [1.0; 21]);
-        let max = (k.max.run)(&row);
-        assert_eq!((k.exp_sub_sum.run)(&mut out, &row, max), 0.0);
+        let max = (k.rows_f32.max.run)(&row);
+        assert_eq!((k.rows_f32.exp_sub_sum.run)(&mut out, &row, max, &[]), 0.0);
         assert_eq!(out, [0.0; 21]);
     }
 }
@@ -196,28 +197,106 @@ fn rope_rotates_its_pairs_and_leaves_the_rest() {
         let sin: Vec<f32> = angles.iter().map(|x| x.sin()).collect();
         let x = random.row(dim);
         for k in tables() {
-            for (entry, first, second) in [
-                (
-                    k.rope_half_split,
-                    (|i, _| i) as fn(usize, usize) -> usize,
-                    (|i, h| i + h) as fn(usize, usize) -> usize,
-                ),
-                (k.rope_interleaved, |i, _| 2 * i, |i, _| 2 * i + 1),
+            let halves = k.rows_f32.rope_half_split;
+            for (name, first, second) in [
+                (halves.name, (|i, _| i) as fn(usize, usize) -> usize, (|i, h| i + h) as fn(usize, usize) -> usize),
+                (k.rope_interleaved.name, |i, _| 2 * i, |i, _| 2 * i + 1),
             ] {
                 let mut out = output(dim);
-                out.inside().copy_from_slice(&x);
-                (entry.run)(out.inside(), &cos, &sin, rotary);
+                if name == halves.name {
+                    (halves.run)(RowMut::kept(out.inside()), &x, &cos, &sin, 0);
+                } else {
+                    out.inside().copy_from_slice(&x);
+                    (k.rope_interleaved.run)(out.inside(), &cos, &sin, rotary);
+                }
                 let got = out.checked();
-                assert_eq!(got[rotary..], x[rotary..], "{}", entry.name);
+                assert_eq!(got[rotary..], x[rotary..], "{}", name);
                 for i in 0..half {
                     let (a, b) = (first(i, half), second(i, half));
                     let (x, y) = (f64::from(x[a]), f64::from(x[b]));
                     let (c, s) = (f64::from(cos[i]), f64::from(sin[i]));
                     let size = 3.0 * U * (x.abs() + y.abs());
-                    assert_close(entry.name, got[a], x * c - y * s, size);
-                    assert_close(entry.name, got[b], y * c + x * s, size);
+                    assert_close(name, got[a], x * c - y * s, size);
+                    assert_close(name, got[b], y * c + x * s, size);
                 }
             }
         }
     }
+}
+
+/// Rows on whole lines.
+#[repr(align(64))]
+struct Lines<T>([T; 4096]);
+
+/// What each kernel that writes rows of `T` makes of a row, written into the middle of a buffer that holds nothing else.
+fn written<T: Element>(k: &Kernels, x: &[T], past: bool, shift: usize) -> Vec<(&'static str, Vec<T>)> {
+    let rows = T::rows(k);
+    let n = x.len();
+    let mut random = Random::new(18);
+    let (w, b) = (random.row(n), random.row(n));
+    let (half, first) = (n / 4, n / 8);
+    let (cos, sin) = (random.row(half), random.row(half));
+    let mut sums = vec![0.0; n];
+    (rows.sum_of.run)(&mut sums, x, x);
+    let ahead = [x.as_ptr().cast()];
+    let result = |name: &'static str, run: &dyn Fn(RowMut<'_, T>)| {
+        let mut lines = Box::new(Lines([T::default(); 4096]));
+        run(RowMut { row: &mut lines.0[shift..shift + n], past, ahead: &ahead });
+        stream_fence();
+        assert!(lines.0[..shift].iter().chain(&lines.0[shift + n..]).all(|x| *x == T::default()), "{name}");
+        (name, lines.0[shift..shift + n].to_vec())
+    };
+    vec![
+        result(rows.rms_norm.name, &|out| (rows.rms_norm.run)(out, x, &w, 1e-6, 1.0)),
+        result(rows.rms_norm_of_f32.name, &|out| (rows.rms_norm_of_f32.run)(out, &sums, &w, 1e-6, 0.0)),
+        result(rows.layer_norm.name, &|out| (rows.layer_norm.run)(out, x, &w, &b, 1e-5)),
+        result(rows.scaled.name, &|out| (rows.scaled.run)(out, &sums, 0.3)),
+        result(rows.rope_half_split.name, &|out| (rows.rope_half_split.run)(out, x, &cos, &sin, first)),
+    ]
+}
+
+/// The conversion of a tier to a dtype.
+type Rounding<T> = fn(&Kernels) -> fn(&mut [T], &[f32]);
+
+fn bits<T: Element>(k: &Kernels, values: &[f32], to: Rounding<T>) -> Vec<T> {
+    let mut out = vec![T::default(); values.len()];
+    to(k)(&mut out, values);
+    out
+}
+
+/// Rows of a dtype say what rows of f32 with the same values say, rounded once, wherever they go.
+fn rows_say_what_those_of_f32_say<T: Element + std::fmt::Debug>(to: Rounding<T>, widen: fn(T) -> f32) {
+    let mut random = Random::new(19);
+    for len in LENGTHS.into_iter().filter(|len| (1..4000).contains(len)) {
+        let values = random.row(len);
+        for k in tables() {
+            let row = bits(&k, &values, to);
+            let wide: Vec<f32> = row.iter().map(|x| widen(*x)).collect();
+            let (ours, theirs) = (T::rows(&k), &k.rows_f32);
+            assert_eq!((ours.max.run)(&row), (theirs.max.run)(&wide));
+            let mut exp = [vec![0.0; len], vec![0.0; len]];
+            let sums = [
+                (ours.exp_sub_sum.run)(&mut exp[0], &row, 2.0, &[]),
+                (theirs.exp_sub_sum.run)(&mut exp[1], &wide, 2.0, &[]),
+            ];
+            assert_eq!((sums[0], &exp[0]), (sums[1], &exp[1]), "{}", ours.exp_sub_sum.name);
+            let truth = written::<f32>(&k, &wide, false, 0);
+            for (past, shift) in [(false, 0), (false, 3), (true, 0), (true, 3), (true, 64)] {
+                for ((name, got), (_, want)) in written(&k, &row, past, shift).into_iter().zip(&truth) {
+                    assert_eq!(
+                        got,
+                        bits(&k, want, to),
+                        "{name}: {len} elements, past the caches {past}, {shift} from a line"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_of_every_dtype_say_what_rows_of_f32_say_wherever_they_are_written() {
+    rows_say_what_those_of_f32_say::<f32>(|_| |out, x| out.copy_from_slice(x), |x| x);
+    rows_say_what_those_of_f32_say::<f16>(|k| k.f32_to_f16.run, f16::to_f32);
+    rows_say_what_those_of_f32_say::<bf16>(|k| k.f32_to_bf16.run, bf16::to_f32);
 }

@@ -30,7 +30,7 @@ fn names_say_the_tile_and_the_tier() {
         if let Some(dot) = k.gemm_bf16_dot {
             assert_eq!(dot.name, format!("gemm_bf16_dot_{}x{}.{}", dot.mr, dot.nr, k.isa));
         }
-        for name in [k.gemv_bf16.name, k.rms_norm.name, k.pv_f16.name, k.exp.name] {
+        for name in [k.gemv_bf16.name, k.rows_f32.rms_norm.name, k.pv_f16.name, k.exp.name] {
             assert!(name.ends_with(&format!(".{}", floats(k.isa))), "{name}");
         }
         assert_eq!([k.gemm_f32.mr; 2], [k.gemm_f16.mr, k.gemm_bf16.mr], "one packing of A for all");

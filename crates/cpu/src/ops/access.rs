@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use qiao_core::{DType, Dims, NodeView, TensorDesc, TensorId};
-use qiao_kernels_cpu::{Kernels, stream_copy};
+use qiao_kernels_cpu::{Kernels, RowMut, stream_copy};
 use qiao_quant::minifloat::{F8E4M3, F8E5M2, Format};
 
 /// A tensor as a kernel sees it: rows along the innermost axis.
@@ -127,6 +127,12 @@ impl Operand {
         Operand { tensor, dtype: desc.dtype, shape: *shape, len: shape.last_dim(), step, outer, streamed: false }
     }
 
+    /// The dtype whose elements all of these have side by side in their rows, where it is one.
+    pub(crate) fn common<const N: usize>(operands: [&Self; N]) -> Option<DType> {
+        let dtype = operands[0].dtype;
+        operands.iter().all(|o| o.dtype == dtype && o.is_dense()).then_some(dtype)
+    }
+
     /// How many rows there are.
     pub(crate) fn rows(&self) -> usize {
         self.shape.rows()
@@ -203,6 +209,26 @@ impl Operand {
             }
         }
         buf
+    }
+
+    /// Row `r` as it lies, of a dtype whose elements are `T`.
+    ///
+    /// # Safety
+    /// As [`Operand::read`]; the operand has the dtype and is dense.
+    pub(crate) unsafe fn row<'a, T>(&self, base: *const u8, r: usize) -> &'a [T] {
+        // SAFETY: the caller vouches for the row; elements of activations are aligned to their size.
+        unsafe { std::slice::from_raw_parts(base.cast::<T>().add(self.offset(r)), self.len) }
+    }
+
+    /// Row `r` for writing as it lies, of a dtype whose elements are `T`. What lies at `ahead` is fetched while a large result is
+    /// written.
+    ///
+    /// # Safety
+    /// As [`Operand::row`], and nothing else reads or writes the row while the slice lives.
+    pub(crate) unsafe fn row_to<'a, T>(&self, base: *mut u8, r: usize, ahead: &'a [*const u8]) -> RowMut<'a, T> {
+        // SAFETY: as there.
+        let row = unsafe { std::slice::from_raw_parts_mut(base.cast::<T>().add(self.offset(r)), self.len) };
+        RowMut { row, past: self.streamed, ahead }
     }
 
     /// Elements `first..first + buf.len()` of row `r`, converted into `buf`.

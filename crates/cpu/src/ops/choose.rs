@@ -43,7 +43,7 @@ fn argmax(node: &NodeView<'_>, _: &Core) -> Prepared {
                 // SAFETY: the pool gave this thread; tasks write disjoint elements of the result.
                 unsafe {
                     let row = x.read(k, at[0] as *const u8, r, exec.scratch(thread));
-                    let max = (k.max.run)(row);
+                    let max = (k.rows_f32.max.run)(row);
                     let found = row.iter().position(|v| *v == max || v.is_nan() && max.is_nan()).unwrap_or(0);
                     let to = y.offset(r / y.len.max(1)) + r % y.len.max(1) * y.step();
                     *(at[1] as *mut i32).add(to) = found as i32;

@@ -1,9 +1,11 @@
 //! Rotary embedding.
 
-use qiao_core::{Accept, DType, NodeView, Op, OpKind, Reason, RopeStyle, Row};
+use half::{bf16, f16};
+use qiao_core::{Accept, DType, NodeView, Op, OpKind, Reason, RopeAttrs, RopeStyle, Row};
+use qiao_kernels_cpu::{Element, RowMut};
 
 use super::access::Operand;
-use super::exec::{Core, Prepare, Prepared, activations, row};
+use super::exec::{Core, Exec, Prepare, Prepared, activations, row};
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
     vec![row(OpKind::Rope, "rope", accepts, rope)]
@@ -19,41 +21,110 @@ fn accepts(node: &NodeView<'_>) -> Result<Accept, Reason> {
     activations(node, &[0, 4])
 }
 
+/// Bytes of what is fetched ahead: short rows are read in whole stretches.
+const AHEAD: usize = 4096;
+
+/// A rope, and where its operands lie.
+struct Rope {
+    x: Operand,
+    positions: Operand,
+    cos: Operand,
+    sin: Operand,
+    y: Operand,
+    rotary: usize,
+    offset: usize,
+}
+
+impl Rope {
+    fn of(node: &NodeView<'_>, attrs: &RopeAttrs) -> Rope {
+        let [x, positions, cos, sin] = [0, 1, 2, 3].map(|i| Operand::required(node, i));
+        let y = Operand::whole_rows(node, 0);
+        let rotary = if attrs.rotary_dim == 0 { x.len } else { attrs.rotary_dim as usize };
+        Rope { x, positions, cos, sin, y, rotary, offset: attrs.offset as usize }
+    }
+
+    /// The angles of row `r`; none where its position is outside the tables.
+    ///
+    /// # Safety
+    /// The operands' memory is live, initialised and not written meanwhile; `r` is one of the rows of `x`.
+    unsafe fn angles<'a>(&self, exec: &Exec<'_>, r: usize) -> Option<(&'a [f32], &'a [f32])> {
+        let [positions, cos, sin] =
+            [&self.positions, &self.cos, &self.sin].map(|o| exec.address(o.tensor).cast_const());
+        let token = r / self.x.shape[1];
+        // SAFETY: as the caller vouches; there is a position for each token, and tables are dense f32.
+        unsafe {
+            let position = self.positions.index(positions, token * self.positions.step());
+            let p = usize::try_from(position).ok().filter(|&p| p < self.cos.rows())?;
+            Some((&self.cos.row(cos, p)[..self.rotary / 2], &self.sin.row(sin, p)[..self.rotary / 2]))
+        }
+    }
+}
+
 fn rope(node: &NodeView<'_>, _: &Core) -> Prepared {
-    let Op::Rope(attrs) = *node.op() else { unreachable!("the table pairs rope with its kernel") };
-    let [x, positions, cos, sin] = [0, 1, 2, 3].map(|i| Operand::required(node, i));
-    let y = Operand::whole_rows(node, 0);
-    let heads = x.shape[1];
-    let rotary = if attrs.rotary_dim == 0 { x.len } else { attrs.rotary_dim as usize };
-    let offset = attrs.offset as usize;
-    let table_rows = cos.rows();
-    Prepared::with_scratch(2 * x.len + rotary, move |exec| {
+    let Op::Rope(attrs) = node.op() else { unreachable!("the table pairs rope with its kernel") };
+    let rope = Rope::of(node, attrs);
+    match (attrs.style, Operand::common([&rope.x, &rope.y])) {
+        (RopeStyle::HalfSplit, Some(DType::F32)) => half_split::<f32>(rope),
+        (RopeStyle::HalfSplit, Some(DType::F16)) => half_split::<f16>(rope),
+        (RopeStyle::HalfSplit, Some(DType::BF16)) => half_split::<bf16>(rope),
+        (style, _) => by_way_of_f32(rope, style),
+    }
+}
+
+/// Halves of rows that are read and written as they lie.
+fn half_split<T: Element>(rope: Rope) -> Prepared {
+    Prepared::with_scratch(0, move |exec| {
+        let rotate = T::rows(exec.kernels()).rope_half_split.run;
+        let Rope { x, y, .. } = &rope;
+        let at = [x, y].map(|o| exec.address(o.tensor) as usize);
+        let lead = AHEAD / (x.len * size_of::<T>()).max(1) + 1;
+        exec.rows(x.rows(), x.len, &|first, last, _| {
+            // SAFETY: tasks write disjoint rows of a result that shares no storage with the operands.
+            unsafe {
+                for r in first..last {
+                    let ahead = [x.ahead(at[0] as *const u8, r + lead)];
+                    let (row, out) = (x.row::<T>(at[0] as *const u8, r), y.row_to(at[1] as *mut u8, r, &ahead));
+                    match rope.angles(exec, r) {
+                        Some((cos, sin)) => rotate(out, row, cos, sin, rope.offset),
+                        None => {
+                            out.row.copy_from_slice(row);
+                            out.row[rope.offset..rope.offset + rope.rotary].fill(T::narrow(f32::NAN));
+                        }
+                    }
+                }
+            }
+        });
+        Ok(())
+    })
+}
+
+/// Rows of any dtypes and strides, and neighbours.
+fn by_way_of_f32(rope: Rope, style: RopeStyle) -> Prepared {
+    Prepared::with_scratch(2 * rope.x.len, move |exec| {
         let k = exec.kernels();
-        let rotate = match attrs.style {
-            RopeStyle::HalfSplit => k.rope_half_split.run,
-            RopeStyle::Interleaved => k.rope_interleaved.run,
-        };
-        let at = [&x, &positions, &cos, &sin, &y].map(|o| exec.address(o.tensor) as usize);
+        let Rope { x, y, rotary, offset, .. } = &rope;
+        let at = [x, y].map(|o| exec.address(o.tensor) as usize);
         exec.rows(x.rows(), x.len, &|first, last, thread| {
             // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
             // with the operands.
             unsafe {
-                let (buf, rest) = exec.scratch(thread).split_at_mut(x.len);
-                let (out, tables) = rest.split_at_mut(x.len);
-                let (buf_cos, buf_sin) = tables.split_at_mut(rotary / 2);
+                let (buf, out) = exec.scratch(thread)[..2 * x.len].split_at_mut(x.len);
                 for r in first..last {
-                    out.copy_from_slice(x.read(k, at[0] as *const u8, r, buf));
-                    let position = positions.index(at[1] as *const u8, r / heads * positions.step());
-                    match usize::try_from(position).ok().filter(|&p| p < table_rows) {
-                        Some(p) if rotary > 0 => {
-                            let cos = cos.read(k, at[2] as *const u8, p, buf_cos);
-                            let sin = sin.read(k, at[3] as *const u8, p, buf_sin);
-                            rotate(&mut out[offset..], cos, sin, rotary);
+                    let row = x.read(k, at[0] as *const u8, r, buf);
+                    match (rope.angles(exec, r), style) {
+                        (Some((cos, sin)), RopeStyle::HalfSplit) => {
+                            (k.rows_f32.rope_half_split.run)(RowMut::kept(out), row, cos, sin, *offset);
                         }
-                        Some(_) => {}
-                        None => out[offset..offset + rotary].fill(f32::NAN),
+                        (Some((cos, sin)), RopeStyle::Interleaved) => {
+                            out.copy_from_slice(row);
+                            (k.rope_interleaved.run)(&mut out[*offset..], cos, sin, *rotary);
+                        }
+                        (None, _) => {
+                            out.copy_from_slice(row);
+                            out[*offset..offset + rotary].fill(f32::NAN);
+                        }
                     }
-                    y.write(k, at[4] as *mut u8, r, 0, out);
+                    y.write(k, at[1] as *mut u8, r, 0, out);
                 }
             }
         });

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use qiao_core::{Accept, DType, NodeView, Op, OpKind, Reason, ReduceKind, Row};
-use qiao_kernels_cpu::Kernels;
+use qiao_kernels_cpu::{Element, Kernels, RowMut};
 
 use super::access::Operand;
 use super::exec::{Core, Exec, Prepare, Prepared, all_activations, row};
@@ -35,7 +35,9 @@ impl Norm {
 
     /// `w` is all ones where no weight was given; then the offset is 0.
     fn apply(&self, k: &Kernels, out: &mut [f32], x: &[f32], w: &[f32]) {
-        let Some(storage) = self.round else { return (k.rms_norm.run)(out, x, w, self.eps, self.offset) };
+        let Some(storage) = self.round else {
+            return (k.rows_f32.rms_norm.run)(RowMut::kept(out), x, w, self.eps, self.offset);
+        };
         let mean = (k.sum_squares.run)(x) / x.len() as f32;
         let inv = 1.0 / (mean + self.eps).sqrt();
         for ((o, &x), &w) in out.iter_mut().zip(x).zip(w) {
@@ -63,9 +65,24 @@ unsafe fn weights<'a>(exec: &Exec<'_>, w: Option<&Operand>, default: f32, buf: &
     }
 }
 
+/// The same function for the elements of a dtype, where operands have one in common; nothing where they do not.
+macro_rules! of_dtype {
+    ($operands:expr, $function:ident($($argument:expr),*)) => {
+        match Operand::common($operands) {
+            Some(DType::F32) => return $function::<f32>($($argument),*),
+            Some(DType::F16) => return $function::<f16>($($argument),*),
+            Some(DType::BF16) => return $function::<bf16>($($argument),*),
+            _ => {}
+        }
+    };
+}
+
 fn rms_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
     let (x, w, y) = (Operand::required(node, 0), Operand::input(node, 1), Operand::whole_rows(node, 0));
     let norm = Norm::of(node.op(), w.is_some(), y.dtype);
+    if norm.round.is_none() {
+        of_dtype!([&x, &y], rms_norm_of(x, w, y, norm));
+    }
     Prepared::with_scratch(3 * x.len, move |exec| {
         let k = exec.kernels();
         let at = [x.tensor, y.tensor].map(|t| exec.address(t) as usize);
@@ -87,11 +104,35 @@ fn rms_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
     })
 }
 
+/// As [`rms_norm`], of rows that are read and written as they lie.
+fn rms_norm_of<T: Element>(x: Operand, w: Option<Operand>, y: Operand, norm: Norm) -> Prepared {
+    Prepared::with_scratch(x.len, move |exec| {
+        let run = T::rows(exec.kernels()).rms_norm.run;
+        let at = [x.tensor, y.tensor].map(|t| exec.address(t) as usize);
+        exec.rows(x.rows(), x.len, &|first, last, thread| {
+            // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
+            // with the operands.
+            unsafe {
+                let w = weights(exec, w.as_ref(), 1.0, &mut exec.scratch(thread)[..x.len]);
+                for r in first..last {
+                    let ahead = [x.ahead(at[0] as *const u8, r + 1)];
+                    let out = y.row_to::<T>(at[1] as *mut u8, r, &ahead);
+                    run(out, x.row(at[0] as *const u8, r), w, norm.eps, norm.offset);
+                }
+            }
+        });
+        Ok(())
+    })
+}
+
 fn add_rms_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
     let [a, b] = [0, 1].map(|i| Operand::required(node, i));
     let w = Operand::input(node, 2);
     let [sum, y] = [0, 1].map(|i| Operand::whole_rows(node, i));
     let norm = Norm::of(node.op(), w.is_some(), y.dtype);
+    if norm.round.is_none() {
+        of_dtype!([&a, &b, &sum, &y], add_rms_norm_of([a, b, sum, y], w, norm));
+    }
     let n = a.len;
     Prepared::with_scratch(5 * n, move |exec| {
         let k = exec.kernels();
@@ -119,10 +160,36 @@ fn add_rms_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
     })
 }
 
+/// As [`add_rms_norm`], of rows that are read and written as they lie.
+fn add_rms_norm_of<T: Element>([a, b, sum, y]: [Operand; 4], w: Option<Operand>, norm: Norm) -> Prepared {
+    let n = a.len;
+    Prepared::with_scratch(2 * n, move |exec| {
+        let k = T::rows(exec.kernels());
+        let at = [&a, &b, &sum, &y].map(|o| exec.address(o.tensor) as usize);
+        exec.rows(a.rows(), n, &|first, last, thread| {
+            // SAFETY: the pool gave this thread, and tasks touch disjoint rows. `sum` may be the storage of `a` or
+            // `b`: a row is read whole before it is written.
+            unsafe {
+                let (buf_w, total) = exec.scratch(thread)[..2 * n].split_at_mut(n);
+                let w = weights(exec, w.as_ref(), 1.0, buf_w);
+                for r in first..last {
+                    (k.sum_of.run)(total, a.row(at[0] as *const u8, r), b.row(at[1] as *const u8, r));
+                    let [next_a, next_b] = [(&a, at[0]), (&b, at[1])].map(|(o, at)| [o.ahead(at as *const u8, r + 1)]);
+                    (k.scaled.run)(sum.row_to(at[2] as *mut u8, r, &next_a), total, 1.0);
+                    let out = y.row_to(at[3] as *mut u8, r, &next_b);
+                    (k.rms_norm_of_f32.run)(out, total, w, norm.eps, norm.offset);
+                }
+            }
+        });
+        Ok(())
+    })
+}
+
 fn layer_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
     let Op::LayerNorm(attrs) = *node.op() else { unreachable!("the table pairs layer_norm with its kernel") };
     let (x, y) = (Operand::required(node, 0), Operand::whole_rows(node, 0));
     let (w, b) = (Operand::input(node, 1), Operand::input(node, 2));
+    of_dtype!([&x, &y], layer_norm_of([x, y], w, b, attrs.eps));
     let n = x.len;
     Prepared::with_scratch(4 * n, move |exec| {
         let k = exec.kernels();
@@ -140,8 +207,31 @@ fn layer_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
                     let row = x.read(k, at[0] as *const u8, r, buf_x);
                     let ahead = [x.ahead(at[0] as *const u8, r + 1)];
                     y.fill(k, at[1] as *mut u8, r, buf_y, &ahead, |out| {
-                        (k.layer_norm.run)(out, row, w, b, attrs.eps);
+                        (k.rows_f32.layer_norm.run)(RowMut::kept(out), row, w, b, attrs.eps);
                     });
+                }
+            }
+        });
+        Ok(())
+    })
+}
+
+/// As [`layer_norm`], of rows that are read and written as they lie.
+fn layer_norm_of<T: Element>([x, y]: [Operand; 2], w: Option<Operand>, b: Option<Operand>, eps: f32) -> Prepared {
+    let n = x.len;
+    Prepared::with_scratch(2 * n, move |exec| {
+        let run = T::rows(exec.kernels()).layer_norm.run;
+        let at = [x.tensor, y.tensor].map(|t| exec.address(t) as usize);
+        exec.rows(x.rows(), n, &|first, last, thread| {
+            // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
+            // with the operands.
+            unsafe {
+                let (buf_w, buf_b) = exec.scratch(thread)[..2 * n].split_at_mut(n);
+                let w = weights(exec, w.as_ref(), 1.0, buf_w);
+                let b = weights(exec, b.as_ref(), 0.0, buf_b);
+                for r in first..last {
+                    let ahead = [x.ahead(at[0] as *const u8, r + 1)];
+                    run(y.row_to::<T>(at[1] as *mut u8, r, &ahead), x.row(at[0] as *const u8, r), w, b, eps);
                 }
             }
         });
@@ -154,6 +244,9 @@ fn softmax(node: &NodeView<'_>, _: &Core) -> Prepared {
     let (x, y) = (Operand::required(node, 0), Operand::whole_rows(node, 0));
     let mask = Operand::broadcast(node, 1, &x.shape);
     let scale = if attrs.scale == 0.0 { 1.0 } else { attrs.scale };
+    if mask.is_none() && scale == 1.0 && !attrs.causal {
+        of_dtype!([&x, &y], softmax_of([x, y]));
+    }
     let n = x.len;
     let queries = if x.shape.len() >= 2 { x.shape[x.shape.len() - 2] } else { 1 };
     Prepared::with_scratch(4 * n, move |exec| {
@@ -187,11 +280,34 @@ fn softmax(node: &NodeView<'_>, _: &Core) -> Prepared {
                     y.fill(k, at[2] as *mut u8, r, p, &ahead, |out| {
                         let (live, hidden) = out.split_at_mut(seen);
                         hidden.fill(0.0);
-                        let sum = (k.exp_sub_sum.run)(live, row, (k.max.run)(row));
+                        let sum = (k.rows_f32.exp_sub_sum.run)(live, row, (k.rows_f32.max.run)(row), &[]);
                         if sum != 0.0 {
                             (k.scale.run)(live, 1.0 / sum);
                         }
                     });
+                }
+            }
+        });
+        Ok(())
+    })
+}
+
+/// The softmax of rows that are read and written as they lie.
+fn softmax_of<T: Element>([x, y]: [Operand; 2]) -> Prepared {
+    Prepared::with_scratch(x.len, move |exec| {
+        let k = T::rows(exec.kernels());
+        let at = [x.tensor, y.tensor].map(|t| exec.address(t) as usize);
+        exec.rows(x.rows(), x.len, &|first, last, thread| {
+            // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
+            // with the operands.
+            unsafe {
+                let p = &mut exec.scratch(thread)[..x.len];
+                for r in first..last {
+                    let row = x.row::<T>(at[0] as *const u8, r);
+                    let ahead = if y.is_streamed() { &[x.ahead(at[0] as *const u8, r + 1)][..] } else { &[] };
+                    let sum = (k.exp_sub_sum.run)(p, row, (k.max.run)(row), ahead);
+                    let factor = if sum == 0.0 { 1.0 } else { 1.0 / sum };
+                    (k.scaled.run)(y.row_to(at[1] as *mut u8, r, &[]), p, factor);
                 }
             }
         });
@@ -225,7 +341,7 @@ fn reduce(node: &NodeView<'_>, _: &Core) -> Prepared {
                     let value = match attrs.kind {
                         ReduceKind::Sum => (k.sum.run)(row),
                         ReduceKind::Mean => (k.sum.run)(row) / row.len() as f32,
-                        ReduceKind::Max => (k.max.run)(row),
+                        ReduceKind::Max => (k.rows_f32.max.run)(row),
                     };
                     y.write(k, at[1] as *mut u8, r / y.len, r % y.len, &[value]);
                 }

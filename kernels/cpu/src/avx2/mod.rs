@@ -63,6 +63,25 @@ macro_rules! lanes {
     )+};
 }
 
+impl Avx2 {
+    /// bf16 of a vector, to nearest even.
+    #[inline(always)]
+    fn to_bf16(self, v: __m256) -> __m128i {
+        // SAFETY: the token proves AVX2.
+        unsafe {
+            let bits = _mm256_castps_si256(v);
+            let upper = _mm256_srli_epi32(bits, 16);
+            let odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+            let bias = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+            let rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, bias), 16);
+            let quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+            let wide = _mm256_blendv_epi8(rounded, quiet, nan);
+            _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1))
+        }
+    }
+}
+
 impl Simd for Avx2 {
     const LANES: usize = 8;
     type V = __m256;
@@ -127,20 +146,26 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn store_bf16_ptr(self, p: *mut bf16, v: __m256) {
-        // SAFETY: the caller vouches for 8 elements; the rest is arithmetic.
-        unsafe {
-            let bits = _mm256_castps_si256(v);
-            let upper = _mm256_srli_epi32(bits, 16);
-            let odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
-            let bias = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
-            let rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, bias), 16);
-            let quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
-            let nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-            let wide = _mm256_blendv_epi8(rounded, quiet, nan);
-            let low = _mm256_castsi256_si128(wide);
-            let high = _mm256_extracti128_si256(wide, 1);
-            _mm_storeu_si128(p.cast(), _mm_packus_epi32(low, high));
-        }
+        // SAFETY: the caller vouches for 8 elements.
+        unsafe { _mm_storeu_si128(p.cast(), self.to_bf16(v)) }
+    }
+
+    #[inline(always)]
+    unsafe fn stream_ptr(self, p: *mut f32, v: __m256) {
+        // SAFETY: the caller vouches for 8 elements and for the address.
+        unsafe { _mm256_stream_ps(p, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn stream_f16_ptr(self, p: *mut f16, v: __m256) {
+        // SAFETY: the caller vouches for 8 elements and for the address.
+        unsafe { _mm_stream_si128(p.cast(), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)) }
+    }
+
+    #[inline(always)]
+    unsafe fn stream_bf16_ptr(self, p: *mut bf16, v: __m256) {
+        // SAFETY: the caller vouches for 8 elements and for the address.
+        unsafe { _mm_stream_si128(p.cast(), self.to_bf16(v)) }
     }
 
     #[inline(always)]

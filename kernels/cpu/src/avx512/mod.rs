@@ -45,6 +45,24 @@ macro_rules! lanes {
     )+};
 }
 
+impl Avx512 {
+    /// bf16 of a vector, to nearest even, in integers: vcvtneps2bf16 flushes subnormals.
+    #[inline(always)]
+    fn to_bf16(self, v: __m512) -> __m256i {
+        // SAFETY: the token proves AVX-512.
+        unsafe {
+            let bits = _mm512_castps_si512(v);
+            let upper = _mm512_srli_epi32(bits, 16);
+            let odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+            let bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+            let rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, bias), 16);
+            let quiet = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
+            let nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+            _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet))
+        }
+    }
+}
+
 impl Simd for Avx512 {
     const LANES: usize = 16;
     type V = __m512;
@@ -105,19 +123,26 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     unsafe fn store_bf16_ptr(self, p: *mut bf16, v: __m512) {
-        // vcvtneps2bf16 flushes subnormals, so the rounding is done in integers.
-        // SAFETY: the caller vouches for 16 elements; the rest is arithmetic.
-        unsafe {
-            let bits = _mm512_castps_si512(v);
-            let upper = _mm512_srli_epi32(bits, 16);
-            let odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
-            let bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-            let rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, bias), 16);
-            let quiet = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
-            let nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-            let wide = _mm512_mask_mov_epi32(rounded, nan, quiet);
-            _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(wide));
-        }
+        // SAFETY: the caller vouches for 16 elements.
+        unsafe { _mm256_storeu_si256(p.cast(), self.to_bf16(v)) }
+    }
+
+    #[inline(always)]
+    unsafe fn stream_ptr(self, p: *mut f32, v: __m512) {
+        // SAFETY: the caller vouches for 16 elements and for the address.
+        unsafe { _mm512_stream_ps(p, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn stream_f16_ptr(self, p: *mut f16, v: __m512) {
+        // SAFETY: the caller vouches for 16 elements and for the address.
+        unsafe { _mm256_stream_si256(p.cast(), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)) }
+    }
+
+    #[inline(always)]
+    unsafe fn stream_bf16_ptr(self, p: *mut bf16, v: __m512) {
+        // SAFETY: the caller vouches for 16 elements and for the address.
+        unsafe { _mm256_stream_si256(p.cast(), self.to_bf16(v)) }
     }
 
     #[inline(always)]
