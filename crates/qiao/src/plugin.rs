@@ -35,7 +35,9 @@ pub fn load(path: impl AsRef<Path>, options: &Options) -> Result<Arc<PluginBacke
     let backend = Plugin::load(path.as_ref(), options)?;
     let what = || format!("plugin {}", path.as_ref().display());
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-    if crate::devices::BUILT_IN.contains(&backend.name()) || loaded.iter().any(|b| b.name() == backend.name()) {
+    if crate::devices::built_in().iter().any(|own| own.name() == backend.name())
+        || loaded.iter().any(|b| b.name() == backend.name())
+    {
         let found = format!("a backend '{}' is there already", backend.name());
         return Err(Error::invalid(what(), found, "load each once, and give each backend a name of its own"));
     }

@@ -117,7 +117,7 @@ fn bad_requests_are_refused_before_anything_runs() {
     assert!(refusal(Prompt::Tokens(vec![1, 4000]), &greedy()).contains("4000"));
     assert!(refusal("月".into(), &Params::new().temperature(-1.0)).contains("temperature"));
     let error = ModelOptions::new().device("npu").demo().err().unwrap().to_string();
-    assert!(error.contains("use one of cpu, cuda, hip, musa, maca, corex, opencl, ascend, reference"), "{error}");
+    assert!(error.contains("use one of cpu, cuda, hip, ") && error.contains("opencl, ascend, reference"), "{error}");
     let error = ModelOptions::new().context(513).demo().err().unwrap().to_string();
     assert!(error.contains("at most 512"), "{error}");
 }

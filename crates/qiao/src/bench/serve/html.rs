@@ -16,7 +16,7 @@ h1{overflow-wrap:anywhere}.wide{overflow-x:auto}table{border-collapse:collapse}\
 td,th{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #8884;white-space:nowrap}\
 td.words,th.words{text-align:left}td.why{text-align:left;white-space:normal;min-width:12rem}\
 td.bar{min-width:8rem}td.bar i{display:block;height:.8rem;background:#1d4ed8}\
-svg{background:#fafafa;border:1px solid #ddd;max-width:100%}text{font:12px sans-serif;fill:#333}pre{overflow:auto}\
+svg{background:#fafafa;border:1px solid #ddd;width:100%;min-width:32rem}text{font:12px sans-serif;fill:#333}pre{overflow:auto}\
 @media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}svg{background:#222}text{fill:#ccc}}";
 
 /// What the columns of the devices' shares are, for those that read from left to right.
@@ -108,7 +108,7 @@ fn drawing(points: &[PointReport], name: &str, colour: &str, of: fn(&PointReport
     let x = |rate: f64| margin + rate / right * (width - 2.0 * margin);
     let y = |seconds: f64| height - margin - seconds / top * (height - 2.0 * margin);
     let mut svg = format!(
-        "<h2>{name}</h2><svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{name} against output tokens per second\">"
+        "<h2>{name}</h2><div class=\"wide\"><svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{name} against output tokens per second\">"
     );
     for part in 0..=4 {
         let share = f64::from(part) / 4.0;
@@ -161,7 +161,7 @@ fn drawing(points: &[PointReport], name: &str, colour: &str, of: fn(&PointReport
             }
         }
     }
-    svg.push_str("</svg>");
+    svg.push_str("</svg></div>");
     svg
 }
 
