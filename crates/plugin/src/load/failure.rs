@@ -90,7 +90,11 @@ impl Failure {
             },
             abi::ERR_POISONED => Error::Poisoned { first: Box::new(Error::internal(what, words)) },
             abi::ERR_DEVICE_LOST => Error::DeviceLost { device: what.into(), why: words },
-            abi::ERR_NOT_PRESENT => Error::not_present(what, words),
+            abi::ERR_NOT_PRESENT => {
+                // A plugin in Rust says it in the contract's own words.
+                let why = words.strip_prefix(&format!("{what} is not present: "));
+                Error::not_present(what, why.unwrap_or(&words))
+            }
             abi::ERR_UNSUPPORTED => Error::internal(what, format!("{call} is not supported: {words}")),
             abi::ERR_NOT_READY => Error::internal(what, format!("{call} is not ready: {words}")),
             _ => Error::internal(what, words),
@@ -154,6 +158,14 @@ mod tests {
         for status in [11, -1, i32::MIN, i32::MAX] {
             let error = error(status).to_string();
             assert!(error.contains(&status.to_string()) && error.contains("words"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_present_is_said_once() {
+        for words in ["libjing.so was not found", "npu is not present: libjing.so was not found"] {
+            let error = failure(abi::ERR_NOT_PRESENT, words).error("npu", Asked::default()).to_string();
+            assert_eq!(error, "npu is not present: libjing.so was not found");
         }
     }
 
