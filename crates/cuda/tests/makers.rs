@@ -14,8 +14,20 @@ fn why<T>(result: Result<T>) -> String {
     }
 }
 
+/// These tests are about NVIDIA's names: under another vendor's there is nothing to ask.
+fn of_another_vendor() -> bool {
+    let other = rig::family().name() != "cuda";
+    if other {
+        println!("skipped: the simulated card has another vendor's names");
+    }
+    other
+}
+
 #[test]
 fn a_card_of_another_maker_is_not_taken_for_one_of_nvidia() {
+    if of_another_vendor() {
+        return;
+    }
     let card = card().alone();
     assert_eq!(CudaBackend.open(0).unwrap().info().vendor, "NVIDIA");
     card.rename("Iluvatar BI-V150");
@@ -29,6 +41,9 @@ fn a_card_of_another_maker_is_not_taken_for_one_of_nvidia() {
 
 #[test]
 fn a_card_of_nobody_known_is_taken_where_its_owner_says_so() {
+    if of_another_vendor() {
+        return;
+    }
     let card = card().alone();
     card.rename("Accelerator 7");
     // SAFETY: tests of this program that read it hold the card alone.
@@ -42,6 +57,9 @@ fn a_card_of_nobody_known_is_taken_where_its_owner_says_so() {
 
 #[test]
 fn every_vendor_that_is_not_here_says_what_was_looked_for() {
+    if of_another_vendor() {
+        return;
+    }
     let _card = card().alone();
     for family in Family::ALL.into_iter().skip(1) {
         let why = why(family.devices());
