@@ -48,7 +48,8 @@ pub(crate) fn check(args: &Check, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let found = run(&selection, &mut executor(args)?, |progress| step(&bar, &progress, &mut told));
     bar.finish_and_clear();
     drop(patient);
-    let found = found?;
+    let mut found = found?;
+    found.device.plugins = plugins::named();
     if let Some(path) = &args.json {
         let text = serde_json::to_string(&found)?;
         if path == Path::new("-") {
@@ -212,7 +213,8 @@ fn to_text(found: &Run) -> String {
     for record in failed.iter().take(SHOWN) {
         text.push_str(&format!("\n{}\n", one_line(record)));
         if let Some(file) = &record.replay {
-            text.push_str(&format!("        qiao check{} --replay {file}\n", plugins::named()));
+            let plugins: String = found.device.plugins.iter().map(|word| format!(" {word}")).collect();
+            text.push_str(&format!("        qiao check{plugins} --replay {file}\n"));
         }
     }
     if failed.len() > SHOWN {

@@ -53,10 +53,9 @@ pub(crate) fn answer(path: &Path, args: &Plugins) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The plugins and options of the command line, each after a blank, for a command that is shown.
-pub(crate) fn named() -> String {
-    let given = GIVEN.get().into_iter().flatten().filter(|word| *word != PROBED);
-    given.map(|word| format!(" {word}")).collect()
+/// The plugins and options of the command line.
+pub(crate) fn named() -> Vec<String> {
+    GIVEN.get().into_iter().flatten().filter(|word| *word != PROBED).cloned().collect()
 }
 
 /// This program again, with the same plugins.

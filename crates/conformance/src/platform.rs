@@ -69,6 +69,9 @@ impl Platform {
 pub struct DeviceFacts {
     /// The name by which it was opened, e.g. `cpu:0`.
     pub opened_as: String,
+    /// What a command line says beside the name: the plugins that were loaded, and their options.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plugins: Vec<String>,
     /// Its name, for people.
     pub name: String,
     /// Its maker.
@@ -120,6 +123,7 @@ impl DeviceFacts {
         ];
         DeviceFacts {
             opened_as: opened_as.into(),
+            plugins: Vec::new(),
             name: info.name.clone(),
             vendor: info.vendor.clone(),
             arch: info.arch.clone(),

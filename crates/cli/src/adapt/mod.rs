@@ -85,7 +85,8 @@ fn check(args: &Adapt, expectations: Expectations, steps: &mut Steps, report: &m
             let mut told = 0;
             let run = run(&selection, &mut on, |progress| step(&shown, &progress, &mut told));
             shown.finish_and_clear();
-            let run = run?;
+            let mut run = run?;
+            run.device.plugins = plugins::named();
             if !run.interrupted {
                 steps.keep(Step::CHECK, &run)?;
             }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::platform::DeviceFacts;
 use crate::profile::Profile;
 use crate::run::Run;
 use crate::verdict::{Measured, Record, Status};
@@ -284,18 +285,27 @@ pub fn error_of(m: &Measured) -> Option<f64> {
 }
 
 /// The command that asks for all of a profile.
-pub fn profile_command(device: &str, profile: Profile) -> String {
-    format!("qiao check --device {} --profile {profile}", quoted(device))
+pub fn profile_command(device: &DeviceFacts, profile: Profile) -> String {
+    format!("qiao check{} --profile {profile}", named(device))
+}
+
+/// A device and its plugins, each after a blank, as `qiao check` takes them.
+fn named(device: &DeviceFacts) -> String {
+    let plugins = device.plugins.iter().map(|word| match word.split_once('=') {
+        Some((option, value)) if option.starts_with("--") => format!(" {option}={}", quoted(value)),
+        _ => format!(" {}", quoted(word)),
+    });
+    plugins.collect::<String>() + " --device " + &quoted(&device.opened_as)
 }
 
 /// The command that repeats a case alone.
 pub fn replay_command(run: &Run, record: &Record) -> String {
-    let device = quoted(&run.device.opened_as);
+    let device = named(&run.device);
     match &record.replay {
-        Some(file) => format!("qiao check --device {device} --replay {}", quoted(file)),
+        Some(file) => format!("qiao check{device} --replay {}", quoted(file)),
         None => {
             let (id, seed) = (quoted(&record.id), run.seed);
-            format!("qiao check --device {device} --profile full --filter {id} --seed {seed}")
+            format!("qiao check{device} --profile full --filter {id} --seed {seed}")
         }
     }
 }

@@ -71,7 +71,7 @@ fn a_passed_case_never_shows_an_error_past_its_limit_and_commands_name_the_devic
     let (margins, _) = margins.split_once("</section>").unwrap();
     assert!(!margins.contains(">77<") && margins.contains("0.00378") && margins.contains("1.00e12"), "{margins}");
     assert!(Form::Markdown.write(&report).contains("| 89.9 % | 0.00378 | 0.0042 |"));
-    assert!(page.contains("qiao check --device acme:0 --profile full"));
+    assert!(page.contains("qiao check --plugin=./libacme.so --device acme:0 --profile full"));
 }
 
 #[test]

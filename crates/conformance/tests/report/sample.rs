@@ -340,6 +340,7 @@ pub(crate) fn platform() -> Platform {
 pub(crate) fn device() -> DeviceFacts {
     DeviceFacts {
         opened_as: "acme:0".into(),
+        plugins: vec!["--plugin=./libacme.so".into()],
         name: "ACME N1 NPU 64GB".into(),
         vendor: "ACME Semiconductor".into(),
         arch: "acme-n1".into(),

@@ -144,7 +144,7 @@ fn next(report: &Report, verdict: &Verdict) -> String {
         let _ = write!(out, "<p{class}>{line}</p>\n{}", missing_list(&next.lacks.missing));
         if let Some(profile) = next.level.profile().filter(|_| next.lacks.standing == Standing::NotAsked) {
             let how = t("To ask for the rest:", "补齐测试的命令：");
-            let command = markup(&profile_command(&report.device.opened_as, profile));
+            let command = markup(&profile_command(&report.device, profile));
             let _ = writeln!(out, "<p class=\"how\">{how}</p><code class=\"cmd\">{command}</code>");
         }
     }
