@@ -14,9 +14,9 @@ const SIZE: (f64, f64, f64) = (720.0, 380.0, 72.0);
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}\
 h1{overflow-wrap:anywhere}.wide{overflow-x:auto}table{border-collapse:collapse}\
 td,th{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #8884;white-space:nowrap}\
-td.words,th.words{text-align:left}td.why{text-align:left;white-space:normal;min-width:12rem}\
+td.words,th.words{text-align:left}td.why{text-align:left;white-space:normal;min-width:8rem}\
 td.bar{min-width:8rem}td.bar i{display:block;height:.8rem;background:#1d4ed8}\
-svg{background:#fafafa;border:1px solid #ddd;width:100%;min-width:32rem}text{font:12px sans-serif;fill:#333}pre{overflow:auto}\
+svg{background:#fafafa;border:1px solid #ddd;box-sizing:border-box;display:block;width:100%;min-width:32rem}text{font:12px sans-serif;fill:#333}pre{overflow:auto}\
 @media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}svg{background:#222}text{fill:#ccc}}";
 
 /// What the columns of the devices' shares are, for those that read from left to right.
