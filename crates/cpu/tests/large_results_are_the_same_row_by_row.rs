@@ -6,17 +6,25 @@ use qiao_core::*;
 use qiao_cpu::{CpuDevice, CpuOptions};
 use trials::{Data, Maker, run};
 
-/// Rows and an odd width: 33 MiB of f32, rows that start anywhere in a cache line.
-const WIDTH: usize = 1031;
-const ROWS: usize = (33 << 20) / 4 / WIDTH;
+/// An odd width, whose rows start anywhere in a cache line, and one whose rows start on lines.
+const WIDTHS: [usize; 2] = [1031, 1024];
 
-/// The operator on operands of these dtypes, `[rows, WIDTH]` each, then weights of one row; the bytes of its results.
-fn results(op: &Op, large: &[Data], rows: std::ops::Range<usize>, weights: &[Data], out: &[DType]) -> Vec<Vec<u8>> {
+/// Bytes of a large result.
+const BYTES: usize = 33 << 20;
+
+/// The operator on operands of these dtypes, `[rows, width]` each, then weights of one row; the bytes of its results.
+fn results(
+    op: &Op,
+    large: &[Data],
+    (rows, width): (std::ops::Range<usize>, usize),
+    weights: &[Data],
+    out: &[DType],
+) -> Vec<Vec<u8>> {
     let device = CpuDevice::with(&CpuOptions { isa: None, threads: Some(3) }).unwrap();
     let (mut g, mut bytes, mut operands) = (Graph::new(), Vec::new(), Vec::new());
-    let desc = |dtype| TensorDesc::new(dtype, &[rows.len(), WIDTH]).unwrap();
+    let desc = |dtype| TensorDesc::new(dtype, &[rows.len(), width]).unwrap();
     for (of, data) in large {
-        let row = WIDTH * of.dtype.block_bytes();
+        let row = width * of.dtype.block_bytes();
         bytes.push(data[rows.start * row..rows.end * row].to_vec());
         operands.push(Some(g.bind(format!("t{}", bytes.len()), desc(of.dtype))));
     }
@@ -34,21 +42,28 @@ fn results(op: &Op, large: &[Data], rows: std::ops::Range<usize>, weights: &[Dat
     run(&device, &g, &bytes).unwrap().split_off(first)
 }
 
-fn check(op: Op, inputs: &[DType], weights: usize, out: &[DType], rows: usize) {
+fn check(op: Op, inputs: &[DType], weights: usize, out: &[DType]) {
+    for width in WIDTHS {
+        check_rows(op, inputs, weights, out, width);
+    }
+}
+
+fn check_rows(op: Op, inputs: &[DType], weights: usize, out: &[DType], width: usize) {
+    let rows = BYTES / out[0].block_bytes() / width;
     let mut m = Maker::new(11);
-    let block = inputs.iter().map(|&d| m.of(d, &[257, WIDTH])).collect::<Vec<_>>();
+    let block = inputs.iter().map(|&d| m.of(d, &[257, width])).collect::<Vec<_>>();
     // Random rows, repeated: enough to tell a row from its neighbours.
     let large: Vec<Data> =
         block.into_iter().map(|(d, b)| (d, b.iter().copied().cycle().take(b.len() / 257 * rows).collect())).collect();
-    let weights: Vec<Data> = (0..weights).map(|_| m.of(inputs[0], &[WIDTH])).collect();
-    let whole = results(&op, &large, 0..rows, &weights, out);
+    let weights: Vec<Data> = (0..weights).map(|_| m.of(inputs[0], &[width])).collect();
+    let whole = results(&op, &large, (0..rows, width), &weights, out);
     for part in [0..5, rows / 2..rows / 2 + 3, rows - 4..rows] {
-        let small = results(&op, &large, part.clone(), &weights, out);
+        let small = results(&op, &large, (part.clone(), width), &weights, out);
         for ((whole, small), dtype) in whole.iter().zip(&small).zip(out) {
-            let row = WIDTH * dtype.block_bytes();
+            let row = width * dtype.block_bytes();
             assert!(
                 whole[part.start * row..part.end * row] == small[..],
-                "{op:?} {inputs:?} -> {out:?}, rows {part:?}"
+                "{op:?} {inputs:?} -> {out:?}, rows {part:?} of {width}"
             );
         }
     }
@@ -58,13 +73,16 @@ fn check(op: Op, inputs: &[DType], weights: usize, out: &[DType], rows: usize) {
 fn large_results_are_the_same_row_by_row() {
     let norm = NormAttrs { eps: 1e-5, ..Default::default() };
     let (f32, bf16, f16) = (DType::F32, DType::BF16, DType::F16);
-    check(Op::Copy(NoAttrs {}), &[f32], 0, &[f32], ROWS);
-    check(Op::Cast(NoAttrs {}), &[f16], 0, &[f32], ROWS);
-    check(Op::Cast(NoAttrs {}), &[f32], 0, &[f16], 2 * ROWS);
-    check(Op::Add(NoAttrs {}), &[bf16, bf16], 0, &[bf16], 2 * ROWS);
-    check(Op::Relu(NoAttrs {}), &[f16], 0, &[f16], 2 * ROWS);
-    check(Op::SiluMul(SiluMulAttrs::default()), &[f32, f32], 0, &[f32], ROWS);
-    check(Op::RmsNorm(norm), &[bf16], 1, &[bf16], 2 * ROWS);
-    check(Op::AddRmsNorm(norm), &[f32, f32], 1, &[f32, f32], ROWS);
-    check(Op::Softmax(SoftmaxAttrs::default()), &[f32], 0, &[f32], ROWS);
+    check(Op::Copy(NoAttrs {}), &[f32], 0, &[f32]);
+    check(Op::Cast(NoAttrs {}), &[f16], 0, &[f32]);
+    check(Op::Cast(NoAttrs {}), &[f32], 0, &[f16]);
+    check(Op::Add(NoAttrs {}), &[bf16, bf16], 0, &[bf16]);
+    check(Op::Relu(NoAttrs {}), &[f16], 0, &[f16]);
+    check(Op::SiluMul(SiluMulAttrs::default()), &[f32, f32], 0, &[f32]);
+    check(Op::RmsNorm(norm), &[bf16], 1, &[bf16]);
+    check(Op::AddRmsNorm(norm), &[f32, f32], 1, &[f32, f32]);
+    check(Op::AddRmsNorm(norm), &[bf16, bf16], 1, &[bf16, bf16]);
+    check(Op::LayerNorm(Default::default()), &[f16], 2, &[f16]);
+    check(Op::Softmax(SoftmaxAttrs::default()), &[f32], 0, &[f32]);
+    check(Op::Softmax(SoftmaxAttrs::default()), &[bf16], 0, &[bf16]);
 }

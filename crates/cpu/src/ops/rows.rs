@@ -65,7 +65,7 @@ unsafe fn weights<'a>(exec: &Exec<'_>, w: Option<&Operand>, default: f32, buf: &
     }
 }
 
-/// The same function for the elements of a dtype, where operands have one in common; nothing where they do not.
+/// Returns what the function for the elements of a dtype gives, where operands have one in common; goes on where they do not.
 macro_rules! of_dtype {
     ($operands:expr, $function:ident($($argument:expr),*)) => {
         match Operand::common($operands) {
