@@ -22,6 +22,13 @@ pub trait Lanes: Lookup {
     /// Turns the square of the first `LANES` vectors around.
     fn transpose(self, m: &mut [Self::V; MAX_LANES]);
 
+    /// The largest lane; NaN where there is one.
+    #[inline(always)]
+    fn max_lanes(self, v: Self::V) -> f32 {
+        let larger = |a: f32, b: f32| if a.is_nan() || a > b { a } else { b };
+        self.lanes(v)[..Self::LANES].iter().copied().fold(f32::NEG_INFINITY, |a, b| larger(b, a))
+    }
+
     /// Vectors whose words are two bf16 each, the first of each widened, and the second.
     fn bf16_pairs(self, words: Self::V) -> [Self::V; 2];
 

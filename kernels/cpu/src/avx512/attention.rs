@@ -49,6 +49,15 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn max_lanes(self, v: __m512) -> f32 {
+        // SAFETY: the token proves AVX-512.
+        unsafe {
+            let nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+            if nan == 0 { _mm512_reduce_max_ps(v) } else { f32::NAN }
+        }
+    }
+
+    #[inline(always)]
     fn bf16_pairs(self, words: __m512) -> [__m512; 2] {
         // SAFETY: the token proves AVX-512.
         unsafe {
