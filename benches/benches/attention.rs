@@ -181,8 +181,10 @@ fn attention(c: &mut Criterion) {
             }
         }
         // From the caches: what the arithmetic takes.
-        for (group, d) in [(1, 128), (4, 128), (7, 64), (7, 128)] {
-            line("decode at 512", Shape { kv_heads: 1, context: 512, ..decode(DType::BF16, group, d) });
+        for dtype in [DType::BF16, DType::F32, DType::F16, DType::I8] {
+            for (group, d) in [(1, 128), (4, 128), (7, 64), (7, 128)] {
+                line("decode at 512", Shape { kv_heads: 1, context: 512, ..decode(dtype, group, d) });
+            }
         }
         line("8 sequences at 4096", Shape { batch: 8, context: 4096, ..decode(DType::BF16, 4, 128) });
         for (group, d) in [(7, 64), (4, 128)] {

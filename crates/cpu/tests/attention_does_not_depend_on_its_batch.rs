@@ -259,6 +259,15 @@ fn a_decoded_token_is_the_same_in_every_page_beside_anybody_on_any_threads() {
     }
 }
 
+/// More parts than there are tasks, each of which takes several.
+#[test]
+fn a_decoded_token_is_the_same_where_parts_are_taken_in_runs() {
+    for (i, cache) in CACHES.into_iter().take(4).enumerate() {
+        decodes(PLAIN, false, (2, 1, 16), cache, 6700 + i);
+        decodes(AttentionAttrs { window: 5500, ..PLAIN }, true, (1, 1, 20), cache, 7000 - i);
+    }
+}
+
 #[test]
 fn windows_caps_and_sinks_change_nothing_of_it() {
     for (i, cache) in CACHES.into_iter().enumerate() {

@@ -119,7 +119,8 @@ fn values<T: Number>(kernels: &Kernels) {
             let (before, alpha, p) = (random.row(rows * dim), random.row(rows), random.row(rows * KEYS));
             for (first, end) in [(0, KEYS), (0, 1), (5, 5), (17, 90)] {
                 let run = |acc: &mut [f32], alpha: &[f32], p: &[f32], first: usize, end: usize| {
-                    let mut block = WeighValues { acc, alpha, p, values: &tokens, first, end, dim };
+                    let mut block =
+                        WeighValues { acc, alpha, p, values: &tokens, first, end, dim, ahead: Ahead::default() };
                     // SAFETY: every value holds dim elements.
                     unsafe { (entry.run)(&mut block) };
                 };

@@ -167,7 +167,8 @@ fn the_largest_numbers_do_not_wrap_around() {
                 let mut acc = vec![0.0; dim];
                 let p = DigitRows { words: &words, units: &units };
                 let (alpha, values) = (&[0.0], &tokens[..]);
-                let mut b = WeighDigits { acc: &mut acc, alpha, p, values, first: 0, end: KEYS, dim };
+                let mut b =
+                    WeighDigits { acc: &mut acc, alpha, p, values, first: 0, end: KEYS, dim, ahead: Ahead::default() };
                 // SAFETY: every value holds dim elements.
                 unsafe { (kernels.pv.run)(&mut b) };
                 assert!(acc.iter().all(|x| *x == want * KEYS as f32), "{}", kernels.pv.name);
@@ -201,7 +202,8 @@ fn weigh(kernels: &AttentionDigits, random: &mut Random, rows: usize, dim: usize
     let (words, units) = split(kernels, &weights, KEYS);
     let run = |acc: &mut [f32], rows: std::ops::Range<usize>| {
         let p = DigitRows { words: &words[rows.start * KEYS / 2..], units: &units[rows.clone()] };
-        let mut b = WeighDigits { acc, alpha: &alpha[rows], p, values: &values, first, end, dim };
+        let mut b =
+            WeighDigits { acc, alpha: &alpha[rows], p, values: &values, first, end, dim, ahead: Ahead::default() };
         // SAFETY: every value holds dim elements.
         unsafe { (kernels.pv.run)(&mut b) };
     };

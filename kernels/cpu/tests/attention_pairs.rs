@@ -221,7 +221,9 @@ fn weigh<T: Number>(
     }
     let run = |acc: &mut [f32], alpha: &[f32], p: &[u32], first: usize, end: usize| {
         // SAFETY: every value holds dim elements.
-        unsafe { (entry.run)(&mut WeighPairs { acc, alpha, p, values: &values, first, end, dim }) };
+        unsafe {
+            (entry.run)(&mut WeighPairs { acc, alpha, p, values: &values, first, end, dim, ahead: Ahead::default() })
+        };
     };
     let mut out = before.clone();
     out.push(f32::MAX);

@@ -40,15 +40,15 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Asks for `bytes` bytes from `p` on to be in the second-level cache soon, where a chunk of keys and values has room and
-/// more requests can wait than at the first. A hint: the address may be anything.
+/// Asks for `bytes` bytes from `p` on to be in the caches soon: the first, whose lines go to the second when they are too many.
+/// Asked for in the second alone, they come a third slower on Zen 5 beside arithmetic. A hint: the address may be anything.
 #[inline(always)]
 pub fn fetch_ahead(p: *const u8, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
     for line in (0..bytes).step_by(64) {
         // SAFETY: the instruction never faults.
         unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.wrapping_add(line).cast());
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.wrapping_add(line).cast());
         }
     }
     #[cfg(not(target_arch = "x86_64"))]

@@ -69,6 +69,8 @@ pub struct WeighDigits<'a> {
     pub end: usize,
     /// Elements of a value.
     pub dim: usize,
+    /// What is asked for on the way.
+    pub ahead: Ahead<'a>,
 }
 
 /// The kernels of attention on digits, which go together.

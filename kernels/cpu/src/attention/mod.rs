@@ -69,6 +69,8 @@ pub struct WeighValues<'a, T> {
     pub end: usize,
     /// Elements of a value.
     pub dim: usize,
+    /// What is asked for on the way.
+    pub ahead: Ahead<'a>,
 }
 
 /// A row of scores to make weights of.

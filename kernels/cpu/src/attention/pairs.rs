@@ -44,6 +44,8 @@ pub struct WeighPairs<'a, T> {
     pub end: usize,
     /// Elements of a value.
     pub dim: usize,
+    /// What is asked for on the way.
+    pub ahead: Ahead<'a>,
 }
 
 /// The kernels of attention on pairs of bf16, which go together.

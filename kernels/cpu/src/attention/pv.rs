@@ -1,7 +1,7 @@
 //! Weighted sums of values.
 
 use super::cached::Stored;
-use super::{KEYS, Lanes, WeighValues};
+use super::{KEYS, Lanes, Wanted, WeighValues};
 
 /// Weighted values of a few rows, in tiles of up to `RQ` rows by `NV` vectors (an even number) of a head's elements.
 ///
@@ -13,6 +13,7 @@ pub(crate) unsafe fn pv<S: Lanes, T: Stored, const RQ: usize, const NV: usize>(s
     assert!(b.acc.len() >= rows * dim && b.p.len() >= rows * KEYS, "{rows} rows of {dim} elements");
     assert!(b.first <= b.end && b.end <= KEYS && b.values.len() >= KEYS, "tokens of a chunk");
     let tiles = rows.div_ceil(RQ);
+    let mut wanted = Wanted::new(b.ahead, (dim / (NV * S::LANES)).max(1) * tiles * (b.end - b.first));
     let mut d = 0;
     while d < dim {
         let wide = d + NV * S::LANES <= dim;
@@ -23,13 +24,13 @@ pub(crate) unsafe fn pv<S: Lanes, T: Stored, const RQ: usize, const NV: usize>(s
             // SAFETY: the lengths were checked, the tile ends before the rows and dim; the caller vouches for the values.
             unsafe {
                 match (next - r, wide, step == S::LANES) {
-                    (1, true, _) => pv_tile::<S, T, 1, NV>(s, b, r, d),
-                    (2, true, _) if RQ >= 2 => pv_tile::<S, T, 2, NV>(s, b, r, d),
-                    (3, true, _) if RQ >= 3 => pv_tile::<S, T, 3, NV>(s, b, r, d),
-                    (4, true, _) if RQ >= 4 => pv_tile::<S, T, 4, NV>(s, b, r, d),
-                    (5, true, _) if RQ >= 5 => pv_tile::<S, T, 5, NV>(s, b, r, d),
-                    (6, true, _) if RQ >= 6 => pv_tile::<S, T, 6, NV>(s, b, r, d),
-                    (_, true, _) => pv_tile::<S, T, 7, NV>(s, b, r, d),
+                    (1, true, _) => pv_tile::<S, T, 1, NV>(s, b, r, d, &mut wanted),
+                    (2, true, _) if RQ >= 2 => pv_tile::<S, T, 2, NV>(s, b, r, d, &mut wanted),
+                    (3, true, _) if RQ >= 3 => pv_tile::<S, T, 3, NV>(s, b, r, d, &mut wanted),
+                    (4, true, _) if RQ >= 4 => pv_tile::<S, T, 4, NV>(s, b, r, d, &mut wanted),
+                    (5, true, _) if RQ >= 5 => pv_tile::<S, T, 5, NV>(s, b, r, d, &mut wanted),
+                    (6, true, _) if RQ >= 6 => pv_tile::<S, T, 6, NV>(s, b, r, d, &mut wanted),
+                    (_, true, _) => pv_tile::<S, T, 7, NV>(s, b, r, d, &mut wanted),
                     (1, _, true) => pv_narrow::<S, T, 1>(s, b, r, d),
                     (2, _, true) if RQ >= 2 => pv_narrow::<S, T, 2>(s, b, r, d),
                     (3, _, true) if RQ >= 3 => pv_narrow::<S, T, 3>(s, b, r, d),
@@ -56,6 +57,7 @@ unsafe fn pv_tile<S: Lanes, T: Stored, const R: usize, const N: usize>(
     b: &mut WeighValues<'_, T>,
     r: usize,
     d: usize,
+    wanted: &mut Wanted<'_>,
 ) {
     // SAFETY: as the caller vouches.
     unsafe {
@@ -72,6 +74,7 @@ unsafe fn pv_tile<S: Lanes, T: Stored, const R: usize, const N: usize>(
         }
         let p = b.p.as_ptr().add(r * KEYS);
         for j in b.first..b.end {
+            wanted.step();
             let row = b.values.get_unchecked(j).add(d);
             let mut value = [s.splat(0.0); N];
             for n in (0..N).step_by(2) {

@@ -190,15 +190,18 @@ unsafe fn pv(b: &mut WeighDigits<'_>) {
     check_digits(b);
     let rows = b.alpha.len();
     let mut strip: Strip = [MaybeUninit::uninit(); KEYS / 4];
+    let words = b.end.div_ceil(4) - b.first / 4;
+    let mut wanted = Wanted::new(b.ahead, b.dim.div_ceil(WIDTH) * words);
     for d in (0..b.dim).step_by(WIDTH) {
         // SAFETY: the lengths were checked, the strip starts before dim; the caller vouches for the values.
         unsafe {
             match rows {
-                1 => few::<1>(b, d),
-                2 => few::<2>(b, d),
-                3 => few::<3>(b, d),
+                1 => few::<1>(b, d, &mut wanted),
+                2 => few::<2>(b, d, &mut wanted),
+                3 => few::<3>(b, d, &mut wanted),
                 _ => {
                     for (w, words) in (b.first / 4..b.end.div_ceil(4)).zip(&mut strip) {
+                        wanted.step();
                         words.write(four_tokens(b, w, d));
                     }
                     let (tiles, mut r) = (rows.div_ceil(ROWS), 0);
@@ -252,10 +255,11 @@ unsafe fn four_tokens(b: &WeighDigits<'_>, w: usize, d: usize) -> [__m512i; 4] {
 /// As for [`pv`], whose checks were made; there are `R` rows, and `d` is below dim.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn few<const R: usize>(b: &mut WeighDigits<'_>, d: usize) {
+unsafe fn few<const R: usize>(b: &mut WeighDigits<'_>, d: usize, wanted: &mut Wanted<'_>) {
     let mut acc = [[[_mm512_setzero_si512(); 4]; 2]; R];
     let p = b.p.words.as_ptr();
     for w in b.first / 4..b.end.div_ceil(4) {
+        wanted.step();
         // SAFETY: as the caller vouches; the rows of weights were checked.
         unsafe {
             let values = four_tokens(b, w, d);

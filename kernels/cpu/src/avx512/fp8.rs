@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use super::attention::turn_quarters;
 use super::dot::as_bf16;
 use super::pairs::turn_rows;
-use crate::attention::{E4m3, E5m2, KEY_BLOCK, KEYS, PackKeys, PackPairs, PvPairs, WeighPairs, WeighValues};
+use crate::attention::{E4m3, E5m2, KEY_BLOCK, KEYS, PackKeys, PackPairs, PvPairs, Wanted, WeighPairs, WeighValues};
 use crate::isa::Features;
 use crate::table::{Entry, Kernels};
 
@@ -234,6 +234,7 @@ unsafe fn pv<T: Fp8>(b: &mut WeighValues<'_, T>) {
     assert!(b.acc.len() >= rows * dim && b.p.len() >= rows * KEYS, "{rows} rows of {dim} elements");
     assert!(b.first <= b.end && b.end <= KEYS && b.values.len() >= KEYS, "tokens of a chunk");
     let tiles = rows.div_ceil(ROWS);
+    let mut wanted = Wanted::new(b.ahead, dim.div_ceil(WIDTH) * tiles * (b.end - b.first));
     for d in (0..dim).step_by(WIDTH) {
         let mut r = 0;
         for tile in 0..tiles {
@@ -241,10 +242,10 @@ unsafe fn pv<T: Fp8>(b: &mut WeighValues<'_, T>) {
             // SAFETY: the lengths were checked; the caller vouches for the values.
             unsafe {
                 match next - r {
-                    1 => pv_tile::<T, 1>(b, r, d),
-                    2 => pv_tile::<T, 2>(b, r, d),
-                    3 => pv_tile::<T, 3>(b, r, d),
-                    _ => pv_tile::<T, 4>(b, r, d),
+                    1 => pv_tile::<T, 1>(b, r, d, &mut wanted),
+                    2 => pv_tile::<T, 2>(b, r, d, &mut wanted),
+                    3 => pv_tile::<T, 3>(b, r, d, &mut wanted),
+                    _ => pv_tile::<T, 4>(b, r, d, &mut wanted),
                 }
             }
             r = next;
@@ -258,7 +259,7 @@ unsafe fn pv<T: Fp8>(b: &mut WeighValues<'_, T>) {
 /// As for [`pv`], whose checks were made; the rows exist, and `d` is below dim.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
-unsafe fn pv_tile<T: Fp8, const R: usize>(b: &mut WeighValues<'_, T>, r: usize, d: usize) {
+unsafe fn pv_tile<T: Fp8, const R: usize>(b: &mut WeighValues<'_, T>, r: usize, d: usize, wanted: &mut Wanted<'_>) {
     let (t, mask) = (bytes::<T>(), exist(b.dim, d));
     let out = b.acc.as_mut_ptr().wrapping_add(r * b.dim + d);
     let mut acc = [[_mm512_setzero_ps(); 4]; R];
@@ -279,6 +280,7 @@ unsafe fn pv_tile<T: Fp8, const R: usize>(b: &mut WeighValues<'_, T>, r: usize, 
     }
     let (p, values) = (b.p.as_ptr().wrapping_add(r * KEYS), b.values.as_ptr());
     for j in b.first..b.end {
+        wanted.step();
         // SAFETY: the caller vouches for the values that count, whose elements the mask admits; the rows of weights were checked.
         unsafe {
             let codes = _mm512_maskz_loadu_epi8(mask, (*values.add(j)).cast::<i8>().add(d));
@@ -320,12 +322,14 @@ unsafe fn pv_pairs<T: Fp8>(b: &mut WeighPairs<'_, T>) {
     assert!(b.acc.len() >= rows * dim && b.p.len() >= rows * KEYS, "{rows} rows of {dim} elements");
     assert!(b.first <= b.end && b.end <= KEYS && b.values.len() >= KEYS, "tokens of a chunk");
     let mut strip: Strip = [MaybeUninit::uninit(); KEYS / 2];
+    let mut wanted = Wanted::new(b.ahead, dim.div_ceil(WIDTH) * (b.end - b.first).div_ceil(2));
     for d in (0..dim).step_by(WIDTH) {
         // SAFETY: the lengths were checked, the strip starts before dim; the caller vouches for the values.
         unsafe {
             let t = bytes::<T>();
             let (first, end) = pairs_that_count(b);
             for (i, words) in (first..end).zip(&mut strip) {
+                wanted.step();
                 words.write(two_tokens(&t, b, i, d));
             }
             let (tiles, mut r) = (rows.div_ceil(ROWS), 0);

@@ -233,24 +233,27 @@ unsafe fn pv(b: &mut WeighPairs<'_, bf16>) {
     assert!(b.acc.len() >= rows * dim && b.p.len() >= rows * KEYS, "{rows} rows of {dim} elements");
     assert!(b.first <= b.end && b.end <= KEYS && b.values.len() >= KEYS, "tokens of a chunk");
     let tiles = rows.div_ceil(ROWS);
+    // Tiles of the largest number of rows take the fewest elements at a time.
+    let strips = dim.div_ceil(if rows.div_ceil(tiles) > 6 { 2 } else { 4 } * LANES);
+    let mut wanted = Wanted::new(b.ahead, tiles * strips * (b.end - b.first).div_ceil(2));
     let mut r = 0;
     for tile in 0..tiles {
         let next = rows * (tile + 1) / tiles;
         // SAFETY: the lengths were checked; the caller vouches for the values.
         unsafe {
             match next - r {
-                1 => pv_rows::<1, 8>(b, r),
-                2 => pv_rows::<2, 8>(b, r),
-                3 => pv_rows::<3, 4>(b, r),
-                4 => pv_rows::<4, 4>(b, r),
-                5 => pv_rows::<5, 4>(b, r),
-                6 => pv_rows::<6, 4>(b, r),
-                7 => pv_rows::<7, 2>(b, r),
-                8 => pv_rows::<8, 2>(b, r),
-                9 => pv_rows::<9, 2>(b, r),
-                10 => pv_rows::<10, 2>(b, r),
-                11 => pv_rows::<11, 2>(b, r),
-                _ => pv_rows::<12, 2>(b, r),
+                1 => pv_rows::<1, 8>(b, r, &mut wanted),
+                2 => pv_rows::<2, 8>(b, r, &mut wanted),
+                3 => pv_rows::<3, 4>(b, r, &mut wanted),
+                4 => pv_rows::<4, 4>(b, r, &mut wanted),
+                5 => pv_rows::<5, 4>(b, r, &mut wanted),
+                6 => pv_rows::<6, 4>(b, r, &mut wanted),
+                7 => pv_rows::<7, 2>(b, r, &mut wanted),
+                8 => pv_rows::<8, 2>(b, r, &mut wanted),
+                9 => pv_rows::<9, 2>(b, r, &mut wanted),
+                10 => pv_rows::<10, 2>(b, r, &mut wanted),
+                11 => pv_rows::<11, 2>(b, r, &mut wanted),
+                _ => pv_rows::<12, 2>(b, r, &mut wanted),
             }
         }
         r = next;
@@ -263,17 +266,17 @@ unsafe fn pv(b: &mut WeighPairs<'_, bf16>) {
 /// As for [`pv`], whose checks were made.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn pv_rows<const R: usize, const N: usize>(b: &mut WeighPairs<'_, bf16>, r: usize) {
+unsafe fn pv_rows<const R: usize, const N: usize>(b: &mut WeighPairs<'_, bf16>, r: usize, wanted: &mut Wanted<'_>) {
     let mut d = 0;
     // SAFETY: the tiles end at dim; the rest is the caller's word.
     unsafe {
         while d + N * LANES <= b.dim {
-            pv_tile::<R, N>(b, r, d, u32::MAX);
+            pv_tile::<R, N>(b, r, d, u32::MAX, wanted);
             d += N * LANES;
         }
         while d < b.dim {
             let left = (b.dim - d).min(2 * LANES);
-            pv_tile::<R, 2>(b, r, d, (u64::MAX >> (64 - left)) as u32);
+            pv_tile::<R, 2>(b, r, d, (u64::MAX >> (64 - left)) as u32, wanted);
             d += 2 * LANES;
         }
     }
@@ -289,7 +292,13 @@ const FIRST_BACK: [i32; LANES] = [0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21
 /// As for [`pv_rows`]; the elements of the mask are below dim, in each 32.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn pv_tile<const R: usize, const N: usize>(b: &mut WeighPairs<'_, bf16>, r: usize, d: usize, mask: u32) {
+unsafe fn pv_tile<const R: usize, const N: usize>(
+    b: &mut WeighPairs<'_, bf16>,
+    r: usize,
+    d: usize,
+    mask: u32,
+    wanted: &mut Wanted<'_>,
+) {
     let halves = [mask as __mmask16, (mask >> LANES) as __mmask16];
     // SAFETY: an array of 64 bytes.
     let (order, back) =
@@ -340,6 +349,7 @@ unsafe fn pv_tile<const R: usize, const N: usize>(b: &mut WeighPairs<'_, bf16>, 
         add(b.first / 2, false, true);
     }
     for i in whole..end {
+        wanted.step();
         add(i, true, true);
     }
     if b.end % 2 == 1 && b.end > b.first && whole <= end {

@@ -112,6 +112,7 @@ impl Attention {
         state: &mut State<'_>,
         seen: &dyn Fn(usize) -> Range<usize>,
         chunk: &Chunk,
+        ahead: Ahead<'_>,
     ) {
         let (group, dim) = (self.group(), self.v.pages.head_dim);
         for i in 0..count * group {
@@ -124,6 +125,7 @@ impl Attention {
                 p: &s.scores[i * KEYS..][..KEYS],
                 tokens: seen(i / group),
                 dim,
+                ahead: Ahead::default(),
             };
             // SAFETY: as the caller vouches; values are i8 here.
             unsafe { weigh::<i8>(k, w, &chunk.values.at) };
@@ -136,7 +138,7 @@ impl Attention {
         if first < end {
             let p = DigitRows { words: s.digits.p, units: s.digits.p_units };
             let values = typed(&chunk.values.at);
-            let mut block = WeighDigits { acc: state.acc, alpha: s.alpha, p, values, first, end, dim };
+            let mut block = WeighDigits { acc: state.acc, alpha: s.alpha, p, values, first, end, dim, ahead };
             // SAFETY: as the caller vouches; values are i8 here.
             unsafe { (digits.pv.run)(&mut block) };
         }

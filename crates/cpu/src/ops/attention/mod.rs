@@ -255,15 +255,17 @@ impl Attention {
             exec.run(units, &|i, thread| unsafe { self.whole(exec, unit(i), thread) });
             return;
         }
-        exec.run(units * parts, &|task, thread| {
-            let (i, nth) = (task % units, task / units);
+        // Parts in runs: within one, the next keys are asked for while these are worked on.
+        let run = (units * parts).div_ceil(UNITS_A_THREAD * threads);
+        exec.run(units * parts.div_ceil(run), &|task, thread| {
+            let (i, first) = (task % units, task / units * run);
             let (q, head) = unit(i);
-            if let Some(part) = self.parts(q).nth(nth) {
-                // SAFETY: as above; the index is below the count, and this task's alone.
-                unsafe {
-                    let mut state = states.state(self, i * parts + nth, q.count * self.group());
-                    self.alone(exec, q, head, part, thread, &mut state);
-                }
+            let all = self.parts(q);
+            let of_run = (all.start + first).min(all.end)..(all.start + first + run).min(all.end);
+            // SAFETY: as above; the index is below the count, and this task's alone.
+            unsafe {
+                let state = |part| states.state(self, i * parts + part - all.start, q.count * self.group());
+                self.alone(exec, q, head, of_run, thread, state);
             }
         });
         exec.run(units, &|i, thread| {

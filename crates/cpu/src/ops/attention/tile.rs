@@ -149,14 +149,15 @@ pub(super) struct Weights<'a> {
     pub(super) p: &'a [f32],
     pub(super) tokens: Range<usize>,
     pub(super) dim: usize,
+    pub(super) ahead: Ahead<'a>,
 }
 
 /// # Safety
 /// As for [`pack`], for values.
 pub(super) unsafe fn weigh<T: CacheElement>(k: &Kernels, w: Weights<'_>, values: &[*const u8]) {
-    let Weights { acc, alpha, p, tokens, dim } = w;
+    let Weights { acc, alpha, p, tokens, dim, ahead } = w;
     let (first, end) = (tokens.start, tokens.end);
-    let mut block = WeighValues { acc, alpha, p, values: typed::<T>(values), first, end, dim };
+    let mut block = WeighValues { acc, alpha, p, values: typed::<T>(values), first, end, dim, ahead };
     // SAFETY: as the caller vouches.
     unsafe { (T::pv(k).run)(&mut block) }
 }
@@ -177,11 +178,11 @@ unsafe fn pack_pairs<T: PairElement>(
 /// # Safety
 /// As for [`weigh`], for weights in pairs.
 unsafe fn weigh_pairs<T: PairElement>(k: &AttentionPairs, w: Weights<'_>, values: &[*const u8]) {
-    let Weights { acc, alpha, p, tokens, dim } = w;
+    let Weights { acc, alpha, p, tokens, dim, ahead } = w;
     // SAFETY: both are 32 bits, aligned alike, and any bits are a value of either.
     let p = unsafe { std::slice::from_raw_parts(p.as_ptr().cast::<u32>(), p.len()) };
     let (first, end) = (tokens.start, tokens.end);
-    let mut block = WeighPairs { acc, alpha, p, values: typed::<T>(values), first, end, dim };
+    let mut block = WeighPairs { acc, alpha, p, values: typed::<T>(values), first, end, dim, ahead };
     // SAFETY: as the caller vouches.
     unsafe { (T::pv_pairs(k).run)(&mut block) }
 }
@@ -209,23 +210,25 @@ impl Attention {
         unsafe { self.finish(exec, q, head, &mut total) };
     }
 
-    /// A tile against the keys of one part.
+    /// A tile against the keys of a run of parts, whose numbers are kept apart.
     ///
     /// # Safety
     /// As [`Attention::whole`].
-    pub(super) unsafe fn alone(
+    pub(super) unsafe fn alone<'a>(
         &self,
         exec: &Exec<'_>,
         q: &Queries,
         head: usize,
-        part: usize,
+        parts: Range<usize>,
         thread: usize,
-        state: &mut State<'_>,
+        state: impl Fn(usize) -> State<'a>,
     ) {
         // SAFETY: as the caller vouches.
         let (mut s, ..) = Scratch::new(unsafe { exec.scratch(thread) }, self, q.count * self.group());
         self.read(exec, q, head, &mut s);
-        self.part(exec, q, head, part, &mut s, state);
+        for part in parts {
+            self.part(exec, q, head, part, &mut s, &mut state(part));
+        }
     }
 
     /// Joins the parts of a tile, each computed [`alone`](Attention::alone).
@@ -330,10 +333,10 @@ impl Attention {
         // SAFETY: as the caller vouches.
         unsafe {
             if self.k.scale.is_some() {
-                chunk.keys.read_scales(at - base, end - base);
+                chunk.keys.read_scales();
             }
             if self.v.scale.is_some() {
-                chunk.values.read_scales(at - base, end - base);
+                chunk.values.read_scales();
             }
         }
         let chunk = &*chunk;
@@ -343,9 +346,11 @@ impl Attention {
         for block in blocks.clone() {
             let tokens = block * KEY_BLOCK..(block + 1) * KEY_BLOCK;
             let keys = &chunk.keys.at[tokens.clone()];
-            // The next chunk is asked for while this one's scores are made: keys first, they are wanted first.
+            // The next chunk is asked for all along: keys first, they are wanted first; half of the values while this chunk's
+            // are added up.
+            let half = block * KEY_BLOCK / 2..(block + 1) * KEY_BLOCK / 2;
             let next_keys = Ahead { rows: &ahead.keys.at[tokens.clone()], bytes: bytes(&self.k) };
-            let next_values = Ahead { rows: &ahead.values.at[tokens.clone()], bytes: bytes(&self.v) };
+            let next_values = Ahead { rows: &ahead.values.at[half], bytes: bytes(&self.v) };
             let scores = &mut s.scores[tokens.start..];
             match &self.way {
                 Way::Pairs(pairs) => {
@@ -375,11 +380,12 @@ impl Attention {
         for token in 0..q.count {
             self.soften(k, s, state, token, seen(token), chunk);
         }
+        let rest = Ahead { rows: &ahead.values.at[KEYS / 2..], bytes: bytes(&self.v) };
         // SAFETY: as the caller vouches.
         unsafe {
             match &self.way {
-                Way::Digits(digits) => self.weigh_digits((k, digits), q.count, s, state, &seen, chunk),
-                _ => self.weigh(k, q.count, s, state, &seen, chunk),
+                Way::Digits(digits) => self.weigh_digits((k, digits), q.count, s, state, &seen, chunk, rest),
+                _ => self.weigh(k, q.count, s, state, &seen, chunk, rest),
             }
         }
     }
@@ -439,6 +445,7 @@ impl Attention {
         state: &mut State<'_>,
         seen: &dyn Fn(usize) -> Range<usize>,
         chunk: &Chunk,
+        mut ahead: Ahead<'_>,
     ) {
         let (group, dim) = (self.group(), self.v.pages.head_dim);
         let mut add = |alpha: &[f32], of: Range<usize>, tokens: Range<usize>| {
@@ -449,6 +456,7 @@ impl Attention {
                 p: &s.scores[rows.start * KEYS..rows.end * KEYS],
                 tokens,
                 dim,
+                ahead: std::mem::take(&mut ahead),
             };
             // SAFETY: as the caller vouches; the dtype is that of the values.
             unsafe {

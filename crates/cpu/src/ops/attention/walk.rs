@@ -1,5 +1,7 @@
 //! From positions to addresses, through the block table.
 
+use std::ops::Range;
+
 use qiao_kernels_cpu::{KEYS, fetch_ahead};
 
 use super::super::cache::Cache;
@@ -21,23 +23,33 @@ impl Chunk {
 /// Where the keys, or the values, of one chunk lie, and their scales.
 pub(super) struct Places {
     pub(super) at: [*const u8; KEYS],
-    scales_at: [*const f32; KEYS],
+    /// Where the scales of tokens that lie side by side start, and how many elements they are apart.
+    spans: [(Range<usize>, *const f32, usize); KEYS],
+    span_count: usize,
     scales: [f32; KEYS],
 }
 
 impl Places {
     fn new() -> Self {
-        Places { at: [std::ptr::null(); KEYS], scales_at: [std::ptr::null(); KEYS], scales: [0.0; KEYS] }
+        let spans = std::array::from_fn(|_| (0..0, std::ptr::null(), 0));
+        Places { at: [std::ptr::null(); KEYS], spans, span_count: 0, scales: [0.0; KEYS] }
     }
 
-    /// Reads the scales of the tokens `first..end`.
+    /// Reads the scales of the chunk's tokens.
     ///
     /// # Safety
-    /// The chunk was [found](Attention::walk) with these tokens, and nothing writes their scales meanwhile.
-    pub(super) unsafe fn read_scales(&mut self, first: usize, end: usize) {
-        for (scale, at) in self.scales[first..end].iter_mut().zip(&self.scales_at[first..end]) {
-            // SAFETY: as the caller vouches.
-            *scale = unsafe { **at };
+    /// The chunk was [found](Attention::walk), and nothing writes its scales meanwhile.
+    pub(super) unsafe fn read_scales(&mut self) {
+        for (tokens, start, step) in &self.spans[..self.span_count] {
+            let to = &mut self.scales[tokens.clone()];
+            // SAFETY: as the caller vouches, the scales of the span are there.
+            unsafe {
+                if *step == 1 {
+                    to.copy_from_slice(std::slice::from_raw_parts(*start, to.len()));
+                } else {
+                    to.iter_mut().enumerate().for_each(|(i, scale)| *scale = *start.add(i * step));
+                }
+            }
         }
     }
 
@@ -59,18 +71,18 @@ impl Cache {
     /// The addresses of the tokens of a span, and of their scales, which are asked for.
     fn places(&self, exec: &Exec<'_>, head: usize, span: Span, first: usize, places: &mut Places) {
         let size = self.dtype.block_bytes();
-        let start = exec.address(self.tensor).cast_const().wrapping_add(self.at(span.block, head, span.token) * size);
+        let mut place =
+            exec.address(self.tensor).cast_const().wrapping_add(self.at(span.block, head, span.token) * size);
         let step = self.strides[2] * size;
-        for (i, at) in places.at[first..first + span.count].iter_mut().enumerate() {
-            *at = start.wrapping_add(i * step);
+        for at in &mut places.at[first..first + span.count] {
+            *at = place;
+            place = place.wrapping_add(step);
         }
-        if let Some((tensor, at)) = self.scale_at(span.block, head, span.token) {
+        if let (Some((tensor, at)), Some((_, strides))) = (self.scale_at(span.block, head, span.token), self.scale) {
             let start = exec.address(tensor).cast_const().cast::<f32>().wrapping_add(at);
-            let step = self.scale.map_or(0, |(_, strides)| strides[2]);
-            for (i, at) in places.scales_at[first..first + span.count].iter_mut().enumerate() {
-                *at = start.wrapping_add(i * step);
-            }
-            fetch_ahead(start.cast(), 4 * ((span.count - 1) * step + 1));
+            fetch_ahead(start.cast(), 4 * ((span.count - 1) * strides[2] + 1));
+            places.spans[places.span_count] = (first..first + span.count, start, strides[2]);
+            places.span_count += 1;
         }
     }
 }
@@ -87,6 +99,7 @@ impl Attention {
         chunk: &mut Chunk,
     ) -> bool {
         let (first, last) = (at % KEYS, at % KEYS + (end - at));
+        (chunk.keys.span_count, chunk.values.span_count) = (0, 0);
         let mut i = first;
         while i < last {
             let Some(span) = self.span(exec, q, at + (i - first), last - i) else { return false };
