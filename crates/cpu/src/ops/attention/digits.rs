@@ -7,7 +7,8 @@ use std::ops::Range;
 use qiao_kernels_cpu::{Ahead, AttentionDigits, DigitRows, DigitUnit, KEY_BLOCK, KEYS, Kernels, PackKeys, WeighDigits};
 
 use super::Attention;
-use super::tile::{Scratch, State, Weights, pack, typed, weigh, words};
+use super::tile::{Scratch, State};
+use super::typed::{Weights, pack, typed, weigh, words};
 use super::walk::Chunk;
 
 /// A tile's digits, in a thread's scratch.
@@ -104,6 +105,7 @@ impl Attention {
     ///
     /// # Safety
     /// The addresses in the chunk are those of tokens in the caches, which nothing writes meanwhile.
+    #[allow(clippy::too_many_arguments, reason = "as for a chunk")]
     pub(super) unsafe fn weigh_digits(
         &self,
         (k, digits): (&Kernels, &AttentionDigits),

@@ -13,6 +13,7 @@
 mod digits;
 mod queries;
 mod tile;
+mod typed;
 mod walk;
 
 use qiao_core::{Accept, AttentionAttrs, DType, NodeView, Op, OpKind, Property, Reason, Row, Rule};

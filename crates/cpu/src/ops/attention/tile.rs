@@ -2,16 +2,12 @@
 
 use std::ops::Range;
 
-use half::{bf16, f16};
-use qiao_core::DType;
-use qiao_kernels_cpu::{
-    Ahead, AttentionPairs, CacheElement, E4m3, E5m2, KEY_BLOCK, KEYS, Kernels, PackKeys, PairElement, Soften,
-    WeighPairs, WeighValues,
-};
+use qiao_kernels_cpu::{Ahead, KEY_BLOCK, KEYS, Kernels, Soften};
 
 use super::super::cache::Cache;
 use super::digits::Digits;
 use super::queries::Queries;
+use super::typed::{Weights, pack, pack_pairs, weigh, weigh_pairs, with_dtype, with_pairs, words};
 use super::walk::Chunk;
 use super::{Attention, Exec, PART, Way};
 
@@ -89,102 +85,6 @@ impl<'a> Scratch<'a> {
         let (first, second) = buf.split_at_mut(step.state_floats());
         (Scratch { q, packed, scores, alpha, digits }, State::new(first, rows, dv), State::new(second, rows, dv))
     }
-}
-
-/// Calls a function with the dtype of a cache as its last parameter.
-macro_rules! with_dtype {
-    ($dtype:expr, $function:ident($($arg:expr),*)) => {
-        match $dtype {
-            DType::F32 => $function::<f32>($($arg),*),
-            DType::F16 => $function::<f16>($($arg),*),
-            DType::BF16 => $function::<bf16>($($arg),*),
-            DType::I8 => $function::<i8>($($arg),*),
-            DType::F8E5M2 => $function::<E5m2>($($arg),*),
-            _ => $function::<E4m3>($($arg),*),
-        }
-    };
-}
-
-/// As `with_dtype`, for the dtypes that meet in pairs.
-macro_rules! with_pairs {
-    ($dtype:expr, $function:ident($($arg:expr),*)) => {
-        match $dtype {
-            DType::BF16 => $function::<bf16>($($arg),*),
-            DType::F8E5M2 => $function::<E5m2>($($arg),*),
-            _ => $function::<E4m3>($($arg),*),
-        }
-    };
-}
-
-/// Addresses of a dtype's elements.
-pub(super) fn typed<T>(addresses: &[*const u8]) -> &[*const T] {
-    // SAFETY: pointers to sized types are alike.
-    unsafe { std::slice::from_raw_parts(addresses.as_ptr().cast(), addresses.len()) }
-}
-
-/// The bits of floats.
-pub(super) fn words(floats: &mut [f32]) -> &mut [u32] {
-    // SAFETY: both are 32 bits, aligned alike, and any bits are a value of either.
-    unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), floats.len()) }
-}
-
-/// # Safety
-/// The addresses are those of keys of this dtype and size, whose memory is live and not written meanwhile.
-pub(super) unsafe fn pack<T: CacheElement>(
-    k: &Kernels,
-    out: &mut [f32],
-    keys: &[*const u8],
-    dim: usize,
-    ahead: Ahead<'_>,
-) {
-    let block = PackKeys { keys: typed::<T>(keys), dim, ahead };
-    // SAFETY: as the caller vouches.
-    unsafe { (T::pack_keys(k).run)(out, &block) }
-}
-
-/// What [`weigh`] adds up: rows of a tile, and tokens of a chunk.
-pub(super) struct Weights<'a> {
-    pub(super) acc: &'a mut [f32],
-    pub(super) alpha: &'a [f32],
-    pub(super) p: &'a [f32],
-    pub(super) tokens: Range<usize>,
-    pub(super) dim: usize,
-    pub(super) ahead: Ahead<'a>,
-}
-
-/// # Safety
-/// As for [`pack`], for values.
-pub(super) unsafe fn weigh<T: CacheElement>(k: &Kernels, w: Weights<'_>, values: &[*const u8]) {
-    let Weights { acc, alpha, p, tokens, dim, ahead } = w;
-    let (first, end) = (tokens.start, tokens.end);
-    let mut block = WeighValues { acc, alpha, p, values: typed::<T>(values), first, end, dim, ahead };
-    // SAFETY: as the caller vouches.
-    unsafe { (T::pv(k).run)(&mut block) }
-}
-
-/// # Safety
-/// As for [`pack`], for keys that become pairs.
-unsafe fn pack_pairs<T: PairElement>(
-    k: &AttentionPairs,
-    out: &mut [f32],
-    keys: &[*const u8],
-    dim: usize,
-    ahead: Ahead<'_>,
-) {
-    // SAFETY: as the caller vouches.
-    unsafe { (T::pack_key_pairs(k).run)(words(out), &PackKeys { keys: typed(keys), dim, ahead }) }
-}
-
-/// # Safety
-/// As for [`weigh`], for weights in pairs.
-unsafe fn weigh_pairs<T: PairElement>(k: &AttentionPairs, w: Weights<'_>, values: &[*const u8]) {
-    let Weights { acc, alpha, p, tokens, dim, ahead } = w;
-    // SAFETY: both are 32 bits, aligned alike, and any bits are a value of either.
-    let p = unsafe { std::slice::from_raw_parts(p.as_ptr().cast::<u32>(), p.len()) };
-    let (first, end) = (tokens.start, tokens.end);
-    let mut block = WeighPairs { acc, alpha, p, values: typed::<T>(values), first, end, dim, ahead };
-    // SAFETY: as the caller vouches.
-    unsafe { (T::pv_pairs(k).run)(&mut block) }
 }
 
 impl Attention {
