@@ -57,7 +57,7 @@ fn decode(c: &mut Criterion) {
                     session.prefill(&prompt, &|| false).expect("the CPU runs the prompt");
                 });
             });
-            let words = vec![1u64; model.weight_bytes() as usize / 8];
+            let words = vec![1u64; model.step_weight_bytes() as usize / 8];
             group.throughput(Throughput::Elements(1));
             group.bench_function(format!("{format}, read"), |b| b.iter(|| limits::read(black_box(&words))));
         }

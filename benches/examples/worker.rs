@@ -75,7 +75,7 @@ fn main() -> Result<(), Anything> {
     let say = |value: Value| writeln!(std::io::stdout(), "{value}");
     say(json!({
         "ready": true, "load_s": start.elapsed().as_secs_f64(), "device": model.device().info().arch,
-        "weight_bytes": model.weight_bytes(), "compute": model.compute_dtype().to_string(),
+        "weight_bytes": model.weight_bytes(), "step_weight_bytes": model.step_weight_bytes(), "compute": model.compute_dtype().to_string(),
         "cache": model.kv_dtype().to_string(),
     }))?;
     for line in std::io::stdin().lock().lines() {

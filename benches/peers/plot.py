@@ -26,8 +26,7 @@ def limits(place, group, xs):
     config, ours = shape_config(place, group["shape"]), group["engines"].get("qiao")
     if not config or not ours or not group["limits"]:
         return []
-    weights = ours["about"]["weight_bytes"]
-    return [(x, 1000 * touched(config, weights, x, 0) / read_limit(group)) for x in xs]
+    return [(x, 1000 * touched(config, ours["about"], x, 0) / read_limit(group)) for x in xs]
 
 
 class Axis:

@@ -18,11 +18,11 @@ def shape_config(place, shape):
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def touched(config, weight_bytes, depth, tokens):
-    """Bytes that a token of decode needs: every weight once, and the keys and values of 16 bits before it."""
+def touched(config, about, depth, tokens):
+    """Bytes that a token of decode needs: every weight once, but of the embedding one row, and the keys and values before it."""
     head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    row = 2 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head
-    return weight_bytes + row * (depth + tokens / 2)
+    row = 2 * {"f32": 4}.get(about["cache"], 2) * config["num_hidden_layers"] * config["num_key_value_heads"] * head
+    return about["step_weight_bytes"] + row * (depth + tokens / 2)
 
 
 def of_limit(group, config, point):
@@ -31,7 +31,7 @@ def of_limit(group, config, point):
     if not point.startswith("tg") or not config or not ours or point not in ours["points"]:
         return None
     tokens, depth = map(int, point[2:].split("@"))
-    limit = read_limit(group) / touched(config, ours["about"]["weight_bytes"], depth, tokens)
+    limit = read_limit(group) / touched(config, ours["about"], depth, tokens)
     return statistics.median(ours["points"][point]) / limit
 
 

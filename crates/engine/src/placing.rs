@@ -171,6 +171,12 @@ impl PlacedWeights {
         self.placed.values().filter(|p| p.home == home).map(|p| p.binding.bytes as u64).sum()
     }
 
+    /// Bytes of all bindings but those of tables whose rows are looked up.
+    pub(crate) fn whole_bytes(&self) -> u64 {
+        let whole = self.placed.iter().filter(|((_, usage), _)| *usage != Use::Table);
+        whole.map(|(_, p)| p.binding.bytes as u64).sum()
+    }
+
     /// How many weights are stored in which dtype, the most first; those that several devices have count once.
     pub(crate) fn stored<'a>(all: impl Iterator<Item = &'a PlacedWeights>) -> Vec<(DType, u64)> {
         let by_name: HashMap<&String, &(DType, u64)> = all.flat_map(|weights| &weights.stored).collect();

@@ -156,6 +156,11 @@ impl LoadedModel {
         self.all().map(|stage| stage.weights.bytes(Home::Device)).sum()
     }
 
+    /// Bytes of the weights that a step of a dense model reads, on devices and host: all but tables, of which rows are looked up.
+    pub fn step_weight_bytes(&self) -> u64 {
+        self.all().map(|stage| stage.weights.whole_bytes()).sum()
+    }
+
     /// Bits that a weight of a projection takes where it lives, in the layout that the device prefers, with its share of scales
     /// and padding.
     pub fn bits_per_weight(&self) -> f64 {

@@ -199,6 +199,7 @@ fn weights_of_the_host_stay_in_their_file_where_it_can_read_them_there() {
     let model = on(&device, "llama2-mha", fallback(&own));
     let embedding = (model.spec().vocab * model.spec().hidden * 4) as u64;
     assert_eq!(model.host_weight_bytes(), embedding);
+    assert_eq!(model.step_weight_bytes(), model.weight_bytes(), "of the embedding a step reads rows");
     let calls = host.calls();
     assert!(calls.contains(&Call::Import { bytes: embedding as usize }), "{calls:?}");
     let (_, up) = log.take();
