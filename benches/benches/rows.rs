@@ -1,9 +1,10 @@
 //! Operators on rows beyond the caches, beside copies of as many bytes on as many threads in the same run.
 //!
-//!     cargo bench -p qiao-benches --bench rows [-- NAME]
+//!     cargo bench -p qiao-benches --bench rows [-- [NAME] [WIDTH]]
 //!
 //! Each line is the median of rounds that alternate with two copies, the standard library's between allocations of its own
-//! and the device's between its buffers: bytes read and written once each, a second, and the share of the faster copy's. Operators of names that do not contain NAME are left out.
+//! and the device's between its buffers: bytes read and written once each, a second, and the share of the faster copy's. Operators of names that do not contain NAME are left out;
+//! rows have WIDTH columns, which are whole heads of 128 for rope.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +15,9 @@ use qiao_core::{Binding, DType, Device, Graph, NoAttrs, NormAttrs, Op, Plan, Res
 use qiao_core::{SiluMulAttrs, SoftmaxAttrs, Stream, TensorDesc};
 use qiao_cpu::{CpuDevice, CpuOptions};
 
-const ROWS: usize = 8192;
+/// Elements of the largest operands.
+const ELEMENTS: usize = 32 << 20;
+/// Columns where none are asked for.
 const WIDTH: usize = 4096;
 const ROUNDS: usize = 5;
 
@@ -29,11 +32,11 @@ struct Case {
     out: Option<DType>,
 }
 
-fn cases(dtype: DType) -> Vec<Case> {
+fn cases(dtype: DType, (rows, width): (usize, usize)) -> Vec<Case> {
     let plain = |name, op, large| Case { name, op, large, small: vec![], results: 1, out: None };
-    let weight = || (dtype, vec![WIDTH]);
+    let weight = || (dtype, vec![width]);
     let norm = NormAttrs { eps: 1e-5, ..Default::default() };
-    let table = || (DType::F32, vec![ROWS, 64]);
+    let table = || (DType::F32, vec![rows, 64]);
     let mut all = vec![
         plain("copy", Op::Copy(NoAttrs {}), 1),
         plain("add", Op::Add(NoAttrs {}), 2),
@@ -44,9 +47,9 @@ fn cases(dtype: DType) -> Vec<Case> {
         Case { small: vec![weight()], ..plain("rms_norm", Op::RmsNorm(norm), 1) },
         Case { small: vec![weight()], results: 2, ..plain("add_rms_norm", Op::AddRmsNorm(norm), 2) },
         Case { small: vec![weight(), weight()], ..plain("layer_norm", Op::LayerNorm(Default::default()), 1) },
-        Case { small: vec![(DType::I32, vec![ROWS])], ..plain("gather_rows", Op::GatherRows(NoAttrs {}), 1) },
+        Case { small: vec![(DType::I32, vec![rows])], ..plain("gather_rows", Op::GatherRows(NoAttrs {}), 1) },
         Case {
-            small: vec![(DType::I32, vec![ROWS]), table(), table()],
+            small: vec![(DType::I32, vec![rows]), table(), table()],
             ..plain("rope", Op::Rope(RopeAttrs::default()), 1)
         },
     ];
@@ -70,10 +73,10 @@ impl Ready {
     }
 }
 
-fn ready(device: &CpuDevice, case: &Case, dtype: DType) -> Result<Ready> {
+fn ready(device: &CpuDevice, case: &Case, dtype: DType, (rows, width): (usize, usize)) -> Result<Ready> {
     let (mut g, mut stream) = (Graph::new(), device.stream()?);
     let (mut bindings, mut operands, mut bytes) = (Vec::new(), Vec::new(), 0);
-    let shape: &[usize] = if case.name == "rope" { &[ROWS, WIDTH / 128, 128] } else { &[ROWS, WIDTH] };
+    let shape: &[usize] = if case.name == "rope" { &[rows, width / 128, 128] } else { &[rows, width] };
     let mut bind = |g: &mut Graph, desc: TensorDesc| -> Result<_> {
         let binding = Binding::whole(device.alloc(0, desc.bytes()?)?);
         let byte = if desc.dtype.is_activation() { 60 } else { 0 };
@@ -97,7 +100,7 @@ fn ready(device: &CpuDevice, case: &Case, dtype: DType) -> Result<Ready> {
     }
     g.add_into(case.op, &operands, &out)?;
     if case.name == "gather_rows" {
-        let ids: Vec<u8> = (0..ROWS as i32).map(|i| i * 37 % ROWS as i32).flat_map(i32::to_le_bytes).collect();
+        let ids: Vec<u8> = (0..rows as i32).map(|i| i * 37 % rows as i32).flat_map(i32::to_le_bytes).collect();
         stream.upload(&bindings[1], &ids)?;
     }
     let plan = device.plan(&g)?;
@@ -121,16 +124,19 @@ fn median(mut seconds: Vec<f64>) -> f64 {
 }
 
 fn main() -> Result<()> {
-    let wanted = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
-    let largest = 4 * ROWS * WIDTH * 4;
+    let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let wanted = words.iter().find(|a| a.parse::<usize>().is_err()).cloned().unwrap_or_default();
+    let width = words.iter().find_map(|a| a.parse().ok()).filter(|&w| w > 0).unwrap_or(WIDTH);
+    let sizes = (ELEMENTS / width, width);
+    let largest = 4 * ELEMENTS * 4;
     let (from, mut to) = (vec![1u8; largest / 2], vec![0u8; largest / 2]);
     println!("{:>14} {:>6} {:>8} {:>10} {:>10} {:>7}", "operator", "dtype", "threads", "GB/s", "copy GB/s", "share");
     for threads in [1, 2] {
         let device = CpuDevice::with(&CpuOptions { isa: None, threads: Some(threads) })?;
-        let mut plain = ready(&device, &cases(DType::F32)[0], DType::F32)?;
+        let mut plain = ready(&device, &cases(DType::F32, sizes)[0], DType::F32, sizes)?;
         for dtype in [DType::F32, DType::BF16] {
-            for case in cases(dtype).iter().filter(|case| case.name.contains(&wanted)) {
-                let mut op = ready(&device, case, dtype)?;
+            for case in cases(dtype, sizes).iter().filter(|case| case.name.contains(&wanted)) {
+                let mut op = ready(&device, case, dtype, sizes)?;
                 let half = op.bytes / 2;
                 let mut seconds = [(); 3].map(|()| Vec::new());
                 for _ in 0..=ROUNDS {
