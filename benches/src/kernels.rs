@@ -121,10 +121,11 @@ fn typed<T: Element>(k: &Kernels, x: Vec<T>, all: &mut Vec<Timed>) {
     entry!(sum_of, 2 * size + 4, |run, of| run(&mut of.wide, &of.x, &of.x));
     entry!(scaled, size + 4, |run, of| run(RowMut::kept(&mut of.to), &of.wide, 1.0));
     entry!(max, size, |run, of| run(&of.x));
-    entry!(exp_sub_sum, size + 4, |run, of| run(&mut of.wide, &of.x, 1.0, &[]));
+    entry!(exp_sub_sum, size + 4, |run, of| run(&mut of.wide, &of.x, 1.0));
+    entry!(softmax, 2 * size + 8, |run, of| run(RowMut::kept(&mut of.to), (&of.w, 1.0), &mut of.wide, &of.x));
     entry!(rope_half_split, 2 * size + 4, |run, of| {
         let (cos, sin) = of.w.split_at(ROW / 2);
-        run(RowMut::kept(&mut of.to), &of.x, cos, sin, 0)
+        run(RowMut::kept(&mut of.to), &of.x, cos, sin, (0, ROW))
     });
 }
 

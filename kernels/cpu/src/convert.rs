@@ -40,8 +40,13 @@ pub(crate) fn to_f16<S: Simd>(s: S, out: &mut [f16], x: &[f32]) {
 #[inline(always)]
 pub(crate) fn to_bf16<S: Simd>(s: S, out: &mut [bf16], x: &[f32]) {
     assert_eq!(out.len(), x.len(), "conversion: lengths of output and input");
-    let mut from = x.chunks_exact(S::LANES);
-    let mut to = out.chunks_exact_mut(S::LANES);
+    let mut from = x.chunks_exact(2 * S::LANES);
+    let mut to = out.chunks_exact_mut(2 * S::LANES);
+    for (to, from) in to.by_ref().zip(from.by_ref()) {
+        // SAFETY: the chunk holds 2 * LANES elements.
+        unsafe { s.store_bf16_two(to.as_mut_ptr(), [s.load(from), s.load(&from[S::LANES..])]) };
+    }
+    let (mut from, mut to) = (from.remainder().chunks_exact(S::LANES), to.into_remainder().chunks_exact_mut(S::LANES));
     for (to, from) in to.by_ref().zip(from.by_ref()) {
         // SAFETY: the chunk holds LANES elements.
         unsafe { s.store_bf16_ptr(to.as_mut_ptr(), s.load(from)) };

@@ -241,11 +241,14 @@ macro_rules! entry_points {
             entry_point!($token, $f, sum_of(out: &mut [f32], a: &[$t], b: &[$t]), |s| rows::sum_of(s, out, a, b));
             entry_point!($token, $f, scaled(out: RowMut<'_, $t>, x: &[f32], alpha: f32), |s| rows::scaled(s, out, x, alpha));
             entry_point!($token, $f, max(x: &[$t]) -> f32, |s| rows::max(s, x));
-            entry_point!($token, $f, exp_sub_sum(out: &mut [f32], x: &[$t], max: f32, ahead: &[*const u8]) -> f32,
-                |s| rows::exp_sub_sum(s, out, x, max, ahead));
+            entry_point!($token, $f, exp_sub_sum(out: &mut [f32], x: &[$t], max: f32) -> f32,
+                |s| rows::exp_sub_sum(s, out, x, max));
             entry_point!($token, $f,
-                rope_half_split(out: RowMut<'_, $t>, x: &[$t], cos: &[f32], sin: &[f32], first: usize),
-                |s| rows::rope_half_split(s, out, x, cos, sin, first));
+                softmax(out: RowMut<'_, $t>, p: (&[f32], f32), next: &mut [f32], x: &[$t]) -> f32,
+                |s| rows::softmax(s, out, p, next, x));
+            entry_point!($token, $f,
+                rope_half_split(out: RowMut<'_, $t>, x: &[$t], cos: &[f32], sin: &[f32], place: (usize, usize)),
+                |s| rows::rope_half_split(s, out, x, cos, sin, place));
             Rows {
                 rms_norm: Entry { name: concat!("rms_norm_", $name, ".", $how), run: rms_norm },
                 rms_norm_of_f32: Entry { name: concat!("rms_norm_f32_", $name, ".", $how), run: rms_norm_of_f32 },
@@ -254,6 +257,7 @@ macro_rules! entry_points {
                 scaled: Entry { name: concat!("scaled_", $name, ".", $how), run: scaled },
                 max: Entry { name: concat!("max_", $name, ".", $how), run: max },
                 exp_sub_sum: Entry { name: concat!("exp_sub_sum_", $name, ".", $how), run: exp_sub_sum },
+                softmax: Entry { name: concat!("softmax_", $name, ".", $how), run: softmax },
                 rope_half_split: Entry { name: concat!("rope_half_split_", $name, ".", $how), run: rope_half_split },
             }
         }

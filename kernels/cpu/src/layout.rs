@@ -45,6 +45,45 @@ pub trait Sealed: Copy {
     #[doc(hidden)]
     unsafe fn stream_row<S: Simd>(s: S, p: *mut Self, v: S::V);
 
+    /// Loads two vectors of neighbouring elements.
+    ///
+    /// # Safety
+    /// `2 * LANES` elements are readable at `p`.
+    #[doc(hidden)]
+    #[inline(always)]
+    unsafe fn load_two<S: Simd>(s: S, p: *const Self) -> [S::V; 2] {
+        // SAFETY: as the caller vouches.
+        unsafe { [Self::load_row(s, p), Self::load_row(s, p.add(S::LANES))] }
+    }
+
+    /// Rounds two vectors to nearest even and stores them.
+    ///
+    /// # Safety
+    /// `2 * LANES` elements are writable at `p`.
+    #[doc(hidden)]
+    #[inline(always)]
+    unsafe fn store_two<S: Simd>(s: S, p: *mut Self, [a, b]: [S::V; 2]) {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            Self::store_row(s, p, a);
+            Self::store_row(s, p.add(S::LANES), b);
+        }
+    }
+
+    /// As `store_two`, past the caches where the tier can.
+    ///
+    /// # Safety
+    /// As there, and `p` is a multiple of the bytes of `2 * LANES` elements.
+    #[doc(hidden)]
+    #[inline(always)]
+    unsafe fn stream_two<S: Simd>(s: S, p: *mut Self, [a, b]: [S::V; 2]) {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            Self::stream_row(s, p, a);
+            Self::stream_row(s, p.add(S::LANES), b);
+        }
+    }
+
     /// The value as f32, exactly.
     #[doc(hidden)]
     fn widen(self) -> f32;
@@ -131,6 +170,12 @@ impl Sealed for f16 {
     }
 
     #[inline(always)]
+    unsafe fn stream_two<S: Simd>(s: S, p: *mut f16, v: [S::V; 2]) {
+        // SAFETY: the caller vouches for 2 * LANES elements and for the address.
+        unsafe { s.stream_f16_two(p, v) }
+    }
+
+    #[inline(always)]
     fn narrow(x: f32) -> f16 {
         f32_to_f16(x)
     }
@@ -169,6 +214,24 @@ impl Sealed for bf16 {
     unsafe fn stream_row<S: Simd>(s: S, p: *mut bf16, v: S::V) {
         // SAFETY: the caller vouches for LANES elements and for the address.
         unsafe { s.stream_bf16_ptr(p, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_two<S: Simd>(s: S, p: *const bf16) -> [S::V; 2] {
+        // SAFETY: the caller vouches for 2 * LANES elements.
+        unsafe { s.load_bf16_two(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_two<S: Simd>(s: S, p: *mut bf16, v: [S::V; 2]) {
+        // SAFETY: the caller vouches for 2 * LANES elements.
+        unsafe { s.store_bf16_two(p, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn stream_two<S: Simd>(s: S, p: *mut bf16, v: [S::V; 2]) {
+        // SAFETY: the caller vouches for 2 * LANES elements and for the address.
+        unsafe { s.stream_bf16_two(p, v) }
     }
 
     #[inline(always)]

@@ -59,31 +59,38 @@ fn exp<S: Simd>(s: S, x: S::D) -> S::D {
     s.d_madd(p, q, p)
 }
 
-/// `1/(n+2)!` for n = 0, 1, …: `exp(r) = 1 + r + r²·Σ`, on `|r| <= ln 2 / 2` to better than 2^-27.
-const EXP_BELOW: [f32; 6] = [1.0 / 2.0, 1.0 / 6.0, 1.0 / 24.0, 1.0 / 120.0, 1.0 / 720.0, 1.0 / 5_040.0];
+/// `(exp(r) - 1 - r) / r²` in powers of r, on `|r| <= ln 2 / 2`: the smallest error of `exp(r)`, below 2^-27.
+const EXP_BELOW: [f32; 5] = [0.499_999_94, 0.166_665_2, 0.041_668_393, 0.008_368_781, 0.001_381_446_7];
 
 /// ln 2 to 15 bits, so that small multiples of it are exact, and the rest of it.
-const LN_2_BELOW: [f32; 2] = [0.693_145_75, 1.428_606_8e-6];
+pub(crate) const LN_2_BELOW: [f32; 2] = [0.693_145_75, 1.428_606_8e-6];
 
-/// Adding this to a small number leaves its nearest integer.
-const ROUND_BELOW: f32 = 12_582_912.0; // 1.5 · 2^23
+/// Adding this to a small number leaves its nearest integer, more by 127, in the low bits.
+const ROUND_BELOW: f32 = 12_582_912.0 + 127.0; // 1.5 · 2^23 + 127
 
-/// Where the exponential of f32 has become 0.
-const LEAST: f32 = -110.0;
+/// -127 ln 2, where the power of two in the exponential has become 0.
+pub(crate) const LEAST: f32 = -88.029_69;
 
 /// `exp(x)` for x of at most 0, in f32 lanes: within two units in the last place where the result is a normal number; 0 for -∞, NaN for NaN.
 #[inline(always)]
 pub(crate) fn exp_below<S: Simd>(s: S, x: S::V) -> S::V {
+    s.exp_below(x)
+}
+
+/// [`exp_below`] without a table.
+#[inline(always)]
+pub(crate) fn exp_below_by_polynomial<S: Simd>(s: S, x: S::V) -> S::V {
     let x = s.max(s.splat(LEAST), x);
-    let n = s.sub(s.madd(x, s.splat(std::f32::consts::LOG2_E), s.splat(ROUND_BELOW)), s.splat(ROUND_BELOW));
+    let shifted = s.madd(x, s.splat(std::f32::consts::LOG2_E), s.splat(ROUND_BELOW));
+    let n = s.sub(shifted, s.splat(ROUND_BELOW));
     let r = s.madd(n, s.splat(-LN_2_BELOW[0]), x);
     let r = s.madd(n, s.splat(-LN_2_BELOW[1]), r);
-    let mut sum = s.splat(EXP_BELOW[5]);
-    for c in EXP_BELOW[..5].iter().rev() {
+    let mut sum = s.splat(EXP_BELOW[4]);
+    for c in EXP_BELOW[..4].iter().rev() {
         sum = s.madd(sum, r, s.splat(*c));
     }
-    let value = s.add(s.madd(s.mul(r, r), sum, r), s.splat(1.0));
-    s.scale_by_power(value, n)
+    let p = s.pow2(shifted);
+    s.madd(p, s.madd(s.mul(r, r), sum, r), p)
 }
 
 /// `1 + exp(-x)` in f64 lanes.

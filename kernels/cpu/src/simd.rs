@@ -61,6 +61,16 @@ pub trait Simd: Copy {
     /// `2 * LANES` elements are readable at `p`.
     unsafe fn load_bf16_second(self, p: *const bf16) -> Self::V;
 
+    /// Loads and widens two vectors of bf16.
+    ///
+    /// # Safety
+    /// `2 * LANES` elements are readable at `p`.
+    #[inline(always)]
+    unsafe fn load_bf16_two(self, p: *const bf16) -> [Self::V; 2] {
+        // SAFETY: as the caller vouches.
+        unsafe { [self.load_bf16_ptr(p), self.load_bf16_ptr(p.add(Self::LANES))] }
+    }
+
     /// Rounds to f16 and stores.
     ///
     /// # Safety
@@ -72,6 +82,19 @@ pub trait Simd: Copy {
     /// # Safety
     /// `LANES` elements are writable at `p`.
     unsafe fn store_bf16_ptr(self, p: *mut bf16, v: Self::V);
+
+    /// Rounds two vectors to bf16 and stores them.
+    ///
+    /// # Safety
+    /// `2 * LANES` elements are writable at `p`.
+    #[inline(always)]
+    unsafe fn store_bf16_two(self, p: *mut bf16, [a, b]: [Self::V; 2]) {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            self.store_bf16_ptr(p, a);
+            self.store_bf16_ptr(p.add(Self::LANES), b);
+        }
+    }
 
     /// As [`store_ptr`](Self::store_ptr), past the caches where the tier can.
     ///
@@ -101,6 +124,32 @@ pub trait Simd: Copy {
     unsafe fn stream_bf16_ptr(self, p: *mut bf16, v: Self::V) {
         // SAFETY: as the caller vouches.
         unsafe { self.store_bf16_ptr(p, v) }
+    }
+
+    /// Two vectors as [`stream_f16_ptr`](Self::stream_f16_ptr) has them.
+    ///
+    /// # Safety
+    /// `2 * LANES` elements are writable at `p`, a multiple of their bytes.
+    #[inline(always)]
+    unsafe fn stream_f16_two(self, p: *mut f16, [a, b]: [Self::V; 2]) {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            self.stream_f16_ptr(p, a);
+            self.stream_f16_ptr(p.add(Self::LANES), b);
+        }
+    }
+
+    /// Two vectors as [`stream_bf16_ptr`](Self::stream_bf16_ptr) has them.
+    ///
+    /// # Safety
+    /// `2 * LANES` elements are writable at `p`, a multiple of their bytes.
+    #[inline(always)]
+    unsafe fn stream_bf16_two(self, p: *mut bf16, [a, b]: [Self::V; 2]) {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            self.stream_bf16_ptr(p, a);
+            self.stream_bf16_ptr(p.add(Self::LANES), b);
+        }
     }
 
     /// The same vector. A tier that is short of registers makes it a point that the compiler does
@@ -144,8 +193,8 @@ pub trait Simd: Copy {
     fn max_nan(self, a: Self::V, b: Self::V) -> Self::V;
     /// `|a|`
     fn abs(self, a: Self::V) -> Self::V;
-    /// `v · 2^n` for a whole number `n` in -160 ..= 0; below 2^-126 the result may be 0.
-    fn scale_by_power(self, v: Self::V, n: Self::V) -> Self::V;
+    /// `2^(n - 127)` where the lowest 8 bits of a lane hold `n`, 1 ..= 254; 0 where they hold 0.
+    fn pow2(self, bits: Self::V) -> Self::V;
 
     /// The lanes of `V` as f64.
     fn widen(self, v: Self::V) -> Self::D;
@@ -171,6 +220,12 @@ pub trait Simd: Copy {
     fn d_if_negative(self, x: Self::D, yes: Self::D, no: Self::D) -> Self::D;
     /// `2^n` where the lowest 12 bits of a lane hold `n`, -1022 ..= 1023, in two's complement.
     fn d_pow2(self, bits: Self::D) -> Self::D;
+
+    /// See [`exp_below`](crate::math::exp_below).
+    #[inline(always)]
+    fn exp_below(self, x: Self::V) -> Self::V {
+        crate::math::exp_below_by_polynomial(self, x)
+    }
 
     /// Loads a vector from the start of `x`.
     #[inline(always)]

@@ -111,11 +111,14 @@ pub type RmsNorm<X, T> = fn(out: RowMut<'_, T>, x: &[X], w: &[f32], eps: f32, we
 /// `(out, x, w, b, eps)`.
 pub type LayerNorm<T> = fn(out: RowMut<'_, T>, x: &[T], w: &[f32], b: &[f32], eps: f32);
 
-/// `(out, x, max, ahead)`; gives the sum. As many bytes as the row has are asked for from each address in `ahead` on, a hint.
-pub type ExpSubSum<T> = fn(out: &mut [f32], x: &[T], max: f32, ahead: &[*const u8]) -> f32;
+/// `(out, x, max)`; gives the sum.
+pub type ExpSubSum<T> = fn(out: &mut [f32], x: &[T], max: f32) -> f32;
 
-/// `(out, x, cos, sin, first)`; as many elements of `cos` as of `sin`.
-pub type RopeTo<T> = fn(out: RowMut<'_, T>, x: &[T], cos: &[f32], sin: &[f32], first: usize);
+/// `(out, (p, factor), next, x)`; gives the next factor.
+pub type Softmax<T> = fn(out: RowMut<'_, T>, p: (&[f32], f32), next: &mut [f32], x: &[T]) -> f32;
+
+/// `(out, x, cos, sin, (first, dim))`; as many elements of `cos` as of `sin`, and `dim` not 0.
+pub type RopeTo<T> = fn(out: RowMut<'_, T>, x: &[T], cos: &[f32], sin: &[f32], place: (usize, usize));
 
 /// `out = a + b`, equal lengths.
 pub type SumOf<T> = fn(out: &mut [f32], a: &[T], b: &[T]);
@@ -140,7 +143,10 @@ pub struct Rows<T: 'static> {
     pub max: Entry<fn(x: &[T]) -> f32>,
     /// `out = exp(x - max)`, returning the sum; zeros and 0 where `max` is -∞.
     pub exp_sub_sum: Entry<ExpSubSum<T>>,
-    /// Rotates the pairs `(x[first + i], x[first + i + h])` for `h` angles (NeoX); the other elements are copied.
+    /// A row of a softmax, `out = p · factor`, and beside it the next one's `next = exp(x - m)`, where m is the largest of x, whose
+    /// factor is the result; zeros where m is -∞. Rows may be empty.
+    pub softmax: Entry<Softmax<T>>,
+    /// Rotates the pairs `(x[first + i], x[first + i + h])` of each `dim` elements for `h` angles (NeoX); the others are copied.
     pub rope_half_split: Entry<RopeTo<T>>,
 }
 

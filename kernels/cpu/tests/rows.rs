@@ -145,7 +145,7 @@ fn softmax_pieces_make_a_softmax() {
             let mut out = output(len);
             let max = (k.rows_f32.max.run)(&x);
             assert_eq!(max, top);
-            let sum = (k.rows_f32.exp_sub_sum.run)(out.inside(), &x, max, &[]);
+            let sum = (k.rows_f32.exp_sub_sum.run)(out.inside(), &x, max);
             assert_close(k.rows_f32.exp_sub_sum.name, sum, total, total * U * (len as f64 / 8.0 + 64.0));
             (k.scale.run)(out.inside(), 1.0 / sum);
             for (got, e) in out.checked().iter().zip(&e) {
@@ -158,11 +158,82 @@ fn softmax_pieces_make_a_softmax() {
 }
 
 #[test]
+fn exponentials_keep_within_two_ulps() {
+    let x: Vec<f32> = (0..90_000).map(|i| i as f32 * -0.001).chain([-0.0, -1e-8, -1e-40, f32::NEG_INFINITY]).collect();
+    for k in tables() {
+        let mut out = output(x.len());
+        let sum = (k.rows_f32.exp_sub_sum.run)(out.inside(), &x, 0.0);
+        assert!(sum > 1000.0, "{}", k.rows_f32.exp_sub_sum.name);
+        for (x, got) in x.iter().zip(out.checked()) {
+            let truth = f64::from(*x).exp();
+            let limit =
+                if truth < f64::from(f32::MIN_POSITIVE) { f64::from(f32::MIN_POSITIVE) } else { truth * 4.0 * U };
+            assert_close(k.rows_f32.exp_sub_sum.name, *got, truth, limit);
+        }
+        assert_eq!(out.checked().last(), Some(&0.0), "{}", k.rows_f32.exp_sub_sum.name);
+    }
+}
+
+/// Rows of a softmax, each written beside the exponentials of the next.
+fn softmax(k: &Kernels, rows: &[&[f32]]) -> Vec<Vec<f32>> {
+    let run = k.rows_f32.softmax.run;
+    let mut p = vec![f32::NAN; rows[0].len()];
+    let mut factor = run(RowMut::kept(&mut []), (&[], 1.0), &mut p, rows[0]);
+    let mut results = Vec::new();
+    for i in 0..rows.len() {
+        let x = rows.get(i + 1).copied().unwrap_or_default();
+        let (mut out, mut next) = (output(p.len()), vec![f32::NAN; x.len()]);
+        factor = run(RowMut::kept(out.inside()), (&p, factor), &mut next, x);
+        results.push(out.checked().to_vec());
+        p = next;
+    }
+    results
+}
+
+#[test]
+fn a_softmax_is_its_formula_beside_rows_of_any_length() {
+    let mut random = Random::new(20);
+    for len in LENGTHS.into_iter().filter(|len| *len > 0) {
+        let x: Vec<f32> = random.row(len).iter().map(|x| x * 30.0).collect();
+        let other = random.row(97);
+        let top = x.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
+        let e: Vec<f64> = x.iter().map(|x| (f64::from(*x) - f64::from(top)).exp()).collect();
+        let total: f64 = e.iter().sum();
+        for k in tables() {
+            let alone = softmax(&k, &[&x]);
+            let among = softmax(&k, &[&other, &x, &x, &other]);
+            assert_eq!([&alone[0], &among[0]], [&among[1], &among[3]], "{}", k.rows_f32.softmax.name);
+            assert_eq!(among[1], among[2]);
+            for (got, e) in alone[0].iter().zip(&e) {
+                let limit = e / total * U * (len as f64 / 8.0 + 128.0) + f64::from(f32::MIN_POSITIVE);
+                assert_close(k.rows_f32.softmax.name, *got, e / total, limit);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_softmax_has_zeros_for_masked_rows_and_nan_for_rows_with_one() {
+    for k in tables() {
+        for len in [1, 5, 16, 33, 70] {
+            let masked = vec![f32::NEG_INFINITY; len];
+            for at in 0..len {
+                let (mut nan, mut hidden) = (vec![0.5; len], masked.clone());
+                (nan[at], hidden[at]) = (f32::NAN, f32::NAN);
+                let got = softmax(&k, &[&masked, &nan, &hidden, &masked]);
+                assert!(got[1].iter().chain(&got[2]).all(|x| x.is_nan()), "{}", k.rows_f32.softmax.name);
+                assert!(got[0].iter().chain(&got[3]).all(|x| *x == 0.0), "{}", k.rows_f32.softmax.name);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_fully_masked_row_becomes_zeros() {
     for k in tables() {
         let (row, mut out) = ([f32::NEG_INFINITY; 21], [1.0; 21]);
         let max = (k.rows_f32.max.run)(&row);
-        assert_eq!((k.rows_f32.exp_sub_sum.run)(&mut out, &row, max, &[]), 0.0);
+        assert_eq!((k.rows_f32.exp_sub_sum.run)(&mut out, &row, max), 0.0);
         assert_eq!(out, [0.0; 21]);
     }
 }
@@ -204,7 +275,7 @@ fn rope_rotates_its_pairs_and_leaves_the_rest() {
             ] {
                 let mut out = output(dim);
                 if name == halves.name {
-                    (halves.run)(RowMut::kept(out.inside()), &x, &cos, &sin, 0);
+                    (halves.run)(RowMut::kept(out.inside()), &x, &cos, &sin, (0, dim));
                 } else {
                     out.inside().copy_from_slice(&x);
                     (k.rope_interleaved.run)(out.inside(), &cos, &sin, rotary);
@@ -224,6 +295,24 @@ fn rope_rotates_its_pairs_and_leaves_the_rest() {
     }
 }
 
+#[test]
+fn rope_rotates_heads_side_by_side_as_it_rotates_one() {
+    let mut random = Random::new(21);
+    for (dim, half, first) in [(64, 32, 0), (80, 16, 8), (128, 64, 0), (6, 1, 2), (34, 17, 0), (128, 48, 32)] {
+        let (x, cos, sin) = (random.row(5 * dim), random.row(half), random.row(half));
+        for k in tables() {
+            let rotate = k.rows_f32.rope_half_split;
+            let mut heads = output(5 * dim);
+            (rotate.run)(RowMut::kept(heads.inside()), &x, &cos, &sin, (first, dim));
+            for (i, head) in x.chunks(dim).enumerate() {
+                let mut one = output(dim);
+                (rotate.run)(RowMut::kept(one.inside()), head, &cos, &sin, (first, dim));
+                assert_eq!(heads.checked()[i * dim..][..dim], *one.checked(), "{} {dim}", rotate.name);
+            }
+        }
+    }
+}
+
 /// Rows on whole lines.
 #[repr(align(64))]
 struct Lines<T>([T; 4096]);
@@ -238,10 +327,10 @@ fn written<T: Element>(k: &Kernels, x: &[T], past: bool, shift: usize) -> Vec<(&
     let (cos, sin) = (random.row(half), random.row(half));
     let mut sums = vec![0.0; n];
     (rows.sum_of.run)(&mut sums, x, x);
-    let ahead = [x.as_ptr().cast()];
+    let ahead = Some(x.as_ptr().cast());
     let result = |name: &'static str, run: &dyn Fn(RowMut<'_, T>)| {
         let mut lines = Box::new(Lines([T::default(); 4096]));
-        run(RowMut { row: &mut lines.0[shift..shift + n], past, ahead: &ahead });
+        run(RowMut { row: &mut lines.0[shift..shift + n], past, ahead });
         stream_fence();
         assert!(lines.0[..shift].iter().chain(&lines.0[shift + n..]).all(|x| *x == T::default()), "{name}");
         (name, lines.0[shift..shift + n].to_vec())
@@ -251,7 +340,10 @@ fn written<T: Element>(k: &Kernels, x: &[T], past: bool, shift: usize) -> Vec<(&
         result(rows.rms_norm_of_f32.name, &|out| (rows.rms_norm_of_f32.run)(out, &sums, &w, 1e-6, 0.0)),
         result(rows.layer_norm.name, &|out| (rows.layer_norm.run)(out, x, &w, &b, 1e-5)),
         result(rows.scaled.name, &|out| (rows.scaled.run)(out, &sums, 0.3)),
-        result(rows.rope_half_split.name, &|out| (rows.rope_half_split.run)(out, x, &cos, &sin, first)),
+        result(rows.softmax.name, &|out| {
+            (rows.softmax.run)(out, (&sums, 0.3), &mut vec![0.0; n], x);
+        }),
+        result(rows.rope_half_split.name, &|out| (rows.rope_half_split.run)(out, x, &cos, &sin, (first, n))),
     ]
 }
 
@@ -275,13 +367,11 @@ fn rows_say_what_those_of_f32_say<T: Element + std::fmt::Debug>(to: Rounding<T>,
             let (ours, theirs) = (T::rows(&k), &k.rows_f32);
             assert_eq!((ours.max.run)(&row), (theirs.max.run)(&wide));
             let mut exp = [vec![0.0; len], vec![0.0; len]];
-            let sums = [
-                (ours.exp_sub_sum.run)(&mut exp[0], &row, 2.0, &[]),
-                (theirs.exp_sub_sum.run)(&mut exp[1], &wide, 2.0, &[]),
-            ];
+            let sums =
+                [(ours.exp_sub_sum.run)(&mut exp[0], &row, 2.0), (theirs.exp_sub_sum.run)(&mut exp[1], &wide, 2.0)];
             assert_eq!((sums[0], &exp[0]), (sums[1], &exp[1]), "{}", ours.exp_sub_sum.name);
             let truth = written::<f32>(&k, &wide, false, 0);
-            for (past, shift) in [(false, 0), (false, 3), (true, 0), (true, 3), (true, 64)] {
+            for (past, shift) in [(false, 0), (false, 3), (true, 0), (true, 3), (true, 64), (true, 80)] {
                 for ((name, got), (_, want)) in written(&k, &row, past, shift).into_iter().zip(&truth) {
                     assert_eq!(
                         got,

@@ -216,19 +216,43 @@ impl Operand {
     /// # Safety
     /// As [`Operand::read`]; the operand has the dtype and is dense.
     pub(crate) unsafe fn row<'a, T>(&self, base: *const u8, r: usize) -> &'a [T] {
-        // SAFETY: the caller vouches for the row; elements of activations are aligned to their size.
-        unsafe { std::slice::from_raw_parts(base.cast::<T>().add(self.offset(r)), self.len) }
+        // SAFETY: as the caller vouches.
+        unsafe { self.rows_from(base, r, 1) }
     }
 
-    /// Row `r` for writing as it lies, of a dtype whose elements are `T`. What lies at `ahead` is fetched while a large result is
-    /// written.
+    /// Row `r` and those after it, `count` in all, as they lie.
+    ///
+    /// # Safety
+    /// As [`Operand::row`], for each of the rows, which lie side by side.
+    pub(crate) unsafe fn rows_from<'a, T>(&self, base: *const u8, r: usize, count: usize) -> &'a [T] {
+        // SAFETY: the caller vouches for the rows; elements of activations are aligned to their size.
+        unsafe { std::slice::from_raw_parts(base.cast::<T>().add(self.offset(r)), count * self.len) }
+    }
+
+    /// Row `r` for writing as it lies, of a dtype whose elements are `T`. What lies at `ahead` is fetched while a row of a large
+    /// result is computed.
     ///
     /// # Safety
     /// As [`Operand::row`], and nothing else reads or writes the row while the slice lives.
-    pub(crate) unsafe fn row_to<'a, T>(&self, base: *mut u8, r: usize, ahead: &'a [*const u8]) -> RowMut<'a, T> {
+    pub(crate) unsafe fn row_to<'a, T>(&self, base: *mut u8, r: usize, ahead: *const u8) -> RowMut<'a, T> {
+        // SAFETY: as the caller vouches.
+        unsafe { self.rows_to(base, r, 1, ahead) }
+    }
+
+    /// Row `r` and those after it, `count` in all, for writing as they lie.
+    ///
+    /// # Safety
+    /// As [`Operand::row_to`], for each of the rows, which lie side by side.
+    pub(crate) unsafe fn rows_to<'a, T>(
+        &self,
+        base: *mut u8,
+        r: usize,
+        count: usize,
+        ahead: *const u8,
+    ) -> RowMut<'a, T> {
         // SAFETY: as there.
-        let row = unsafe { std::slice::from_raw_parts_mut(base.cast::<T>().add(self.offset(r)), self.len) };
-        RowMut { row, past: self.streamed, ahead }
+        let row = unsafe { std::slice::from_raw_parts_mut(base.cast::<T>().add(self.offset(r)), count * self.len) };
+        RowMut { row, past: self.streamed, ahead: Some(ahead) }
     }
 
     /// Elements `first..first + buf.len()` of row `r`, converted into `buf`.

@@ -43,6 +43,13 @@ impl Rope {
         Rope { x, positions, cos, sin, y, rotary, offset: attrs.offset as usize }
     }
 
+    /// How many rows of one token lie side by side: all of its heads, or one.
+    fn heads(&self) -> usize {
+        let heads = self.x.shape[1];
+        let together = |o: &Operand| o.rows() <= 1 || o.is_even() && o.pitch() == o.len;
+        if together(&self.x) && together(&self.y) { heads.max(1) } else { 1 }
+    }
+
     /// The angles of row `r`; none where its position is outside the tables.
     ///
     /// # Safety
@@ -71,24 +78,28 @@ fn rope(node: &NodeView<'_>, _: &Core) -> Prepared {
     }
 }
 
-/// Halves of rows that are read and written as they lie.
+/// Halves of rows that are read and written as they lie, all heads of a token at once where they lie side by side.
 fn half_split<T: Element>(rope: Rope) -> Prepared {
     Prepared::with_scratch(0, move |exec| {
         let rotate = T::rows(exec.kernels()).rope_half_split.run;
         let Rope { x, y, .. } = &rope;
         let at = [x, y].map(|o| exec.address(o.tensor) as usize);
         let lead = AHEAD / (x.len * size_of::<T>()).max(1) + 1;
-        exec.rows(x.rows(), x.len, &|first, last, _| {
-            // SAFETY: tasks write disjoint rows of a result that shares no storage with the operands.
+        let heads = rope.heads();
+        exec.rows(x.rows() / heads, heads * x.len, &|first, last, _| {
+            // SAFETY: tasks write disjoint rows of a result that shares no storage with the operands; the rows that are taken
+            // together lie side by side.
             unsafe {
-                for r in first..last {
-                    let ahead = [x.ahead(at[0] as *const u8, r + lead)];
-                    let (row, out) = (x.row::<T>(at[0] as *const u8, r), y.row_to(at[1] as *mut u8, r, &ahead));
+                for r in (first * heads..last * heads).step_by(heads) {
+                    let row = x.rows_from::<T>(at[0] as *const u8, r, heads);
+                    let out = y.rows_to::<T>(at[1] as *mut u8, r, heads, x.ahead(at[0] as *const u8, r + lead));
                     match rope.angles(exec, r) {
-                        Some((cos, sin)) => rotate(out, row, cos, sin, rope.offset),
+                        Some((cos, sin)) => rotate(out, row, cos, sin, (rope.offset, x.len)),
                         None => {
                             out.row.copy_from_slice(row);
-                            out.row[rope.offset..rope.offset + rope.rotary].fill(T::narrow(f32::NAN));
+                            for head in out.row.chunks_exact_mut(x.len) {
+                                head[rope.offset..rope.offset + rope.rotary].fill(T::narrow(f32::NAN));
+                            }
                         }
                     }
                 }
@@ -113,7 +124,7 @@ fn by_way_of_f32(rope: Rope, style: RopeStyle) -> Prepared {
                     let row = x.read(k, at[0] as *const u8, r, buf);
                     match (rope.angles(exec, r), style) {
                         (Some((cos, sin)), RopeStyle::HalfSplit) => {
-                            (k.rows_f32.rope_half_split.run)(RowMut::kept(out), row, cos, sin, *offset);
+                            (k.rows_f32.rope_half_split.run)(RowMut::kept(out), row, cos, sin, (*offset, x.len));
                         }
                         (Some((cos, sin)), RopeStyle::Interleaved) => {
                             out.copy_from_slice(row);

@@ -115,8 +115,7 @@ fn rms_norm_of<T: Element>(x: Operand, w: Option<Operand>, y: Operand, norm: Nor
             unsafe {
                 let w = weights(exec, w.as_ref(), 1.0, &mut exec.scratch(thread)[..x.len]);
                 for r in first..last {
-                    let ahead = [x.ahead(at[0] as *const u8, r + 1)];
-                    let out = y.row_to::<T>(at[1] as *mut u8, r, &ahead);
+                    let out = y.row_to::<T>(at[1] as *mut u8, r, x.ahead(at[0] as *const u8, r + 1));
                     run(out, x.row(at[0] as *const u8, r), w, norm.eps, norm.offset);
                 }
             }
@@ -174,9 +173,9 @@ fn add_rms_norm_of<T: Element>([a, b, sum, y]: [Operand; 4], w: Option<Operand>,
                 let w = weights(exec, w.as_ref(), 1.0, buf_w);
                 for r in first..last {
                     (k.sum_of.run)(total, a.row(at[0] as *const u8, r), b.row(at[1] as *const u8, r));
-                    let [next_a, next_b] = [(&a, at[0]), (&b, at[1])].map(|(o, at)| [o.ahead(at as *const u8, r + 1)]);
-                    (k.scaled.run)(sum.row_to(at[2] as *mut u8, r, &next_a), total, 1.0);
-                    let out = y.row_to(at[3] as *mut u8, r, &next_b);
+                    let [next_a, next_b] = [(&a, at[0]), (&b, at[1])].map(|(o, at)| o.ahead(at as *const u8, r + 1));
+                    (k.scaled.run)(sum.row_to(at[2] as *mut u8, r, next_a), total, 1.0);
+                    let out = y.row_to(at[3] as *mut u8, r, next_b);
                     (k.rms_norm_of_f32.run)(out, total, w, norm.eps, norm.offset);
                 }
             }
@@ -230,8 +229,8 @@ fn layer_norm_of<T: Element>([x, y]: [Operand; 2], w: Option<Operand>, b: Option
                 let w = weights(exec, w.as_ref(), 1.0, buf_w);
                 let b = weights(exec, b.as_ref(), 0.0, buf_b);
                 for r in first..last {
-                    let ahead = [x.ahead(at[0] as *const u8, r + 1)];
-                    run(y.row_to::<T>(at[1] as *mut u8, r, &ahead), x.row(at[0] as *const u8, r), w, b, eps);
+                    let out = y.row_to::<T>(at[1] as *mut u8, r, x.ahead(at[0] as *const u8, r + 1));
+                    run(out, x.row(at[0] as *const u8, r), w, b, eps);
                 }
             }
         });
@@ -280,7 +279,7 @@ fn softmax(node: &NodeView<'_>, _: &Core) -> Prepared {
                     y.fill(k, at[2] as *mut u8, r, p, &ahead, |out| {
                         let (live, hidden) = out.split_at_mut(seen);
                         hidden.fill(0.0);
-                        let sum = (k.rows_f32.exp_sub_sum.run)(live, row, (k.rows_f32.max.run)(row), &[]);
+                        let sum = (k.rows_f32.exp_sub_sum.run)(live, row, (k.rows_f32.max.run)(row));
                         if sum != 0.0 {
                             (k.scale.run)(live, 1.0 / sum);
                         }
@@ -292,22 +291,23 @@ fn softmax(node: &NodeView<'_>, _: &Core) -> Prepared {
     })
 }
 
-/// The softmax of rows that are read and written as they lie.
+/// The softmax of rows that are read and written as they lie: a row is written beside the exponentials of the next.
 fn softmax_of<T: Element>([x, y]: [Operand; 2]) -> Prepared {
-    Prepared::with_scratch(x.len, move |exec| {
-        let k = T::rows(exec.kernels());
+    Prepared::with_scratch(2 * x.len, move |exec| {
+        let run = T::rows(exec.kernels()).softmax.run;
         let at = [x.tensor, y.tensor].map(|t| exec.address(t) as usize);
         exec.rows(x.rows(), x.len, &|first, last, thread| {
             // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
             // with the operands.
             unsafe {
-                let p = &mut exec.scratch(thread)[..x.len];
+                let (mut p, mut next) = exec.scratch(thread)[..2 * x.len].split_at_mut(x.len);
+                let row = |r| x.row::<T>(at[0] as *const u8, r);
+                let mut factor = run(RowMut::kept(&mut []), (&[], 1.0), p, row(first));
                 for r in first..last {
-                    let row = x.row::<T>(at[0] as *const u8, r);
-                    let ahead = if y.is_streamed() { &[x.ahead(at[0] as *const u8, r + 1)][..] } else { &[] };
-                    let sum = (k.exp_sub_sum.run)(p, row, (k.max.run)(row), ahead);
-                    let factor = if sum == 0.0 { 1.0 } else { 1.0 / sum };
-                    (k.scaled.run)(y.row_to(at[1] as *mut u8, r, &[]), p, factor);
+                    let out = y.row_to::<T>(at[1] as *mut u8, r, x.ahead(at[0] as *const u8, r + 2));
+                    let after = if r + 1 < last { row(r + 1) } else { &[] };
+                    factor = run(out, (p, factor), &mut next[..after.len()], after);
+                    (p, next) = (next, p);
                 }
             }
         });

@@ -200,16 +200,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn scale_by_power(self, v: __m256, n: __m256) -> __m256 {
-        // SAFETY: the token proves AVX2. Below the normal numbers the exponent's bits are 0, and so is the result.
-        unsafe {
-            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-            let exponent = _mm256_slli_epi32(_mm256_max_epi32(biased, _mm256_setzero_si256()), 23);
-            _mm256_mul_ps(v, _mm256_castsi256_ps(exponent))
-        }
-    }
-
-    #[inline(always)]
     fn sum_lanes(self, v: __m256) -> f32 {
         // SAFETY: the token proves AVX2.
         unsafe { sum_lanes_128(_mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1))) }
@@ -241,6 +231,7 @@ impl Simd for Avx2 {
         max(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
         max_nan(a: __m256, b: __m256) -> __m256 =
             _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+        pow2(bits: __m256) -> __m256 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(bits), 23));
         abs(a: __m256) -> __m256 = _mm256_andnot_ps(_mm256_set1_ps(-0.0), a);
         widen(v: __m256) -> [__m256d; 2] = [
             _mm256_cvtps_pd(_mm256_castps256_ps128(v)),

@@ -5,9 +5,11 @@ mod attention_digits;
 mod codes;
 mod digits;
 mod dot;
+mod exp;
 mod fp8;
 mod int8;
 mod pairs;
+mod rounding;
 
 use std::arch::x86_64::*;
 
@@ -20,7 +22,6 @@ use attention_digits::attention_digits;
 pub(crate) use digits::DIGITS;
 use digits::digits;
 use dot::{gemm_bf16_dot, gemv_bf16_dot};
-use fp8::refine;
 use int8::int8;
 use pairs::attention_pairs;
 
@@ -30,9 +31,15 @@ crate::entry::entry_points! {
     tile: 12 x 32 (2, 1), few: 4, gemv: 64 (4), qk: 8 x 2, pv: 7 x 4, digits: 4
 }
 
-/// The token of the AVX-512 tier.
+/// What a processor has beyond the tier's own instructions.
+fn refine(table: &mut crate::table::Kernels, features: &crate::isa::Features) {
+    fp8::refine(table, features);
+    rounding::refine(table, features);
+}
+
+/// The token of the AVX-512 tier; `BF16` where the processor rounds to bf16 itself.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const BF16: bool = false>(());
 
 /// Methods that are one expression of intrinsics without memory operands.
 macro_rules! lanes {
@@ -45,7 +52,7 @@ macro_rules! lanes {
     )+};
 }
 
-impl Avx512 {
+impl<const BF16: bool> Avx512<BF16> {
     /// bf16 of a vector, to nearest even, in integers: vcvtneps2bf16 flushes subnormals.
     #[inline(always)]
     fn to_bf16(self, v: __m512) -> __m256i {
@@ -61,9 +68,20 @@ impl Avx512 {
             _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet))
         }
     }
+
+    /// bf16 of two vectors, to nearest even.
+    #[inline(always)]
+    fn two_to_bf16(self, a: __m512, b: __m512) -> __m512i {
+        if BF16 {
+            // SAFETY: the token proves AVX-512 with BF16.
+            return unsafe { rounding::two(a, b) };
+        }
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_inserti64x4(_mm512_castsi256_si512(self.to_bf16(a)), self.to_bf16(b), 1) }
+    }
 }
 
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     const LANES: usize = 16;
     type V = __m512;
     type D = [__m512d; 2];
@@ -97,6 +115,21 @@ impl Simd for Avx512 {
         unsafe {
             let x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32(x, 16))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_two(self, p: *const bf16) -> [__m512; 2] {
+        // SAFETY: the caller vouches for 32 elements.
+        unsafe {
+            // Fours of elements, so that those of each half of the line meet zeros in their order.
+            let order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+            let x = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(p.cast()));
+            let zero = _mm512_setzero_si512();
+            [_mm512_unpacklo_epi16(zero, x), _mm512_unpackhi_epi16(zero, x)].map(
+                #[inline(always)]
+                |x| _mm512_castsi512_ps(x),
+            )
         }
     }
 
@@ -146,6 +179,30 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn store_bf16_two(self, p: *mut bf16, [a, b]: [__m512; 2]) {
+        // SAFETY: the caller vouches for 32 elements.
+        unsafe { _mm512_storeu_si512(p.cast(), self.two_to_bf16(a, b)) }
+    }
+
+    #[inline(always)]
+    unsafe fn stream_f16_two(self, p: *mut f16, v: [__m512; 2]) {
+        // SAFETY: the caller vouches for 32 elements and for the address.
+        unsafe {
+            let [a, b] = v.map(
+                #[inline(always)]
+                |v| _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT),
+            );
+            _mm512_stream_si512(p.cast(), _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn stream_bf16_two(self, p: *mut bf16, [a, b]: [__m512; 2]) {
+        // SAFETY: the caller vouches for 32 elements and for the address.
+        unsafe { _mm512_stream_si512(p.cast(), self.two_to_bf16(a, b)) }
+    }
+
+    #[inline(always)]
     unsafe fn store_columns(self, rows: [__m512; 4], out: *mut f32, pitch: usize, width: usize) {
         debug_assert!(width == 4, "tiles of this tier have whole fours of rows");
         // SAFETY: the token proves AVX-512; the caller vouches for the memory.
@@ -169,12 +226,6 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn scale_by_power(self, v: __m512, n: __m512) -> __m512 {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_scalef_ps(v, n) }
-    }
-
-    #[inline(always)]
     fn load_tail(self, x: &[f32], fill: f32) -> __m512 {
         assert!(x.len() <= 16);
         // SAFETY: the mask admits as many lanes as the slice has elements.
@@ -186,6 +237,12 @@ impl Simd for Avx512 {
         assert!(out.len() <= 16);
         // SAFETY: the mask admits as many lanes as the slice has elements.
         unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), mask(out.len()), v) }
+    }
+
+    #[inline(always)]
+    fn exp_below(self, x: __m512) -> __m512 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { exp::exp_below(x) }
     }
 
     #[inline(always)]
@@ -227,6 +284,7 @@ impl Simd for Avx512 {
         max(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
         max_nan(a: __m512, b: __m512) -> __m512 = _mm512_mask_mov_ps(
             _mm512_max_ps(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
+        pow2(bits: __m512) -> __m512 = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(bits), 23));
         abs(a: __m512) -> __m512 = _mm512_abs_ps(a);
         widen(v: __m512) -> [__m512d; 2] = [
             _mm512_cvtps_pd(_mm512_castps512_ps256(v)),

@@ -154,9 +154,8 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn scale_by_power(self, v: [f32; N], n: [f32; N]) -> [f32; N] {
-        // Below the normal numbers the exponent's bits are 0, and so is the result.
-        std::array::from_fn(|i| v[i] * f32::from_bits(((n[i] as i32 + 127).max(0) as u32) << 23))
+    fn pow2(self, bits: [f32; N]) -> [f32; N] {
+        each!(i => f32::from_bits(bits[i].to_bits() << 23))
     }
 
     #[inline(always)]
