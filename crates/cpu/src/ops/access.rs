@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use qiao_core::{DType, Dims, NodeView, TensorDesc, TensorId};
-use qiao_kernels_cpu::{Kernels, RowMut, stream_copy};
+use qiao_kernels_cpu::{Element, Kernels, RowMut, stream_copy};
 use qiao_quant::minifloat::{F8E4M3, F8E5M2, Format};
 
 /// A tensor as a kernel sees it: rows along the innermost axis.
@@ -29,9 +29,6 @@ const STREAMED: usize = 32 << 20;
 
 /// Bytes of a row below which it is not worth to write past the caches.
 const STREAMED_ROW: usize = 256;
-
-/// The most addresses that are fetched ahead.
-const AHEAD: usize = 2;
 
 /// Elements of a row that element-by-element operators are cut into: conversions of them stay in the first-level cache.
 const PIECE: usize = 1024;
@@ -336,32 +333,30 @@ impl Operand {
     /// # Safety
     /// As [`Operand::write`]; the elements lie side by side.
     unsafe fn stream(&self, k: &Kernels, base: *mut u8, at: usize, values: &[f32], ahead: &[*const u8]) {
-        /// Elements that are rounded before they are written.
-        const BLOCK: usize = 512;
-        let size = self.dtype.block_bytes();
-        let mut next = [std::ptr::null(); AHEAD];
-        let next = &mut next[..ahead.len()];
-        next.copy_from_slice(ahead);
-        for (i, values) in values.chunks(BLOCK).enumerate() {
-            // SAFETY: as the caller vouches; f32 and u16 have no bits that a byte does not.
-            unsafe {
-                let out = std::slice::from_raw_parts_mut(base.add((at + i * BLOCK) * size), values.len() * size);
-                let bytes = |p: *const u8| std::slice::from_raw_parts(p, values.len() * size);
-                match self.dtype {
-                    DType::F32 => stream_copy(out, bytes(values.as_ptr().cast()), next),
-                    DType::F16 => {
-                        let mut rounded = [f16::ZERO; BLOCK];
-                        (k.f32_to_f16.run)(&mut rounded[..values.len()], values);
-                        stream_copy(out, bytes(rounded.as_ptr().cast()), next);
-                    }
-                    _ => {
-                        let mut rounded = [bf16::ZERO; BLOCK];
-                        (k.f32_to_bf16.run)(&mut rounded[..values.len()], values);
-                        stream_copy(out, bytes(rounded.as_ptr().cast()), next);
-                    }
-                }
+        /// Writes values rounded: a part of them for each address, of which as much is fetched meanwhile.
+        ///
+        /// # Safety
+        /// As many elements as there are values lie at `out`, for this call alone.
+        unsafe fn rounded<T: Element>(k: &Kernels, out: *mut T, values: &[f32], ahead: &[*const u8]) {
+            let part = values.len().div_ceil(ahead.len().max(1)).next_multiple_of(64);
+            for (i, values) in values.chunks(part).enumerate() {
+                // SAFETY: as the caller vouches.
+                let row = unsafe { std::slice::from_raw_parts_mut(out.add(i * part), values.len()) };
+                let out = RowMut { row, past: true, ahead: ahead.get(i).copied() };
+                (T::rows(k).scaled.run)(out, values, 1.0);
             }
-            next.iter_mut().for_each(|next| *next = next.wrapping_add(BLOCK * size));
+        }
+        // SAFETY: as the caller vouches; f32 has no bits that a byte does not.
+        unsafe {
+            match self.dtype {
+                DType::F32 => {
+                    let bytes = values.len() * size_of::<f32>();
+                    let out = std::slice::from_raw_parts_mut(base.add(at * size_of::<f32>()), bytes);
+                    stream_copy(out, std::slice::from_raw_parts(values.as_ptr().cast(), bytes), ahead);
+                }
+                DType::F16 => rounded(k, base.cast::<f16>().add(at), values, ahead),
+                _ => rounded(k, base.cast::<bf16>().add(at), values, ahead),
+            }
         }
     }
 
