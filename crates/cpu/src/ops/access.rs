@@ -350,7 +350,7 @@ impl Operand {
         unsafe {
             match self.dtype {
                 DType::F32 => {
-                    let bytes = values.len() * size_of::<f32>();
+                    let bytes = size_of_val(values);
                     let out = std::slice::from_raw_parts_mut(base.add(at * size_of::<f32>()), bytes);
                     stream_copy(out, std::slice::from_raw_parts(values.as_ptr().cast(), bytes), ahead);
                 }
