@@ -77,7 +77,7 @@ class Group:
         for point in points:
             what, tokens, depth = point
             for number in range(rounds):
-                self.found["limits"].append(machine.limits(self.threads))
+                self.found["limits"].append({"point": label(point), **machine.limits(self.threads)})
                 names = [name for name in workers if depth <= self.found["deepest"].get(name, depth)]
                 for name in names[number % max(1, len(names)):] + names[:number % max(1, len(names))]:
                     try:

@@ -26,13 +26,14 @@ def touched(config, about, depth, tokens):
 
 
 def of_limit(group, config, point):
-    """The share of the measured read bandwidth that Qiao's decode reaches."""
+    """The share of the read bandwidth that Qiao's decode reaches, measured beside it in each round."""
     ours = group["engines"].get("qiao")
     if not point.startswith("tg") or not config or not ours or point not in ours["points"]:
         return None
     tokens, depth = map(int, point[2:].split("@"))
-    limit = read_limit(group) / touched(config, ours["about"], depth, tokens)
-    return statistics.median(ours["points"][point]) / limit
+    beside = [limit["read_bytes_per_s"] for limit in group["limits"] if limit["point"] == point]
+    needed = touched(config, ours["about"], depth, tokens)
+    return statistics.median(rate * needed / limit for rate, limit in zip(ours["points"][point], beside))
 
 
 def number(value):

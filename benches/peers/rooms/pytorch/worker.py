@@ -33,7 +33,7 @@ class Engine:
         if depth == 0:
             self.cache = transformers.DynamicCache()
         elif depth < self.held():
-            self.cache.crop(depth)
+            self.cache.crop(depth - self.held())
         while self.held() < depth:
             self.feed(protocol.ids(self.held(), min(512, depth - self.held())))
 
