@@ -16,8 +16,8 @@ use qiao_core::{AttentionAttrs, Binding, DType, Device, Graph, KvLayout, Op, Pla
 use qiao_cpu::{CpuDevice, CpuOptions};
 use qiao_reference::data::Rng;
 
-/// Tokens of a block.
-const BLOCK: usize = 16;
+/// Tokens of a block: those of a server's.
+const BLOCK: usize = qiao_engine::serve::BLOCK_SIZE;
 
 /// What is attended: queries of the last tokens of `batch` sequences, against `context` keys each.
 #[derive(Clone, Copy)]
