@@ -27,6 +27,11 @@ impl<'a> Wanted<'a> {
         Wanted { ahead, lines: lines.div_ceil(steps.max(1)), row: 0, byte: 0 }
     }
 
+    /// Nothing.
+    pub(crate) fn none() -> Self {
+        Wanted { ahead: Ahead::default(), lines: 0, row: 0, byte: 0 }
+    }
+
     #[inline(always)]
     pub(crate) fn step(&mut self) {
         for _ in 0..self.lines {

@@ -13,7 +13,8 @@ pub(crate) unsafe fn pv<S: Lanes, T: Stored, const RQ: usize, const NV: usize>(s
     assert!(b.acc.len() >= rows * dim && b.p.len() >= rows * KEYS, "{rows} rows of {dim} elements");
     assert!(b.first <= b.end && b.end <= KEYS && b.values.len() >= KEYS, "tokens of a chunk");
     let tiles = rows.div_ceil(RQ);
-    let mut wanted = Wanted::new(b.ahead, (dim / (NV * S::LANES)).max(1) * tiles * (b.end - b.first));
+    let mut wanted = Wanted::new(b.ahead, (dim / (NV * S::LANES)).max(1) * (b.end - b.first));
+    let mut nothing = Wanted::none();
     let mut d = 0;
     while d < dim {
         let wide = d + NV * S::LANES <= dim;
@@ -21,16 +22,17 @@ pub(crate) unsafe fn pv<S: Lanes, T: Stored, const RQ: usize, const NV: usize>(s
         let mut r = 0;
         for tile in 0..tiles {
             let next = rows * (tile + 1) / tiles;
+            let wanted = if tile == 0 { &mut wanted } else { &mut nothing };
             // SAFETY: the lengths were checked, the tile ends before the rows and dim; the caller vouches for the values.
             unsafe {
                 match (next - r, wide, step == S::LANES) {
-                    (1, true, _) => pv_tile::<S, T, 1, NV>(s, b, r, d, &mut wanted),
-                    (2, true, _) if RQ >= 2 => pv_tile::<S, T, 2, NV>(s, b, r, d, &mut wanted),
-                    (3, true, _) if RQ >= 3 => pv_tile::<S, T, 3, NV>(s, b, r, d, &mut wanted),
-                    (4, true, _) if RQ >= 4 => pv_tile::<S, T, 4, NV>(s, b, r, d, &mut wanted),
-                    (5, true, _) if RQ >= 5 => pv_tile::<S, T, 5, NV>(s, b, r, d, &mut wanted),
-                    (6, true, _) if RQ >= 6 => pv_tile::<S, T, 6, NV>(s, b, r, d, &mut wanted),
-                    (_, true, _) => pv_tile::<S, T, 7, NV>(s, b, r, d, &mut wanted),
+                    (1, true, _) => pv_tile::<S, T, 1, NV>(s, b, r, d, wanted),
+                    (2, true, _) if RQ >= 2 => pv_tile::<S, T, 2, NV>(s, b, r, d, wanted),
+                    (3, true, _) if RQ >= 3 => pv_tile::<S, T, 3, NV>(s, b, r, d, wanted),
+                    (4, true, _) if RQ >= 4 => pv_tile::<S, T, 4, NV>(s, b, r, d, wanted),
+                    (5, true, _) if RQ >= 5 => pv_tile::<S, T, 5, NV>(s, b, r, d, wanted),
+                    (6, true, _) if RQ >= 6 => pv_tile::<S, T, 6, NV>(s, b, r, d, wanted),
+                    (_, true, _) => pv_tile::<S, T, 7, NV>(s, b, r, d, wanted),
                     (1, _, true) => pv_narrow::<S, T, 1>(s, b, r, d),
                     (2, _, true) if RQ >= 2 => pv_narrow::<S, T, 2>(s, b, r, d),
                     (3, _, true) if RQ >= 3 => pv_narrow::<S, T, 3>(s, b, r, d),

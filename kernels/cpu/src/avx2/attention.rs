@@ -29,6 +29,19 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn max_lanes(self, v: __m256) -> f32 {
+        // SAFETY: the token proves AVX2.
+        unsafe {
+            if _mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)) != 0 {
+                return f32::NAN;
+            }
+            let four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    #[inline(always)]
     fn bf16_pairs(self, words: __m256) -> [__m256; 2] {
         // SAFETY: the token proves AVX2.
         unsafe {

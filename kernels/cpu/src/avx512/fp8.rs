@@ -234,18 +234,20 @@ unsafe fn pv<T: Fp8>(b: &mut WeighValues<'_, T>) {
     assert!(b.acc.len() >= rows * dim && b.p.len() >= rows * KEYS, "{rows} rows of {dim} elements");
     assert!(b.first <= b.end && b.end <= KEYS && b.values.len() >= KEYS, "tokens of a chunk");
     let tiles = rows.div_ceil(ROWS);
-    let mut wanted = Wanted::new(b.ahead, dim.div_ceil(WIDTH) * tiles * (b.end - b.first));
+    let mut wanted = Wanted::new(b.ahead, dim.div_ceil(WIDTH) * (b.end - b.first));
+    let mut nothing = Wanted::none();
     for d in (0..dim).step_by(WIDTH) {
         let mut r = 0;
         for tile in 0..tiles {
             let next = rows * (tile + 1) / tiles;
+            let wanted = if tile == 0 { &mut wanted } else { &mut nothing };
             // SAFETY: the lengths were checked; the caller vouches for the values.
             unsafe {
                 match next - r {
-                    1 => pv_tile::<T, 1>(b, r, d, &mut wanted),
-                    2 => pv_tile::<T, 2>(b, r, d, &mut wanted),
-                    3 => pv_tile::<T, 3>(b, r, d, &mut wanted),
-                    _ => pv_tile::<T, 4>(b, r, d, &mut wanted),
+                    1 => pv_tile::<T, 1>(b, r, d, wanted),
+                    2 => pv_tile::<T, 2>(b, r, d, wanted),
+                    3 => pv_tile::<T, 3>(b, r, d, wanted),
+                    _ => pv_tile::<T, 4>(b, r, d, wanted),
                 }
             }
             r = next;

@@ -235,25 +235,27 @@ unsafe fn pv(b: &mut WeighPairs<'_, bf16>) {
     let tiles = rows.div_ceil(ROWS);
     // Tiles of the largest number of rows take the fewest elements at a time.
     let strips = dim.div_ceil(if rows.div_ceil(tiles) > 6 { 2 } else { 4 } * LANES);
-    let mut wanted = Wanted::new(b.ahead, tiles * strips * (b.end - b.first).div_ceil(2));
+    let mut wanted = Wanted::new(b.ahead, strips * (b.end - b.first).div_ceil(2));
+    let mut nothing = Wanted::none();
     let mut r = 0;
     for tile in 0..tiles {
         let next = rows * (tile + 1) / tiles;
+        let wanted = if tile == 0 { &mut wanted } else { &mut nothing };
         // SAFETY: the lengths were checked; the caller vouches for the values.
         unsafe {
             match next - r {
-                1 => pv_rows::<1, 8>(b, r, &mut wanted),
-                2 => pv_rows::<2, 8>(b, r, &mut wanted),
-                3 => pv_rows::<3, 4>(b, r, &mut wanted),
-                4 => pv_rows::<4, 4>(b, r, &mut wanted),
-                5 => pv_rows::<5, 4>(b, r, &mut wanted),
-                6 => pv_rows::<6, 4>(b, r, &mut wanted),
-                7 => pv_rows::<7, 2>(b, r, &mut wanted),
-                8 => pv_rows::<8, 2>(b, r, &mut wanted),
-                9 => pv_rows::<9, 2>(b, r, &mut wanted),
-                10 => pv_rows::<10, 2>(b, r, &mut wanted),
-                11 => pv_rows::<11, 2>(b, r, &mut wanted),
-                _ => pv_rows::<12, 2>(b, r, &mut wanted),
+                1 => pv_rows::<1, 8>(b, r, wanted),
+                2 => pv_rows::<2, 8>(b, r, wanted),
+                3 => pv_rows::<3, 4>(b, r, wanted),
+                4 => pv_rows::<4, 4>(b, r, wanted),
+                5 => pv_rows::<5, 4>(b, r, wanted),
+                6 => pv_rows::<6, 4>(b, r, wanted),
+                7 => pv_rows::<7, 2>(b, r, wanted),
+                8 => pv_rows::<8, 2>(b, r, wanted),
+                9 => pv_rows::<9, 2>(b, r, wanted),
+                10 => pv_rows::<10, 2>(b, r, wanted),
+                11 => pv_rows::<11, 2>(b, r, wanted),
+                _ => pv_rows::<12, 2>(b, r, wanted),
             }
         }
         r = next;

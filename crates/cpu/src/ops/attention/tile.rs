@@ -102,8 +102,9 @@ impl Attention {
         let (mut s, mut total, mut state) = Scratch::new(unsafe { exec.scratch(thread) }, self, q.count * self.group());
         self.read(exec, q, head, &mut s);
         total.clear();
+        let mut chunks = [Chunk::new(), Chunk::new()];
         for part in self.parts(q) {
-            self.part(exec, q, head, part, &mut s, &mut state);
+            self.part(exec, q, head, part, &mut s, &mut state, &mut chunks);
             self.take(q, part, &mut total, &state);
         }
         // SAFETY: as the caller vouches.
@@ -126,8 +127,9 @@ impl Attention {
         // SAFETY: as the caller vouches.
         let (mut s, ..) = Scratch::new(unsafe { exec.scratch(thread) }, self, q.count * self.group());
         self.read(exec, q, head, &mut s);
+        let mut chunks = [Chunk::new(), Chunk::new()];
         for part in parts {
-            self.part(exec, q, head, part, &mut s, &mut state(part));
+            self.part(exec, q, head, part, &mut s, &mut state(part), &mut chunks);
         }
     }
 
@@ -189,11 +191,20 @@ impl Attention {
     }
 
     /// A tile against the keys of one part: the part's own running numbers.
-    fn part(&self, exec: &Exec<'_>, q: &Queries, head: usize, part: usize, s: &mut Scratch<'_>, state: &mut State<'_>) {
+    #[allow(clippy::too_many_arguments, reason = "as for a chunk")]
+    fn part(
+        &self,
+        exec: &Exec<'_>,
+        q: &Queries,
+        head: usize,
+        part: usize,
+        s: &mut Scratch<'_>,
+        state: &mut State<'_>,
+        chunks: &mut [Chunk; 2],
+    ) {
         let (lo, hi) = self.visible(q);
         let (mut at, end) = (lo.max(part * PART), hi.min((part + 1) * PART));
         let stop = |at: usize| hi.min((at / KEYS + 1) * KEYS);
-        let mut chunks = [Chunk::new(), Chunk::new()];
         let [mut here, mut next] = chunks.each_mut();
         state.clear();
         if !self.walk(exec, q, head, (at, stop(at)), here) {

@@ -23,16 +23,18 @@ impl Chunk {
 /// Where the keys, or the values, of one chunk lie, and their scales.
 pub(super) struct Places {
     pub(super) at: [*const u8; KEYS],
-    /// Where the scales of tokens that lie side by side start, and how many elements they are apart.
-    spans: [(Range<usize>, *const f32, usize); KEYS],
+    /// Tokens that lie side by side, and where their scales start.
+    spans: [(Range<u8>, *const f32); KEYS],
     span_count: usize,
+    /// Elements from a scale to the next in a span.
+    scale_step: usize,
     scales: [f32; KEYS],
 }
 
 impl Places {
     fn new() -> Self {
-        let spans = std::array::from_fn(|_| (0..0, std::ptr::null(), 0));
-        Places { at: [std::ptr::null(); KEYS], spans, span_count: 0, scales: [0.0; KEYS] }
+        let spans = [const { (0..0, std::ptr::null()) }; KEYS];
+        Places { at: [std::ptr::null(); KEYS], spans, span_count: 0, scale_step: 0, scales: [0.0; KEYS] }
     }
 
     /// Reads the scales of the chunk's tokens.
@@ -40,11 +42,12 @@ impl Places {
     /// # Safety
     /// The chunk was [found](Attention::walk), and nothing writes its scales meanwhile.
     pub(super) unsafe fn read_scales(&mut self) {
-        for (tokens, start, step) in &self.spans[..self.span_count] {
-            let to = &mut self.scales[tokens.clone()];
+        let step = self.scale_step;
+        for (tokens, start) in &self.spans[..self.span_count] {
+            let to = &mut self.scales[usize::from(tokens.start)..usize::from(tokens.end)];
             // SAFETY: as the caller vouches, the scales of the span are there.
             unsafe {
-                if *step == 1 {
+                if step == 1 {
                     to.copy_from_slice(std::slice::from_raw_parts(*start, to.len()));
                 } else {
                     to.iter_mut().enumerate().for_each(|(i, scale)| *scale = *start.add(i * step));
@@ -81,8 +84,9 @@ impl Cache {
         if let (Some((tensor, at)), Some((_, strides))) = (self.scale_at(span.block, head, span.token), self.scale) {
             let start = exec.address(tensor).cast_const().cast::<f32>().wrapping_add(at);
             fetch_ahead(start.cast(), 4 * ((span.count - 1) * strides[2] + 1));
-            places.spans[places.span_count] = (first..first + span.count, start, strides[2]);
-            places.span_count += 1;
+            // A chunk's tokens are counted in a byte.
+            places.spans[places.span_count] = (first as u8..(first + span.count) as u8, start);
+            (places.span_count, places.scale_step) = (places.span_count + 1, strides[2]);
         }
     }
 }
