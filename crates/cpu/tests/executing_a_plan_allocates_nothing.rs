@@ -102,33 +102,27 @@ fn layer(tokens: usize, dtype: DType) -> Result<(Graph, Vec<Vec<u8>>)> {
     Ok((g, bytes))
 }
 
-/// Allocations of the second run of a plan.
+/// Allocations of one run of a plan: the least of several, since a thread of the pool may still be starting during the first.
 fn allocations(threads: usize, tokens: usize, dtype: DType) -> Result<usize> {
     let device = CpuDevice::with(&CpuOptions { isa: None, threads: Some(threads) })?;
     let mut stream = device.stream()?;
-    let (mut g, bytes) = layer(tokens, dtype)?;
+    let (mut g, mut bytes) = layer(tokens, dtype)?;
+    trials::pack(&device, &mut g, &mut bytes)?;
     let mut bindings = Vec::new();
     for bytes in &bytes {
         let binding = Binding::whole(device.alloc(0, bytes.len())?);
         stream.upload(&binding, bytes)?;
         bindings.push(binding);
     }
-    for node in 0..g.nodes().len() {
-        let Support::Relayout { operand, layout } = device.support(&g)[node].answer else { continue };
-        let id = g.nodes()[node].inputs[operand].expect("the operand is given");
-        let at = g.bound().iter().position(|&b| b == id).expect("the weight is bound");
-        let desc = g.desc(id).clone();
-        let packed = Binding::whole(device.alloc(0, device.prepack_bytes(&desc, layout)?)?);
-        device.prepack(&mut *stream, &desc, &bindings[at], layout, &packed)?;
-        bindings[at] = packed;
-        g.set_layout(id, layout)?;
-    }
     let plan = device.plan(&g)?;
     let workspace = Binding::whole(device.alloc(0, plan.info().workspace_bytes)?);
-    plan.execute(&mut *stream, &bindings, &workspace)?;
-    let before = CALLS.load(Ordering::Relaxed);
-    plan.execute(&mut *stream, &bindings, &workspace)?;
-    Ok(CALLS.load(Ordering::Relaxed) - before)
+    let mut least = usize::MAX;
+    for _ in 0..20 {
+        let before = CALLS.load(Ordering::Relaxed);
+        plan.execute(&mut *stream, &bindings, &workspace)?;
+        least = least.min(CALLS.load(Ordering::Relaxed) - before);
+    }
+    Ok(least)
 }
 
 #[test]

@@ -142,3 +142,27 @@ pub(crate) fn execute(device: &dyn Device, plan: &dyn Plan, bytes: &[Vec<u8>]) -
     };
     bindings.iter().map(|b| read(b, &mut stream)).collect()
 }
+
+/// Has the device pack the constants that it wants packed; their bytes are replaced.
+///
+/// # Errors
+/// The device's.
+pub(crate) fn pack(device: &dyn Device, graph: &mut Graph, bytes: &mut [Vec<u8>]) -> Result<()> {
+    let mut stream = device.stream()?;
+    for node in 0..graph.nodes().len() {
+        // A node may want several of its operands packed, one after the other.
+        while let Support::Relayout { operand, layout } = device.support(graph)[node].answer {
+            let id = graph.nodes()[node].inputs[operand].expect("the operand is given");
+            let at = graph.bound().iter().position(|&b| b == id).expect("the weight is bound");
+            let desc = graph.desc(id).clone();
+            let from = Binding::whole(device.alloc(0, bytes[at].len())?);
+            let to = Binding::whole(device.alloc(0, device.prepack_bytes(&desc, layout)?)?);
+            stream.upload(&from, &bytes[at])?;
+            device.prepack(&mut *stream, &desc, &from, layout, &to)?;
+            bytes[at] = vec![0; to.bytes];
+            stream.download(&mut bytes[at], &to)?;
+            graph.set_layout(id, layout)?;
+        }
+    }
+    Ok(())
+}
