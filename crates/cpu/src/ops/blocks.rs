@@ -1,13 +1,17 @@
 //! A matrix product of many rows, cut into blocks: activations packed for all of K, tasks of some panels each, K in
 //! blocks that keep a micro-panel of activations in the first-level cache.
 
+use std::any::TypeId;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::f16;
+use qiao_core::Result;
 use qiao_kernels_cpu::{Gemm, GemmBlock, NR, PackA, Weight};
 
 use super::access::Operand;
-use super::exec::Exec;
+use super::exec::{Exec, Prepared};
+use super::job::{Job, Packing};
 use super::tail::Tail;
 
 /// Panels that one task takes: 128 columns.
@@ -30,11 +34,19 @@ pub(super) fn task_panels(all: usize, most: usize, unit: usize, threads: usize) 
 }
 
 /// Where the weights of a block come from.
-pub(super) trait Panels<W>: Sync {
+pub(super) trait Panels<W>: Send + Sync {
+    /// Checks what only the data can tell.
+    ///
+    /// # Errors
+    /// Inputs in a group that has no scales.
+    fn check(&self, _: &Exec<'_>) -> Result<()> {
+        Ok(())
+    }
+
     /// The panels from the first of the inputs on, and the elements from one panel to the next.
     fn block<'a>(
-        &'a self,
-        exec: &Exec<'_>,
+        &self,
+        exec: &Exec<'a>,
         scratch: &'a mut [f32],
         panels: Range<usize>,
         inputs: Range<usize>,
@@ -42,42 +54,54 @@ pub(super) trait Panels<W>: Sync {
 }
 
 /// Packed panels.
-pub(super) struct Packed<'a, W> {
-    pub(super) weights: &'a [W],
-    /// Elements of a panel.
+pub(super) struct Packed<W> {
+    /// The tensor that they are.
+    pub(super) tensor: usize,
+    /// Elements of a panel, and panels.
     pub(super) stride: usize,
+    pub(super) panels: usize,
+    pub(super) elements: PhantomData<fn() -> W>,
 }
 
-impl<W: Weight> Panels<W> for Packed<'_, W> {
+impl<W: Weight> Packed<W> {
+    /// All of them.
+    pub(super) fn all<'a>(&self, exec: &Exec<'a>) -> &'a [W] {
+        // SAFETY: the plan checked that the binding holds all panels, which live as long as its run.
+        unsafe { std::slice::from_raw_parts(exec.address(self.tensor).cast::<W>(), self.panels * self.stride) }
+    }
+}
+
+impl<W: Weight> Panels<W> for Packed<W> {
     fn block<'a>(
-        &'a self,
-        _: &Exec<'_>,
+        &self,
+        exec: &Exec<'a>,
         _: &'a mut [f32],
         panels: Range<usize>,
         inputs: Range<usize>,
     ) -> (&'a [W], usize) {
-        (&self.weights[panels.start * self.stride + inputs.start * NR..], self.stride)
+        (&self.all(exec)[panels.start * self.stride + inputs.start * NR..], self.stride)
     }
 }
 
 /// Packed panels of f16, widened to f32 on the way: once for all rows.
-pub(super) struct Widened<'a> {
-    pub(super) panels: Packed<'a, f16>,
+pub(super) struct Widened {
+    pub(super) panels: Packed<f16>,
 }
 
-impl Panels<f32> for Widened<'_> {
+impl Panels<f32> for Widened {
     fn block<'a>(
-        &'a self,
-        exec: &Exec<'_>,
+        &self,
+        exec: &Exec<'a>,
         scratch: &'a mut [f32],
         panels: Range<usize>,
         inputs: Range<usize>,
     ) -> (&'a [f32], usize) {
         let stride = inputs.len() * NR;
         let wide = &mut scratch[..panels.len() * stride];
+        let all = self.panels.all(exec);
         for (panel, out) in panels.zip(wide.chunks_exact_mut(stride)) {
             let from = panel * self.panels.stride + inputs.start * NR;
-            (exec.kernels().f16_to_f32.run)(out, &self.panels.weights[from..from + stride]);
+            (exec.kernels().f16_to_f32.run)(out, &all[from..from + stride]);
         }
         (wide, stride)
     }
@@ -133,99 +157,140 @@ impl Blocks {
     fn micro_panel(&self, tile: usize, k0: usize) -> usize {
         (tile * self.k_padded + k0) * self.mr
     }
+}
 
-    /// Packs rows `first..first + rows` of the activations for all of K.
-    pub(super) fn pack<A: Weight, P: Copy + Send + Sync + 'static>(
-        &self,
-        exec: &Exec<'_>,
-        a: &Operand,
-        pack: PackA<A, P>,
-        first: usize,
-        rows: usize,
-    ) {
-        let base = exec.address(a.tensor) as usize;
-        let packed = exec.shared().0 as usize;
-        exec.run(rows.div_ceil(self.mr), &|tile, thread| {
-            let start = first + tile * self.mr;
-            let m = self.mr.min(first + rows - start);
-            // SAFETY: the pool gave this thread; the rows lie in the operand; each task packs micro-panels of its own
-            // into the shared scratch, which the plan laid out for all of them.
-            unsafe {
-                let (data, lda): (&[A], usize) = if a.is_dense() && a.is_even() {
-                    let from = (base as *const A).add(a.offset(start));
-                    (std::slice::from_raw_parts(from, (m - 1) * a.pitch() + self.k), a.pitch())
-                } else {
-                    let spare =
-                        exec.scratch(thread).as_mut_ptr().cast::<A>().add(self.scratch_bytes() / size_of::<A>());
-                    for i in 0..m {
-                        for j in 0..self.k {
-                            let at = a.offset(start + i) + j * a.step();
-                            *spare.add(i * self.k + j) = *(base as *const A).add(at);
-                        }
-                    }
-                    (std::slice::from_raw_parts(spare, m * self.k), self.k)
-                };
-                for k0 in (0..self.k).step_by(self.kc) {
-                    let kc = self.kc.min(self.k - k0);
-                    let out = (packed as *mut P).add(self.micro_panel(tile, k0));
-                    let len = kc.next_multiple_of(4) * self.mr;
-                    pack(std::slice::from_raw_parts_mut(out, len.min(self.packed_len())), &data[k0..], lda, m, kc);
-                }
-            }
-        });
+/// A product in blocks. `A` is the dtype of the activations in memory, `P` as they are packed.
+pub(super) struct Blocked<A, P, W, S> {
+    pub(super) cut: Blocks,
+    pub(super) a: Operand,
+    pub(super) m: usize,
+    pub(super) gemm: Gemm<P, W, f32>,
+    pub(super) pack: PackA<A, P>,
+    pub(super) source: S,
+    pub(super) tail: Tail,
+}
+
+impl<A: Weight, P: Copy + Send + Sync + 'static, W: Weight, S: Panels<W> + 'static> Blocked<A, P, W, S> {
+    /// The product, whose source needs so many f32 of a thread's scratch.
+    pub(super) fn prepare(self, source: usize) -> Prepared {
+        let even = self.a.is_dense() && self.a.is_even();
+        let uneven = if even { 0 } else { self.cut.mr * self.cut.k * size_of::<A>() };
+        let per_thread = self.cut.scratch_bytes() + uneven.max(4 * source).next_multiple_of(4);
+        let shared = self.cut.packed_len() * size_of::<P>();
+        Prepared::product(self, shared, per_thread)
+    }
+}
+
+impl<A: Weight, P: Copy + Send + Sync + 'static, W: Weight, S: Panels<W>> Job for Blocked<A, P, W, S> {
+    fn rows(&self) -> usize {
+        self.m
     }
 
-    /// Multiplies the packed rows with all panels and finishes them. What a thread's scratch has beyond
-    /// [`Blocks::scratch_bytes`] is the source's.
-    pub(super) fn multiply<P: Copy + Send + Sync + 'static, W: Weight>(
-        &self,
-        exec: &Exec<'_>,
-        gemm: Gemm<P, W, f32>,
-        source: &impl Panels<W>,
-        first: usize,
-        rows: usize,
-        tail: &Tail,
-    ) {
-        let all = self.n.div_ceil(NR);
-        let ldc = self.panels * NR;
+    fn block(&self) -> usize {
+        self.cut.rows
+    }
+
+    fn packing(&self) -> Packing {
+        let (from, to) = (TypeId::of::<A>(), TypeId::of::<P>());
+        Packing::Panels { from, to, rows: self.cut.mr, inputs: self.cut.kc }
+    }
+
+    fn columns(&self) -> usize {
+        self.cut.panels * NR
+    }
+
+    fn tasks(&self) -> usize {
+        self.cut.n.div_ceil(NR).div_ceil(self.cut.panels)
+    }
+
+    fn pack_tasks(&self, rows: &Range<usize>) -> usize {
+        rows.len().div_ceil(self.cut.mr)
+    }
+
+    fn check(&self, exec: &Exec<'_>) -> Result<()> {
+        self.source.check(exec)
+    }
+
+    /// Packs a micro-panel for all of K.
+    unsafe fn pack(&self, exec: &Exec<'_>, rows: &Range<usize>, tile: usize, thread: usize) {
+        let (cut, a) = (&self.cut, &self.a);
+        let base = exec.address(a.tensor) as usize;
         let packed = exec.shared().0 as usize;
-        exec.run(all.div_ceil(self.panels), &|task, thread| {
-            let p0 = task * self.panels;
-            let panels = self.panels.min(all - p0);
-            let columns = (self.n - p0 * NR).min(panels * NR);
-            // SAFETY: the pool gave this thread; the packed activations are complete and only read; tasks write
-            // disjoint columns of the result.
-            unsafe {
-                let (c, rest) = exec.scratch(thread).split_at_mut(self.rows * ldc);
-                let (rest, spare) = rest.split_at_mut(2 * ldc);
-                for k0 in (0..self.k).step_by(self.kc) {
-                    let kc = self.kc.min(self.k - k0);
-                    let (w, panel_stride) = source.block(exec, spare, p0..p0 + panels, k0..k0 + kc);
-                    for tile in 0..rows.div_ceil(self.mr) {
-                        let at = self.micro_panel(tile, k0);
-                        let a =
-                            std::slice::from_raw_parts((packed as *const P).add(at), kc.next_multiple_of(4) * self.mr);
-                        (gemm.run)(&GemmBlock {
-                            m: self.mr.min(rows - tile * self.mr),
-                            kc,
-                            a,
-                            w,
-                            panel_stride,
-                            panels,
-                            c: c.as_mut_ptr().add(tile * self.mr * ldc),
-                            ldc,
-                            columns,
-                            accumulate: k0 > 0,
-                        });
+        let start = rows.start + tile * cut.mr;
+        let m = cut.mr.min(rows.end - start);
+        // SAFETY: as the caller vouches; the rows lie in the operand; each task packs micro-panels of its own into the shared
+        // scratch, which the plan laid out for all of them.
+        unsafe {
+            let (data, lda): (&[A], usize) = if a.is_dense() && a.is_even() {
+                let from = (base as *const A).add(a.offset(start));
+                (std::slice::from_raw_parts(from, (m - 1) * a.pitch() + cut.k), a.pitch())
+            } else {
+                let spare = exec.scratch(thread).as_mut_ptr().cast::<A>().add(cut.scratch_bytes() / size_of::<A>());
+                for i in 0..m {
+                    for j in 0..cut.k {
+                        let at = a.offset(start + i) + j * a.step();
+                        *spare.add(i * cut.k + j) = *(base as *const A).add(at);
                     }
                 }
-                for (i, row) in c.chunks_exact_mut(ldc).take(rows).enumerate() {
-                    if self.k == 0 {
-                        row.fill(0.0);
-                    }
-                    tail.finish(exec, first + i, p0 * NR, &mut row[..columns], rest);
+                (std::slice::from_raw_parts(spare, m * cut.k), cut.k)
+            };
+            for k0 in (0..cut.k).step_by(cut.kc) {
+                let kc = cut.kc.min(cut.k - k0);
+                let out = (packed as *mut P).add(cut.micro_panel(tile, k0));
+                let len = kc.next_multiple_of(4) * cut.mr;
+                (self.pack)(std::slice::from_raw_parts_mut(out, len.min(cut.packed_len())), &data[k0..], lda, m, kc);
+            }
+        }
+    }
+
+    /// Multiplies the packed rows with some panels and finishes them. What a thread's scratch has beyond
+    /// [`Blocks::scratch_bytes`] is the source's.
+    unsafe fn multiply(&self, exec: &Exec<'_>, rows: &Range<usize>, task: usize, thread: usize) {
+        let cut = &self.cut;
+        let ldc = cut.panels * NR;
+        let packed = exec.shared().0 as usize;
+        let p0 = task * cut.panels;
+        let panels = cut.panels.min(cut.n.div_ceil(NR) - p0);
+        let columns = (cut.n - p0 * NR).min(panels * NR);
+        // SAFETY: as the caller vouches; the packed activations are complete and only read; tasks write disjoint columns of
+        // the result.
+        unsafe {
+            let (c, rest) = exec.scratch(thread).split_at_mut(cut.rows * ldc);
+            let (rest, spare) = rest.split_at_mut(2 * ldc);
+            for k0 in (0..cut.k).step_by(cut.kc) {
+                let kc = cut.kc.min(cut.k - k0);
+                let (w, panel_stride) = self.source.block(exec, spare, p0..p0 + panels, k0..k0 + kc);
+                for tile in 0..rows.len().div_ceil(cut.mr) {
+                    let at = cut.micro_panel(tile, k0);
+                    let a = std::slice::from_raw_parts((packed as *const P).add(at), kc.next_multiple_of(4) * cut.mr);
+                    (self.gemm.run)(&GemmBlock {
+                        m: cut.mr.min(rows.len() - tile * cut.mr),
+                        kc,
+                        a,
+                        w,
+                        panel_stride,
+                        panels,
+                        c: c.as_mut_ptr().add(tile * cut.mr * ldc),
+                        ldc,
+                        columns,
+                        accumulate: k0 > 0,
+                    });
                 }
             }
-        });
+            for (i, row) in c.chunks_exact_mut(ldc).take(rows.len()).enumerate() {
+                if cut.k == 0 {
+                    row.fill(0.0);
+                }
+                self.tail.finish(exec, thread, rows.start + i, p0 * NR, &mut row[..columns], rest);
+            }
+        }
+    }
+
+    fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    fn tail_mut(&mut self) -> &mut Tail {
+        &mut self.tail
     }
 }

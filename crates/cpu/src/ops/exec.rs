@@ -3,6 +3,7 @@
 use qiao_core::{Accept, DType, NodeView, OpKind, OpTable, Reason, Result, Row};
 use qiao_kernels_cpu::{Kernels, stream_fence};
 
+use super::job::{Job, Together};
 use crate::threads::Pool;
 
 /// What plans share with their device.
@@ -23,23 +24,77 @@ type Step = dyn Fn(&Exec<'_>) -> Result<()> + Send + Sync;
 
 /// A node, ready to run.
 pub(crate) struct Prepared {
-    /// Runs the node.
-    pub(crate) run: Box<Step>,
+    work: Work,
     /// Bytes of scratch that all threads share.
     pub(crate) shared: usize,
     /// Bytes of scratch for each thread.
     pub(crate) per_thread: usize,
 }
 
+/// What a node does.
+enum Work {
+    /// Anything, by itself.
+    Step(Box<Step>),
+    /// A product, or several as one.
+    Products(Together),
+}
+
 impl Prepared {
+    /// A node that needs so many bytes of scratch for all threads, and for each.
+    pub(crate) fn new(
+        run: impl Fn(&Exec<'_>) -> Result<()> + Send + Sync + 'static,
+        shared: usize,
+        per_thread: usize,
+    ) -> Self {
+        Prepared { work: Work::Step(Box::new(run)), shared, per_thread }
+    }
+
     /// A node that needs this many f32 of scratch a thread.
     pub(crate) fn with_scratch(floats: usize, run: impl Fn(&Exec<'_>) -> Result<()> + Send + Sync + 'static) -> Self {
-        Prepared { run: Box::new(run), shared: 0, per_thread: floats * 4 }
+        Prepared::new(run, 0, floats * 4)
+    }
+
+    /// A product that needs so many bytes of scratch for all threads, and for each.
+    pub(crate) fn product(job: impl Job + 'static, shared: usize, per_thread: usize) -> Self {
+        Prepared::products(Together::one(job, shared, per_thread))
+    }
+
+    /// Products as one.
+    pub(crate) fn products(products: Together) -> Self {
+        let (shared, per_thread) = products.scratch();
+        Prepared { work: Work::Products(products), shared, per_thread }
     }
 
     /// A node that has nothing to do.
     pub(crate) fn nothing() -> Self {
         Prepared::with_scratch(0, |_| Ok(()))
+    }
+
+    /// Runs the node.
+    ///
+    /// # Errors
+    /// What only the data can tell.
+    pub(crate) fn run(&self, exec: &Exec<'_>) -> Result<()> {
+        match &self.work {
+            Work::Step(run) => run(exec),
+            Work::Products(products) => products.run(exec),
+        }
+    }
+
+    /// The products that the node is; `None` for any other.
+    pub(crate) fn as_products(&self) -> Option<&Together> {
+        match &self.work {
+            Work::Products(products) => Some(products),
+            Work::Step(_) => None,
+        }
+    }
+
+    /// Takes the products that the node is, and leaves nothing to do.
+    pub(crate) fn take_products(&mut self) -> Option<Together> {
+        match std::mem::replace(self, Prepared::nothing()).work {
+            Work::Products(products) => Some(products),
+            Work::Step(_) => None,
+        }
     }
 }
 
@@ -87,6 +142,7 @@ pub(crate) fn no_layouts(node: &NodeView<'_>) -> Result<Accept, Reason> {
 }
 
 /// What a step sees while a plan executes.
+#[derive(Clone, Copy)]
 pub(crate) struct Exec<'a> {
     /// One address per tensor of the graph.
     pub(super) addresses: &'a [usize],
@@ -94,8 +150,10 @@ pub(crate) struct Exec<'a> {
     /// Where the scratch of all threads starts, and its size.
     pub(super) shared: usize,
     pub(super) shared_bytes: usize,
-    /// Where the scratch of the first thread starts, and the size of each thread's.
+    /// Where the scratch of the first thread starts, and the bytes from one thread's to the next.
     pub(super) scratch: usize,
+    pub(super) apart: usize,
+    /// Bytes of a thread's scratch that the step may use.
     pub(super) per_thread: usize,
 }
 
@@ -116,9 +174,16 @@ impl Exec<'_> {
     /// `thread` is the thread that the pool gave to the running task, and the slice is dropped before the task ends.
     #[allow(clippy::mut_from_ref, reason = "each thread has scratch of its own, and the caller vouches for the thread")]
     pub(crate) unsafe fn scratch(&self, thread: usize) -> &mut [f32] {
-        let start = (self.scratch + thread * self.per_thread) as *mut f32;
-        // SAFETY: the plan laid out `per_thread` bytes for each thread in its workspace, which it checked.
+        let start = (self.scratch + thread * self.apart) as *mut f32;
+        // SAFETY: the plan laid out `apart` bytes for each thread in its workspace, which it checked, and no step may use
+        // more.
         unsafe { std::slice::from_raw_parts_mut(start, self.per_thread / 4) }
+    }
+
+    /// The address of byte `at` of a thread's scratch, for what a step keeps behind [`Exec::scratch`].
+    pub(crate) fn kept(&self, thread: usize, at: usize) -> *mut f32 {
+        debug_assert!(self.per_thread <= at && at <= self.apart, "what is kept lies behind the scratch of products");
+        (self.scratch + thread * self.apart + at) as *mut f32
     }
 
     /// The scratch that all threads share, as the step asked for it: its address and its size in bytes.

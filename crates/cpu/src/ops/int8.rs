@@ -151,7 +151,7 @@ fn scaled_matmul(node: &NodeView<'_>, core: &Core) -> Prepared {
         product.multiply(exec, weights, scratch + panels);
         Ok(())
     };
-    Prepared { run: Box::new(run), shared: panels + activations, per_thread }
+    Prepared::new(run, panels + activations, per_thread)
 }
 
 impl Product {

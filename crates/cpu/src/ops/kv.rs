@@ -111,7 +111,7 @@ fn kv_write(node: &NodeView<'_>, _: &Core) -> Prepared {
         });
         Ok(())
     };
-    Prepared { run: Box::new(run), shared: tokens * 8, per_thread: longest * 4 }
+    Prepared::new(run, tokens * 8, longest * 4)
 }
 
 /// Slots are −1 or inside the cache, and no two are the same.

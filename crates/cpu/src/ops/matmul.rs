@@ -7,13 +7,18 @@
 //! panels and walks K in blocks that keep a micro-panel in the first-level cache. An operand that is not constant is
 //! packed on the way, panel by panel.
 
+use std::any::TypeId;
+use std::marker::PhantomData;
+use std::ops::Range;
+
 use half::{bf16, f16};
 use qiao_core::{Accept, DType, MatmulAttrs, NodeView, Op, OpKind, Reason, Row, Rule};
 use qiao_kernels_cpu::{Element, Gemm, Kernels, NR, PackA, Weight, WeightMatrix, pack_panel};
 
 use super::access::Operand;
-use super::blocks::{self, Blocks, task_panels};
+use super::blocks::{self, Blocked, Blocks, Widened, task_panels};
 use super::exec::{Core, Exec, Prepare, Prepared, activations, row};
+use super::job::{Job, Packing};
 use super::pack::{PANELS, PANELS_T, panel};
 use super::sound::can_be_packed;
 use super::tail::{Tail, epilogue_in_reach};
@@ -99,7 +104,8 @@ fn packed(node: &NodeView<'_>, core: &Core) -> Prepared {
             // One row and many take the same sums, so that a row does not depend on its batch.
             (Some(gemm), Some(gemv)) if product.a.dtype == DType::BF16 => {
                 if product.m == 1 {
-                    return product.gemv(core, read_pairs, gemv.run);
+                    let (even, inputs) = (product.k.is_multiple_of(2), product.k.next_multiple_of(2));
+                    return product.gemv(core, (read_pairs as ReadRow<bf16>, even, inputs), gemv.run);
                 }
                 product.blocked::<bf16, bf16, bf16>(core, gemm, core.kernels.pack_a_bf16_dot.run)
             }
@@ -111,11 +117,11 @@ fn packed(node: &NodeView<'_>, core: &Core) -> Prepared {
 /// Tiles of rows from which on it pays to widen weights once, instead of in every tile.
 const WIDEN_TILES: usize = 3;
 
-/// Reads the one row of an operand; the buffer holds it, rounded up to an even length.
+/// Reads the one row of an operand into a buffer of [`OneRow::inputs`].
 ///
 /// # Safety
 /// The operand's memory is live, initialised and not written meanwhile, and the buffer is no part of it.
-type ReadRow<X> = for<'a> unsafe fn(&Exec<'_>, &Operand, &'a mut [X]) -> &'a [X];
+type ReadRow<X> = unsafe fn(&Exec<'_>, &Operand, &mut [X]);
 
 /// Multiplies one row with panels: `(y, x, w, panel_stride, accumulate)`.
 type RunRow<X, W> = fn(&mut [f32], &[X], &[W], usize, bool);
@@ -124,29 +130,23 @@ type RunRow<X, W> = fn(&mut [f32], &[X], &[W], usize, bool);
 ///
 /// # Safety
 /// See [`ReadRow`].
-unsafe fn read_f32<'a>(exec: &Exec<'_>, a: &Operand, buf: &'a mut [f32]) -> &'a [f32] {
+unsafe fn read_f32(exec: &Exec<'_>, a: &Operand, buf: &mut [f32]) {
     // SAFETY: as the caller vouches.
-    unsafe { a.read(exec.kernels(), exec.address(a.tensor), 0, buf) }
+    unsafe { a.read_part(exec.kernels(), exec.address(a.tensor), 0, 0, buf) }
 }
 
-/// The row as bf16, padded with a zero to whole pairs: the memory itself where it is that already.
+/// The row as bf16, padded with a zero to whole pairs.
 ///
 /// # Safety
 /// See [`ReadRow`]; the dtype is bf16.
-unsafe fn read_pairs<'a>(exec: &Exec<'_>, a: &Operand, buf: &'a mut [bf16]) -> &'a [bf16] {
+unsafe fn read_pairs(exec: &Exec<'_>, a: &Operand, buf: &mut [bf16]) {
     // SAFETY: as the caller vouches.
     let from = unsafe { exec.address(a.tensor).cast::<bf16>().add(a.offset(0)) };
-    if a.len > 0 && a.len.is_multiple_of(2) && a.is_dense() {
-        // SAFETY: as the caller vouches; elements of activations are aligned to their size.
-        return unsafe { std::slice::from_raw_parts(from, a.len) };
-    }
-    let buf = &mut buf[..a.len.next_multiple_of(2)];
     for (i, x) in buf[..a.len].iter_mut().enumerate() {
         // SAFETY: as the caller vouches.
         *x = unsafe { *from.add(i * a.step()) };
     }
     buf[a.len..].fill(bf16::ZERO);
-    buf
 }
 
 /// Panels of so many bytes that one task of a GEMV takes: about a hundred KiB of weights.
@@ -158,7 +158,9 @@ pub(super) fn gemv_panels(bytes: usize, panels: usize, threads: usize) -> usize 
 impl Packed {
     fn prepare<W: Element>(self, core: &Core) -> Prepared {
         if self.m == 1 {
-            return self.gemv::<f32, W>(core, read_f32, W::gemv(&core.kernels).run);
+            let lies = self.a.dtype == DType::F32;
+            let row = (read_f32 as ReadRow<f32>, lies, self.k);
+            return self.gemv::<f32, W>(core, row, W::gemv(&core.kernels).run);
         }
         let (gemm, k) = (*W::gemm(&core.kernels), core.kernels);
         match self.a.dtype {
@@ -168,36 +170,19 @@ impl Packed {
         }
     }
 
-    /// One row: every weight is read once. `read` makes the activations what `run` multiplies.
-    fn gemv<X: Weight, W: Weight>(self, core: &Core, read: ReadRow<X>, run: RunRow<X, W>) -> Prepared {
-        let panels = self.n.div_ceil(NR);
-        let chunk = gemv_panels(self.k * size_of::<W>() * NR, panels, core.pool.threads());
-        let (columns, k) = (chunk * NR, self.k);
-        let stride = panel::<W>(k);
-        let per_thread = (3 * columns) * 4;
-        let shared = k.next_multiple_of(2) * size_of::<X>();
-        let run = move |exec: &Exec<'_>| {
-            let (buffer, bytes) = exec.shared();
-            // SAFETY: the plan laid out the shared scratch for this step; the tasks below only read it.
-            let buf = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<X>(), bytes / size_of::<X>()) };
-            // SAFETY: the graph checked the operand; the result shares no storage with it.
-            let x = unsafe { read(exec, &self.a, buf) };
-            // SAFETY: the plan checked that the binding holds all panels.
-            let w = unsafe { std::slice::from_raw_parts(exec.address(self.w).cast::<W>(), panels * stride) };
-            exec.run(panels.div_ceil(chunk), &|task, thread| {
-                let first = task * chunk;
-                let last = (first + chunk).min(panels);
-                let width = (last * NR).min(self.n) - first * NR;
-                // SAFETY: the pool gave this thread; tasks write disjoint columns.
-                unsafe {
-                    let (y, rest) = exec.scratch(thread).split_at_mut(columns);
-                    run(&mut y[..width], x, &w[first * stride..last * stride], stride, false);
-                    self.tail.finish(exec, 0, first * NR, &mut y[..width], rest);
-                }
-            });
-            Ok(())
-        };
-        Prepared { run: Box::new(run), shared, per_thread }
+    /// One row: every weight is read once. `read` makes the activations the `inputs` that `run` multiplies; `lies` where
+    /// their memory holds them already.
+    fn gemv<X: Weight, W: Weight>(
+        self,
+        core: &Core,
+        (read, lies, inputs): (ReadRow<X>, bool, usize),
+        run: RunRow<X, W>,
+    ) -> Prepared {
+        let weights = self.panels::<W>();
+        let chunk = gemv_panels(self.k * size_of::<W>() * NR, weights.panels, core.pool.threads());
+        let lies = lies && self.a.is_dense();
+        let job = OneRow { weights, a: self.a, n: self.n, chunk, read, lies, inputs, run, tail: self.tail };
+        Prepared::product(job, inputs * size_of::<X>(), 3 * chunk * NR * 4)
     }
 
     /// Many rows and weights of f16, whose products are those of the same weights in f32.
@@ -212,29 +197,16 @@ impl Packed {
 
     fn widened_with<A: Weight>(self, core: &Core, pack: PackA<A, f32>) -> Prepared {
         let gemm = core.kernels.gemm_f32;
-        let plan = Blocks::new(self.m, self.n, self.k, gemm, core.pool.threads());
-        let uneven = if self.a.is_dense() && self.a.is_even() { 0 } else { plan.mr * self.k * size_of::<A>() };
-        let wide = plan.panels * plan.kc * NR * 4;
-        let per_thread = plan.scratch_bytes() + uneven.max(wide).next_multiple_of(4);
-        let run = move |exec: &Exec<'_>| {
-            let source = blocks::Widened { panels: self.panels::<f16>(exec) };
-            for first in (0..self.m).step_by(plan.rows) {
-                let rows = plan.rows.min(self.m - first);
-                plan.pack::<A, f32>(exec, &self.a, pack, first, rows);
-                plan.multiply(exec, gemm, &source, first, rows, &self.tail);
-            }
-            Ok(())
-        };
-        Prepared { run: Box::new(run), shared: plan.packed_len() * 4, per_thread }
+        let cut = Blocks::new(self.m, self.n, self.k, gemm, core.pool.threads());
+        let wide = cut.panels * cut.kc * NR;
+        let source = Widened { panels: self.panels() };
+        Blocked { cut, a: self.a, m: self.m, gemm, pack, source, tail: self.tail }.prepare(wide)
     }
 
     /// The weights.
-    fn panels<'a, W: Weight>(&self, exec: &Exec<'a>) -> blocks::Packed<'a, W> {
-        let stride = panel::<W>(self.k);
-        let len = self.n.div_ceil(NR) * stride;
-        // SAFETY: the plan checked that the binding holds all panels, which live as long as its run.
-        let weights = unsafe { std::slice::from_raw_parts(exec.address(self.w).cast::<W>(), len) };
-        blocks::Packed { weights, stride }
+    fn panels<W: Weight>(&self) -> blocks::Packed<W> {
+        let (stride, panels) = (panel::<W>(self.k), self.n.div_ceil(NR));
+        blocks::Packed { tensor: self.w, stride, panels, elements: PhantomData }
     }
 
     /// Many rows, in blocks. `A` is the dtype of the activations in memory, `P` as they are packed.
@@ -244,20 +216,84 @@ impl Packed {
         gemm: Gemm<P, W, f32>,
         pack: PackA<A, P>,
     ) -> Prepared {
-        let plan = Blocks::new(self.m, self.n, self.k, gemm, core.pool.threads()).with_whole_k();
-        let spare = if self.a.is_dense() && self.a.is_even() { 0 } else { plan.mr * self.k * size_of::<A>() };
-        let per_thread = plan.scratch_bytes() + spare.next_multiple_of(4);
-        let shared = plan.packed_len() * size_of::<P>();
-        let run = move |exec: &Exec<'_>| {
-            let source = self.panels::<W>(exec);
-            for first in (0..self.m).step_by(plan.rows) {
-                let rows = plan.rows.min(self.m - first);
-                plan.pack::<A, P>(exec, &self.a, pack, first, rows);
-                plan.multiply(exec, gemm, &source, first, rows, &self.tail);
-            }
-            Ok(())
-        };
-        Prepared { run: Box::new(run), shared, per_thread }
+        let cut = Blocks::new(self.m, self.n, self.k, gemm, core.pool.threads()).with_whole_k();
+        let source = self.panels::<W>();
+        Blocked { cut, a: self.a, m: self.m, gemm, pack, source, tail: self.tail }.prepare(0)
+    }
+}
+
+/// A product of one row.
+struct OneRow<X, W> {
+    weights: blocks::Packed<W>,
+    a: Operand,
+    n: usize,
+    /// Panels of a task.
+    chunk: usize,
+    read: ReadRow<X>,
+    /// Whether the row is multiplied where it lies, and elements of what is multiplied.
+    lies: bool,
+    inputs: usize,
+    run: RunRow<X, W>,
+    tail: Tail,
+}
+
+impl<X: Weight, W: Weight> Job for OneRow<X, W> {
+    fn rows(&self) -> usize {
+        1
+    }
+
+    fn block(&self) -> usize {
+        1
+    }
+
+    fn packing(&self) -> Packing {
+        Packing::Row(TypeId::of::<X>())
+    }
+
+    fn columns(&self) -> usize {
+        self.chunk * NR
+    }
+
+    fn tasks(&self) -> usize {
+        self.weights.panels.div_ceil(self.chunk)
+    }
+
+    fn pack_tasks(&self, _: &Range<usize>) -> usize {
+        usize::from(!self.lies)
+    }
+
+    unsafe fn pack(&self, exec: &Exec<'_>, _: &Range<usize>, _: usize, _: usize) {
+        // SAFETY: the plan laid out the shared scratch for this step, of which this is the only task.
+        let buf = unsafe { std::slice::from_raw_parts_mut(exec.shared().0.cast::<X>(), self.inputs) };
+        // SAFETY: the graph checked the operand.
+        unsafe { (self.read)(exec, &self.a, buf) };
+    }
+
+    unsafe fn multiply(&self, exec: &Exec<'_>, _: &Range<usize>, task: usize, thread: usize) {
+        let Self { weights, chunk, n, .. } = self;
+        let columns = chunk * NR;
+        let panels = task * chunk..((task + 1) * chunk).min(weights.panels);
+        let (first, stride) = (panels.start * NR, weights.stride);
+        let width = (panels.end * NR).min(*n) - first;
+        // SAFETY: as the caller vouches; the row is complete and only read; tasks write disjoint columns.
+        unsafe {
+            let x = match self.lies {
+                true => self.a.row::<X>(exec.address(self.a.tensor), 0),
+                false => std::slice::from_raw_parts(exec.shared().0.cast::<X>(), self.inputs),
+            };
+            let (y, rest) = exec.scratch(thread).split_at_mut(columns);
+            let w = &weights.all(exec)[panels.start * stride..panels.end * stride];
+            (self.run)(&mut y[..width], x, w, stride, false);
+            self.tail.finish(exec, thread, 0, first, &mut y[..width], rest);
+        }
+    }
+
+    fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    fn tail_mut(&mut self) -> &mut Tail {
+        &mut self.tail
     }
 }
 
@@ -355,7 +391,7 @@ impl Unpacked {
                 let r = batch * self.m + i;
                 let x = self.a.read(kernels, exec.address(self.a.tensor), r, buf);
                 gemv(&mut y[..width], x, packed, panel_len, false);
-                self.tail.finish(exec, r, first, &mut y[..width], spare);
+                self.tail.finish(exec, thread, r, first, &mut y[..width], spare);
             }
         }
     }

@@ -10,7 +10,7 @@ use qiao_core::{Accept, DType, MatmulQuantAttrs, NodeView, Op, OpKind, Property,
 use qiao_kernels_cpu::{CHUNK, Element, NR, PackA, Weight, WeightMatrix, pack_panel};
 
 use super::access::Operand;
-use super::blocks::Blocks;
+use super::blocks::{Blocked, Blocks};
 use super::dequantise::{Dequantise, accepts_weights};
 use super::exec::{Core, Exec, Prepare, Prepared, row};
 use super::groups::accepts_groups;
@@ -136,21 +136,10 @@ impl Product {
     fn decoded<A: Weight>(self, core: &Core, pack: PackA<A, f32>) -> Prepared {
         let gemm = core.kernels.gemm_f32;
         assert!(gemm.kc.is_multiple_of(CHUNK), "blocks of K are whole chunks");
-        let plan = Blocks::new(self.m, self.n, self.k, gemm, core.pool.threads());
-        let uneven = if self.a.is_dense() && self.a.is_even() { 0 } else { plan.mr * self.k * size_of::<A>() };
-        let decoded = 4 * (self.weights.scratch() + plan.panels * gemm.kc * NR);
-        let per_thread = plan.scratch_bytes() + uneven.max(decoded).next_multiple_of(4);
-        let shared = plan.packed_len() * 4;
-        let run = move |exec: &Exec<'_>| {
-            self.weights.check(exec)?;
-            for first in (0..self.m).step_by(plan.rows) {
-                let rows = plan.rows.min(self.m - first);
-                plan.pack::<A, f32>(exec, &self.a, pack, first, rows);
-                plan.multiply(exec, gemm, &self.weights, first, rows, &self.tail);
-            }
-            Ok(())
-        };
-        Prepared { run: Box::new(run), shared, per_thread }
+        let cut = Blocks::new(self.m, self.n, self.k, gemm, core.pool.threads());
+        let decoded = self.weights.scratch() + cut.panels * gemm.kc * NR;
+        let Product { a, weights: source, m, tail, .. } = self;
+        Blocked { cut, a, m, gemm, pack, source, tail }.prepare(decoded)
     }
 }
 
@@ -213,7 +202,7 @@ impl Variable {
             for r in 0..self.m {
                 let x = self.a.read(kernels, exec.address(self.a.tensor), r, buf);
                 gemv(&mut y[..width], x, packed, stride, false);
-                self.tail.finish(exec, r, first, &mut y[..width], spare);
+                self.tail.finish(exec, thread, r, first, &mut y[..width], spare);
             }
         }
     }

@@ -21,6 +21,7 @@ mod int8;
 mod kv;
 mod moves;
 
+mod job;
 mod tail;
 
 mod blocks;
@@ -38,6 +39,7 @@ mod quant_tiles;
 mod rope;
 mod rows;
 
+mod fuse;
 mod plan;
 
 use qiao_core::OpTable;

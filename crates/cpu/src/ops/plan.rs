@@ -3,13 +3,14 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use qiao_core::place::place;
+use qiao_core::place::place_where;
 use qiao_core::{
-    Accept, Binding, DeviceInfo, Error, Graph, NodeView, OpKind, Plan, PlanInfo, Result, Storage, Stream, device,
+    Accept, Binding, DeviceInfo, Error, Graph, NodeView, OpKind, Plan, PlanInfo, Result, Storage, Stream, TensorId,
+    device,
 };
 
 use super::exec::{Core, Exec, Prepared};
-use super::{pack, sound};
+use super::{fuse, pack, sound};
 use crate::memory::{ALIGN, resolve, resolve_mut};
 use crate::stream::CpuStream;
 
@@ -69,7 +70,9 @@ impl CpuPlan {
                 }
             }
         }
-        let placement = place(graph, ALIGN, 0)?;
+        let fusion = fuse::fuse(graph, &mut steps);
+        let placed = |id: TensorId| !fusion.gone[id.index()];
+        let placement = place_where(graph, ALIGN, 0, placed, |node| fusion.moments[node])?;
         let places = graph.tensors().iter().enumerate().map(|(i, t)| {
             let (root, inside) = match t.storage {
                 Storage::View(root, offset) => (root.index(), offset),
@@ -168,11 +171,12 @@ impl Plan for CpuPlan {
             shared: base + self.shared.0,
             shared_bytes: self.shared.1,
             scratch: base + self.scratch.0,
+            apart: self.scratch.1,
             per_thread: self.scratch.1,
         };
         let _region = self.core.pool.enter();
         let result = self.steps.iter().zip(&self.cold).try_for_each(|(step, cold)| {
-            (step.run)(&exec)?;
+            step.run(&exec)?;
             if let Some(position) = *cold {
                 let (table, range) = resolve(&bindings[position], "gathered table", 0)?;
                 table.cold(range);

@@ -21,17 +21,18 @@ pub(super) struct Tiles {
     most: usize,
     /// Rows of the last tile, those included that only fill it.
     last: usize,
+    count: usize,
 }
 
 impl Tiles {
     pub(super) fn new(rows: usize, kernel: &QuantKernel) -> Self {
         let most = kernel.most();
         let rest = rows - rows.saturating_sub(1) / most * most;
-        Tiles { rows, most, last: kernel.height(rest) }
+        Tiles { rows, most, last: kernel.height(rest), count: rows.div_ceil(most) }
     }
 
     pub(super) fn count(&self) -> usize {
-        self.rows.div_ceil(self.most)
+        self.count
     }
 
     /// First row and height of a tile.
@@ -46,7 +47,6 @@ impl Tiles {
 }
 
 /// How a row is packed: what its product takes, and 4-byte words of each list.
-#[derive(Clone, Copy)]
 pub(super) struct Packing {
     kernel: QuantKernel,
     format: QuantFormat,
@@ -54,12 +54,15 @@ pub(super) struct Packing {
     k: usize,
     /// Integers or floats, their scales, what sums start from, sums, and for each stretch whether it can be multiplied.
     words: [usize; 5],
+    /// Chunks of a row, and words of each list for one of them; the last list has one a stretch.
+    chunks: usize,
+    each: [usize; 4],
 }
 
 /// Where packed rows lie: the address of each list.
 #[derive(Clone, Copy)]
-pub(super) struct Packed {
-    packing: Packing,
+pub(super) struct Packed<'a> {
+    packing: &'a Packing,
     tiles: Tiles,
     lists: [usize; 5],
 }
@@ -68,13 +71,14 @@ impl Packing {
     /// For rows of `k` inputs.
     pub(super) fn new(kernel: QuantKernel, format: QuantFormat, zeros: bool, k: usize) -> Self {
         let (chunks, per_chunk) = (k.div_ceil(CHUNK), format.scales_per_chunk());
-        let sums = if format.offset(zeros) == QuantOffset::None { 0 } else { chunks * per_chunk };
-        let stretches = chunks.div_ceil(STRETCH);
-        let words = match kernel.dot {
-            QuantDot::Integers(_) => [chunks * 16, chunks, chunks * per_chunk, sums, stretches],
-            QuantDot::Floats(_) => [chunks * CHUNK, 0, 0, 0, stretches],
+        let sums = if format.offset(zeros) == QuantOffset::None { 0 } else { per_chunk };
+        let each = match kernel.dot {
+            QuantDot::Integers(_) => [16, 1, per_chunk, sums],
+            QuantDot::Floats(_) => [CHUNK, 0, 0, 0],
         };
-        Packing { kernel, format, zeros, k, words }
+        let [x, scales, starts, sums] = each.map(|words| words * chunks);
+        let words = [x, scales, starts, sums, chunks.div_ceil(STRETCH)];
+        Packing { kernel, format, zeros, k, words, chunks, each }
     }
 
     /// Bytes of so many packed rows.
@@ -82,39 +86,28 @@ impl Packing {
         4 * rows * self.words.iter().sum::<usize>()
     }
 
-    fn chunks(&self) -> usize {
-        self.k.div_ceil(CHUNK)
-    }
-
     fn stretches(&self) -> usize {
         self.words[4]
     }
 
-    /// Packs rows `first..` of the activations into the shared scratch. A thread's scratch holds a stretch of a row.
-    pub(super) fn pack(self, exec: &Exec<'_>, a: &Operand, tiles: Tiles, first: usize) -> Packed {
+    /// Tasks that pack these rows.
+    pub(super) fn tasks(&self, tiles: Tiles) -> usize {
+        if tiles.rows * self.k < GRAIN { 1 } else { tiles.count() * self.stretches() }
+    }
+
+    /// Where the packed rows lie in the shared scratch.
+    pub(super) fn packed(&self, exec: &Exec<'_>, tiles: Tiles) -> Packed<'_> {
         let (buffer, bytes) = exec.shared();
         assert!(self.bytes(tiles.height()) <= bytes, "the plan laid out scratch for the largest block of rows");
         let mut lists = [buffer as usize; 5];
         for i in 1..5 {
             lists[i] = lists[i - 1] + 4 * tiles.height() * self.words[i - 1];
         }
-        let packed = Packed { packing: self, tiles, lists };
-        let parts = tiles.count() * self.stretches();
-        let one = |part: usize, thread: usize| {
-            let (tile, stretch) = (part / self.stretches(), part % self.stretches());
-            // SAFETY: the pool gave this thread; each part writes its own stretch of its own tile.
-            unsafe { packed.fill(exec, a, first, tile, stretch, thread) };
-        };
-        if tiles.rows * self.k < GRAIN {
-            exec.run(1, &|_, thread| (0..parts).for_each(|part| one(part, thread)));
-        } else {
-            exec.run(parts, &one);
-        }
-        packed
+        Packed { packing: self, tiles, lists }
     }
 }
 
-impl Packed {
+impl Packed<'_> {
     /// Elements of list `list` from 4-byte word `at` on.
     ///
     /// # Safety
@@ -129,15 +122,29 @@ impl Packed {
     /// The elements that a tile has in a list from chunk `chunk` of all on; empty where the list is.
     fn list<'a, T>(&self, list: usize, tile: usize, chunk: usize) -> &'a [T] {
         let (row, height) = self.tiles.tile(tile);
-        let (words, chunks) = (self.packing.words[list], self.packing.chunks());
+        let (words, each) = (self.packing.words[list], self.packing.each[list]);
         if words == 0 {
             return &[];
         }
-        let start = height * (words / chunks) * chunk;
+        let start = height * each * chunk;
         // SAFETY: the tile has `height` rows of `words` words; they were packed, and nobody writes to them any more.
         unsafe {
             let at = (self.lists[list] as *const T).byte_add(4 * (row * words + start));
             std::slice::from_raw_parts(at, 4 * (height * words - start) / size_of::<T>())
+        }
+    }
+
+    /// Packs the part of rows `first..` of the activations that is a task's. A thread's scratch holds a stretch of a row.
+    ///
+    /// # Safety
+    /// The pool gave `thread` to the running task, and each task once.
+    pub(super) unsafe fn pack(&self, exec: &Exec<'_>, a: &Operand, first: usize, task: usize, thread: usize) {
+        let parts = self.tiles.count() * self.packing.stretches();
+        let parts = if self.packing.tasks(self.tiles) == 1 { 0..parts } else { task..task + 1 };
+        for part in parts {
+            let (tile, stretch) = (part / self.packing.stretches(), part % self.packing.stretches());
+            // SAFETY: as the caller vouches; each part writes its own stretch of its own tile.
+            unsafe { self.fill(exec, a, first, tile, stretch, thread) };
         }
     }
 
@@ -146,8 +153,7 @@ impl Packed {
     /// # Safety
     /// The pool gave `thread` to the running task, and nobody else touches this part of the lists.
     unsafe fn fill(&self, exec: &Exec<'_>, a: &Operand, first: usize, tile: usize, stretch: usize, thread: usize) {
-        let Packing { format, zeros, k, words, kernel } = self.packing;
-        let all = self.packing.chunks();
+        let &Packing { format, zeros, k, words, kernel, chunks: all, each } = self.packing;
         let (row, rows) = self.tiles.tile(tile);
         let chunks = stretch * STRETCH..((stretch + 1) * STRETCH).min(all);
         let (start, end) = (chunks.start * CHUNK, (chunks.end * CHUNK).min(k));
@@ -156,7 +162,7 @@ impl Packed {
         unsafe {
             let buf = &mut exec.scratch(thread)[..chunks.len() * CHUNK];
             let place = |list: usize| {
-                let each = rows * (words[list] / all);
+                let each = rows * each[list];
                 (row * words[list] + each * chunks.start, each * chunks.len())
             };
             let [x, scales, starts, sums] = [0, 1, 2, 3].map(place);

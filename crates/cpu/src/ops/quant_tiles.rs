@@ -9,13 +9,17 @@
 
 use std::ops::Range;
 
+use qiao_core::Result;
 use qiao_kernels_cpu::{CHUNK, NR, QuantBlock};
 
+use super::blocks::Panels;
 use super::exec::{Core, Exec, Prepared};
+use super::job::{self, Job};
 use super::matmul::gemv_panels;
 use super::matmul_quant::Product;
 use super::quant_rows::{Packed, Packing, Tiles};
 use super::quant_weights::{SCALES, STRETCH, scales_of};
+use super::tail::Tail;
 
 /// Rows whose activations are packed together.
 const ROWS: usize = 512;
@@ -43,69 +47,111 @@ impl Product {
         let decoded = self.weights.scratch() + STRETCH * CHUNK * (NR + 1);
         let scales = (group * SCALES).max(scales_of(LONG));
         let per_thread = 4 * ((most.height() + 2) * chunk * NR + scales.max(decoded));
-        let run = move |exec: &Exec<'_>| {
-            if self.weights.ordered() {
-                self.weights.check(exec)?;
-            }
-            for first in (0..self.m).step_by(ROWS) {
-                let tiles = Tiles::new(ROWS.min(self.m - first), &kernel);
-                let packed = packing.pack(exec, &self.a, tiles, first);
-                let wild = |r: &usize| self.weights.ordered() || !packed.fits(*r);
-                let wild: Vec<usize> = (0..tiles.rows).filter(wild).collect();
-                exec.run(panels.div_ceil(chunk), &|task, thread| {
-                    let range = task * chunk..((task + 1) * chunk).min(panels);
-                    // SAFETY: the pool gave this thread; tasks write disjoint columns.
-                    unsafe { self.columns(exec, &packed, &wild, first, range, chunk, group, thread) };
-                });
-            }
-            Ok(())
-        };
-        Prepared { run: Box::new(run), shared, per_thread }
+        Prepared::product(Tiled { product: self, packing, most, chunk, group }, shared, per_thread)
+    }
+}
+
+/// A product in tiles of rows.
+struct Tiled {
+    product: Product,
+    packing: Packing,
+    /// The tiles of a whole block of rows.
+    most: Tiles,
+    /// Panels of a task, and those of them that a tile meets together.
+    chunk: usize,
+    group: usize,
+}
+
+impl Job for Tiled {
+    fn rows(&self) -> usize {
+        self.product.m
+    }
+
+    fn block(&self) -> usize {
+        ROWS
+    }
+
+    fn packing(&self) -> job::Packing {
+        job::Packing::Codes(self.product.weights.format, self.product.weights.zeros())
+    }
+
+    fn columns(&self) -> usize {
+        self.chunk * NR
+    }
+
+    fn tasks(&self) -> usize {
+        self.panels().div_ceil(self.chunk)
+    }
+
+    fn pack_tasks(&self, rows: &Range<usize>) -> usize {
+        self.packing.tasks(self.tiles(rows))
+    }
+
+    fn check(&self, exec: &Exec<'_>) -> Result<()> {
+        Panels::check(&self.product.weights, exec)
+    }
+
+    unsafe fn pack(&self, exec: &Exec<'_>, rows: &Range<usize>, task: usize, thread: usize) {
+        let packed = self.packing.packed(exec, self.tiles(rows));
+        // SAFETY: as the caller vouches.
+        unsafe { packed.pack(exec, &self.product.a, rows.start, task, thread) };
     }
 
     /// All rows times the panels of one task.
-    ///
-    /// # Safety
-    /// The pool gave `thread` to the running task, no other task has these panels, and the operands are live.
-    #[allow(clippy::too_many_arguments, reason = "what a task is")]
-    unsafe fn columns(
-        &self,
-        exec: &Exec<'_>,
-        packed: &Packed,
-        wild: &[usize],
-        first: usize,
-        range: Range<usize>,
-        chunk: usize,
-        group: usize,
-        thread: usize,
-    ) {
+    unsafe fn multiply(&self, exec: &Exec<'_>, rows: &Range<usize>, task: usize, thread: usize) {
+        let Tiled { product, chunk, group, .. } = self;
+        let packed = self.packing.packed(exec, self.tiles(rows));
+        let range = task * chunk..((task + 1) * chunk).min(self.panels());
         let tiles = packed.tiles();
         let ldc = chunk * NR;
-        let width = (range.end * NR).min(self.n) - range.start * NR;
-        // SAFETY: as the caller vouches.
+        let width = (range.end * NR).min(product.n) - range.start * NR;
+        let wild = |r: &usize| product.weights.ordered() || !packed.fits(*r);
+        let wild: Vec<usize> = (0..tiles.rows).filter(wild).collect();
+        // SAFETY: as the caller vouches; tasks write disjoint columns.
         unsafe {
             let (y, rest) = exec.scratch(thread).split_at_mut(tiles.height() * ldc);
             let (tail, scratch) = rest.split_at_mut(2 * ldc);
             y.fill(0.0);
             if wild.len() < tiles.rows && tiles.count() == 1 {
                 for (i, panel) in range.clone().enumerate() {
-                    self.panel(exec, packed, panel, &mut y[i * NR..], ldc, scratch);
+                    product.panel(exec, &packed, panel, &mut y[i * NR..], ldc, scratch);
                 }
             } else if wild.len() < tiles.rows {
-                for start in range.clone().step_by(group) {
+                for start in range.clone().step_by(*group) {
                     let panels = start..(start + group).min(range.end);
-                    self.panels(exec, packed, panels, &mut y[(start - range.start) * NR..], ldc, scratch);
+                    product.panels(exec, &packed, panels, &mut y[(start - range.start) * NR..], ldc, scratch);
                 }
             }
             for (i, panel) in range.clone().enumerate().filter(|_| !wild.is_empty()) {
-                self.decoded_rows(exec, first, wild, panel, &mut y[i * NR..], ldc, scratch);
+                product.decoded_rows(exec, rows.start, &wild, panel, &mut y[i * NR..], ldc, scratch);
             }
             for (r, y) in y.chunks_exact_mut(ldc).take(tiles.rows).enumerate() {
-                self.tail.finish(exec, first + r, range.start * NR, &mut y[..width], tail);
+                let (r, first) = (rows.start + r, range.start * NR);
+                product.tail.finish(exec, thread, r, first, &mut y[..width], tail);
             }
         }
     }
 
+    fn tail(&self) -> &Tail {
+        &self.product.tail
+    }
+
+    fn tail_mut(&mut self) -> &mut Tail {
+        &mut self.product.tail
+    }
+}
+
+impl Tiled {
+    fn panels(&self) -> usize {
+        self.product.n.div_ceil(NR)
+    }
+
+    fn tiles(&self, rows: &Range<usize>) -> Tiles {
+        if rows.len() == self.most.rows { self.most } else { Tiles::new(rows.len(), &self.product.weights.kernel) }
+    }
+}
+
+impl Product {
     /// Adds the products of a single tile with one panel.
     ///
     /// # Safety

@@ -30,7 +30,11 @@ pub(super) struct Weights {
     pub(super) format: QuantFormat,
     pub(super) kernel: QuantKernel,
     pub(super) groups: Option<Groups>,
-    pub(super) k: usize,
+    k: usize,
+    /// Bytes of a panel, chunks of a row, and the share of the bytes that each chunk has.
+    panel: usize,
+    chunks: usize,
+    step: usize,
 }
 
 impl Weights {
@@ -38,6 +42,7 @@ impl Weights {
     pub(super) fn new(node: &NodeView<'_>, attrs: &MatmulQuantAttrs, core: &Core) -> Self {
         let w = node.required(1);
         let format = format(w.dtype).expect("the table accepts only formats with panels");
+        let (panel, chunks) = (format.panel_len(w.shape[1]), w.shape[1].div_ceil(CHUNK));
         // Inputs that name their groups are scaled once they are decoded.
         let kernel = core.kernels.quant(format, node.input(3).is_some() && node.input(4).is_none());
         Weights {
@@ -46,6 +51,9 @@ impl Weights {
             kernel: *kernel.expect("the table accepts only codes and zeros that have a kernel"),
             groups: (!format.carries_scales()).then(|| Groups::new(node, attrs)),
             k: w.shape[1],
+            panel,
+            chunks,
+            step: panel / chunks.max(1),
         }
     }
 
@@ -60,7 +68,7 @@ impl Weights {
         chunks: Range<usize>,
         scratch: &'a mut [f32],
     ) -> QuantBlock<'a> {
-        let len = self.format.panel_len(self.k);
+        let len = self.panel;
         let count = chunks.len() * self.format.scales_per_chunk() * NR;
         let (scales, rest) = scratch.split_at_mut(count);
         let (offsets, spare) = rest.split_at_mut(count);
@@ -77,9 +85,7 @@ impl Weights {
         }
         let bytes = self.format.codes().chunk_bytes();
         let codes = &data[chunks.start * bytes..chunks.end * bytes];
-        // As much of the panel for each chunk as it has of them.
-        let step = len / self.chunks();
-        let ahead = (AHEAD + chunks.start * (step - bytes), step);
+        let ahead = (AHEAD + chunks.start * (self.step - bytes), self.step);
         QuantBlock { format: self.format, codes, chunks: chunks.len(), scales, offsets, ahead }
     }
 
@@ -119,28 +125,24 @@ impl Weights {
 
     /// Chunks of a row.
     pub(super) fn chunks(&self) -> usize {
-        self.k.div_ceil(CHUNK)
+        self.chunks
     }
 
     /// Whether zeros are taken off codes while they are multiplied.
     pub(super) fn zeros(&self) -> bool {
         self.groups.as_ref().is_some_and(Groups::subtracts)
     }
-
-    /// Checks what only the data can tell.
-    ///
-    /// # Errors
-    /// An input in a group that has no scales.
-    pub(super) fn check(&self, exec: &Exec<'_>) -> qiao_core::Result<()> {
-        self.groups.as_ref().map_or(Ok(()), |groups| groups.check(exec))
-    }
 }
 
 impl Panels<f32> for Weights {
+    fn check(&self, exec: &Exec<'_>) -> qiao_core::Result<()> {
+        self.groups.as_ref().map_or(Ok(()), |groups| groups.check(exec))
+    }
+
     /// Decodes the block.
     fn block<'a>(
-        &'a self,
-        exec: &Exec<'_>,
+        &self,
+        exec: &Exec<'a>,
         scratch: &'a mut [f32],
         panels: Range<usize>,
         inputs: Range<usize>,

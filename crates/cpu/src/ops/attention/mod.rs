@@ -179,7 +179,7 @@ fn attention(node: &NodeView<'_>, core: &Core) -> Prepared {
         step.execute(exec, tiles, &states);
         Ok(())
     };
-    Prepared { run: Box::new(run), shared, per_thread }
+    Prepared::new(run, shared, per_thread)
 }
 
 /// Room for the running numbers of parts that different threads compute.
