@@ -2,37 +2,58 @@
 
 use super::form::QuantFormat;
 
+/// Eight bytes from the eighth `i` on, as a number.
+#[inline(always)]
+fn eight(bytes: &[u8], i: usize) -> u64 {
+    u64::from_le_bytes(bytes.as_chunks().0[i])
+}
+
+/// The lowest `bits` bits of every byte.
+const fn lowest(bits: u32) -> u64 {
+    0x0101_0101_0101_0101 * ((1 << bits) - 1)
+}
+
 /// 16 bytes of nibbles: the first 16 codes low, the others high.
+#[inline(always)]
 fn halves(qs: &[u8], out: &mut [u8; 32]) {
-    for (j, q) in qs[..16].iter().enumerate() {
-        out[j] = q & 15;
-        out[j + 16] = q >> 4;
+    let out = out.as_chunks_mut().0;
+    for i in 0..2 {
+        out[i] = (eight(&qs[..16], i) & lowest(4)).to_le_bytes();
+        out[i + 2] = (eight(&qs[..16], i) >> 4 & lowest(4)).to_le_bytes();
     }
 }
 
 /// 32 bytes, of each the `bits` bits from `shift` on.
+#[inline(always)]
 fn fields(qs: &[u8], shift: usize, bits: u32, out: &mut [u8; 32]) {
-    for (o, q) in out.iter_mut().zip(&qs[..32]) {
-        *o = q >> shift & ((1 << bits) - 1);
+    for (i, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
+        *out = (eight(&qs[..32], i) >> shift & lowest(bits)).to_le_bytes();
     }
 }
 
 /// Adds bit `shift` and those above it of 32 bytes, above the `low` bits that are there.
+#[inline(always)]
 fn raise(qh: &[u8], shift: usize, bits: u32, low: u32, out: &mut [u8; 32]) {
-    for (o, q) in out.iter_mut().zip(&qh[..32]) {
-        *o |= (q >> shift & ((1 << bits) - 1)) << low;
+    for (i, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
+        let above = (eight(&qh[..32], i) >> shift & lowest(bits)) << low;
+        *out = (u64::from_le_bytes(*out) | above).to_le_bytes();
     }
 }
 
 /// Adds the bits of a word above a nibble each.
+#[inline(always)]
 fn fifth(qh: &[u8], out: &mut [u8; 32]) {
-    for (j, o) in out.iter_mut().enumerate() {
-        *o |= (qh[j / 8] >> (j % 8) & 1) << 4;
+    for (out, bits) in out.as_chunks_mut().0.iter_mut().zip(qh) {
+        // A copy of the byte for each of its bits, then that bit alone, then as the fifth.
+        let bits = (u64::from(*bits) * lowest(1)) & 0x8040_2010_0804_0201;
+        let bits = (bits + lowest(7)) >> 7 & lowest(1);
+        *out = (u64::from_le_bytes(*out) | bits << 4).to_le_bytes();
     }
 }
 
 /// The codes of chunk `s` of a block. Where scales lie beside the codes the block is the rest of the row, and codes past
 /// its end are zeros.
+#[inline(always)]
 pub(super) fn codes(format: QuantFormat, b: &[u8], s: usize, out: &mut [u8; 32]) {
     match format {
         QuantFormat::Q4_0 | QuantFormat::Iq4Nl => halves(&b[2..], out),
@@ -79,6 +100,7 @@ pub(super) fn codes(format: QuantFormat, b: &[u8], s: usize, out: &mut [u8; 32])
 }
 
 /// The 6-bit scale and minimum of sub-block s of 8, out of 12 bytes.
+#[inline(always)]
 fn scale_and_min(scales: &[u8], s: usize) -> (u8, u8) {
     if s < 4 {
         return (scales[s] & 63, scales[s + 4] & 63);
@@ -87,6 +109,7 @@ fn scale_and_min(scales: &[u8], s: usize) -> (u8, u8) {
 }
 
 /// The f16 fields of a block, the scale first.
+#[inline(always)]
 pub(super) fn halves_of(format: QuantFormat, b: &[u8]) -> [[u8; 2]; 2] {
     let at = match format {
         QuantFormat::Q6K => 208,
@@ -99,6 +122,7 @@ pub(super) fn halves_of(format: QuantFormat, b: &[u8]) -> [[u8; 2]; 2] {
 }
 
 /// The integer factors of a block of 256: of scales, then of minima.
+#[inline(always)]
 pub(super) fn factors(format: QuantFormat, b: &[u8]) -> [[u8; 16]; 2] {
     let mut out = [[0; 16]; 2];
     match format {

@@ -14,8 +14,25 @@ pub fn pack_quant_panel(dst: &mut [u8], format: QuantFormat, k: usize, rows: &[&
     assert_eq!(dst.len(), format.panel_len(k), "length of a packed panel");
     assert!(rows.len() <= NR, "a panel holds {NR} output features");
     assert!(rows.iter().all(|r| r.len() == format.row_bytes(k)), "bytes of a row of {k} elements");
-    dst.fill(0);
+    /// A copy of the loops for each format: what it decides is decided once.
+    macro_rules! of_format {
+        ($($name:ident)+) => {
+            match format {
+                $(QuantFormat::$name => pack(dst, QuantFormat::$name, k, rows),)+
+            }
+        };
+    }
+    of_format!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2K Q3K Q4K Q5K Q6K Iq4Nl Iq4Xs Mxfp4 I4 U4 F4E2M1 I8 U8 F8E4M3 F8E5M2);
+}
+
+/// See [`pack_quant_panel`].
+#[inline(always)]
+fn pack(dst: &mut [u8], format: QuantFormat, k: usize, rows: &[&[u8]]) {
     let (codes, scales) = dst.split_at_mut(format.codes_len(k));
+    scales.fill(0);
+    if rows.len() < NR {
+        codes.fill(0);
+    }
     let chunk_bytes = format.codes().chunk_bytes();
     let (elems, bytes) = format.block();
     // Where scales lie beside the codes the whole row counts as one block.
@@ -34,6 +51,7 @@ pub fn pack_quant_panel(dst: &mut [u8], format: QuantFormat, k: usize, rows: &[&
 }
 
 /// Writes the codes of one output to a chunk.
+#[inline(always)]
 fn put(chunk: &mut [u8], format: QuantFormat, lane: usize, codes: &[u8; CHUNK]) {
     let mut codes = *codes;
     for code in &mut codes {
@@ -51,47 +69,64 @@ fn put(chunk: &mut [u8], format: QuantFormat, lane: usize, codes: &[u8; CHUNK]) 
         QuantCodes::E4M3 | QuantCodes::E5M2 => return (0..CHUNK).for_each(|i| chunk[i * NR + lane] = codes[i]),
     };
     let (plane, above) = chunk.split_at_mut(low as usize * 4 * NR);
-    put_plane(plane, lane, low, 0, &codes);
-    if high > 0 {
-        put_plane(above, lane, high, low, &by_bytes(format, &codes, high as usize));
+    let eights: [u64; 4] = std::array::from_fn(|i| u64::from_le_bytes(codes.as_chunks::<8>().0[i]));
+    match low {
+        4 => put_words(plane, lane, eights.map(|x| narrow(pairs(x, 4)))),
+        _ => {
+            let four = eights.map(|x| pairs(x, 2) | pairs(x, 2) >> 12);
+            put_words(plane, lane, [0, 2].map(|i| narrow(halves(four[i], four[i + 1]))));
+        }
+    }
+    match (low, high) {
+        // Byte b has, of each eight inputs, the pair 2b and 2b + 1.
+        (4, 1) => {
+            let [a, b, c, d] = eights.map(|x| pairs(x >> 4, 1));
+            put_words(above, lane, [narrow(a | b << 2 | c << 4 | d << 6)]);
+        }
+        (4, 2) => {
+            let [a, b, c, d] = eights.map(|x| pairs(x >> 4, 2));
+            put_words(above, lane, [narrow(a | b << 4), narrow(c | d << 4)]);
+        }
+        // Of each sixteen, the four from 4b on.
+        (2, 1) => {
+            let [a, b, c, d] = eights.map(|x| pairs(x >> 2, 1)).map(|x| x | x >> 14);
+            put_words(above, lane, [narrow(halves(a, b) & 0x000f_000f_000f_000f | halves(c, d) << 4)]);
+        }
+        _ => {}
     }
 }
 
-/// Codes in the order in which their `bits` high bits lie: those of byte `b` of all vectors of a word in its byte `b`.
-fn by_bytes(format: QuantFormat, codes: &[u8; CHUNK], bits: usize) -> [u8; CHUNK] {
-    let (mut out, vectors) = ([0; CHUNK], 8 / bits);
-    for (at, &input) in format.order().iter().enumerate() {
-        let (v, b) = (at / 4, at % 4);
-        out[v / vectors * 4 * vectors + b * vectors + v % vectors] = codes[usize::from(input)];
-    }
-    out
+/// The lowest `bits` bits of each byte, two bytes' side by side in every 16 bits.
+#[inline(always)]
+fn pairs(bytes: u64, bits: u32) -> u64 {
+    let fields = bytes & (0x0101_0101_0101_0101 * ((1 << bits) - 1));
+    (fields | fields >> (8 - bits)) & (0x0001_0001_0001_0001 * ((1 << (2 * bits)) - 1))
 }
 
-/// Writes `bits` bits (0, 1, 2 or 4) from bit `from` of each code into the words of one output.
-fn put_plane(plane: &mut [u8], lane: usize, bits: u32, from: u32, codes: &[u8; CHUNK]) {
-    if bits == 0 {
-        return;
-    }
-    let mut squeezed = [0; CHUNK / 2];
-    for (out, codes) in squeezed.chunks_exact_mut(bits as usize).zip(codes.as_chunks::<8>().0) {
-        out.copy_from_slice(&squeeze(u64::from_le_bytes(*codes) >> from, bits).to_le_bytes()[..bits as usize]);
-    }
-    for (word, bytes) in plane.chunks_exact_mut(4 * NR).zip(squeezed.chunks_exact(4)) {
-        word[4 * lane..][..4].copy_from_slice(bytes);
-    }
+/// The lowest byte of each 32 bits of two words, one in every 16 bits.
+#[inline(always)]
+fn halves(a: u64, b: u64) -> u64 {
+    let narrow = |x: u64| x & 0xff | x >> 16 & 0x00ff_0000;
+    narrow(a) | narrow(b) << 32
 }
 
-/// The lowest `bits` bits of each of 8 bytes, side by side.
-fn squeeze(bytes: u64, bits: u32) -> u64 {
-    let mut fields = bytes & (0x0101_0101_0101_0101 * ((1 << bits) - 1));
-    for (lane, mask) in [(8, 0x0001_0001_0001_0001), (16, 0x0000_0001_0000_0001), (32, 1)] {
-        let pair = 2 * bits * lane / 8;
-        fields = (fields | fields >> (lane - pair / 2)) & (mask * (u64::MAX >> (64 - pair)));
+/// The lowest byte of every 16 bits.
+#[inline(always)]
+fn narrow(x: u64) -> u32 {
+    let x = (x | x >> 8) & 0x0000_ffff_0000_ffff;
+    (x | x >> 16) as u32
+}
+
+/// Writes the words of one output into a plane.
+#[inline(always)]
+fn put_words<const WORDS: usize>(plane: &mut [u8], lane: usize, words: [u32; WORDS]) {
+    for (to, word) in plane.chunks_exact_mut(4 * NR).zip(words) {
+        to[4 * lane..][..4].copy_from_slice(&word.to_le_bytes());
     }
-    fields
 }
 
 /// Writes the scales of one output's blocks.
+#[inline(always)]
 fn pack_scales(dst: &mut [u8], format: QuantFormat, lane: usize, row: &[u8]) {
     let form = format.scale_form();
     let (_, unit) = form.unit();
