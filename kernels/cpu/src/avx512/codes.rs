@@ -58,13 +58,13 @@ impl Lookup for Avx512 {
     }
 
     #[inline(always)]
-    fn add_products(self, sum: __m512i, words: __m512i, x: [i16; 4]) -> __m512i {
-        // SAFETY: the token proves AVX-512. A pair of products is less than 2^25.
+    unsafe fn add_products(self, sum: __m512i, words: __m512i, x: *const i16) -> __m512i {
+        // SAFETY: the token proves AVX-512, the caller vouches for four integers. A pair of products is less than 2^25.
         unsafe {
-            let pair = |a: i16, b: i16| i32::from(b) << 16 | i32::from(a as u16);
+            let [low, high] = [0, 1].map(|i| _mm512_set1_epi32(x.cast::<i32>().add(i).read_unaligned()));
             let even = _mm512_and_si512(words, _mm512_set1_epi16(0x00ff));
-            let sum = _mm512_add_epi32(sum, _mm512_madd_epi16(even, _mm512_set1_epi32(pair(x[0], x[1]))));
-            _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_srli_epi16::<8>(words), _mm512_set1_epi32(pair(x[2], x[3]))))
+            let sum = _mm512_add_epi32(sum, _mm512_madd_epi16(even, low));
+            _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_srli_epi16::<8>(words), high))
         }
     }
 

@@ -37,7 +37,10 @@ pub(crate) trait Lookup: Simd {
     fn keep(self, mask: u32, words: Self::I) -> Self::I;
 
     /// `sum + byte 0 · x[0] + byte 2 · x[1] + byte 1 · x[2] + byte 3 · x[3]` of the unsigned bytes of each word.
-    fn add_products(self, sum: Self::I, words: Self::I, x: [i16; 4]) -> Self::I;
+    ///
+    /// # Safety
+    /// Four integers are readable at `x`; no alignment is needed.
+    unsafe fn add_products(self, sum: Self::I, words: Self::I, x: *const i16) -> Self::I;
 
     /// Each signed word as f32, to nearest even.
     fn number(self, words: Self::I) -> Self::V;

@@ -62,7 +62,9 @@ impl Lookup for Scalar {
     }
 
     #[inline(always)]
-    fn add_products(self, sum: [u32; N], words: [u32; N], x: [i16; 4]) -> [u32; N] {
+    unsafe fn add_products(self, sum: [u32; N], words: [u32; N], x: *const i16) -> [u32; N] {
+        // SAFETY: the caller vouches for four integers.
+        let x = unsafe { x.cast::<[i16; 4]>().read_unaligned() };
         std::array::from_fn(|i| {
             let [a, b, c, d] = words[i].to_le_bytes();
             let products = [a, c, b, d].into_iter().zip(x).map(|(byte, x)| i32::from(byte) * i32::from(x));
