@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use qiao_benches::timing::short;
 use qiao_core::{AttentionAttrs, Binding, DType, Device, Graph, KvLayout, Op, Plan, Stream, TensorDesc};
 use qiao_cpu::{CpuDevice, CpuOptions};
 use qiao_reference::data::Rng;
@@ -158,7 +159,6 @@ fn attention(c: &mut Criterion) {
         let device =
             CpuDevice::with(&CpuOptions { isa: None, threads: Some(threads) }).expect("every machine has a CPU");
         let mut group = c.benchmark_group(format!("attention, {threads} threads"));
-        group.sample_size(10);
         let mut line = |name: &str, s: Shape| {
             let mut attention = None;
             let pairs = s.batch * s.group * s.kv_heads * s.queries * (2 * s.context - s.queries + 1) / 2;
@@ -195,5 +195,9 @@ fn attention(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, attention);
+criterion_group! {
+    name = benches;
+    config = short();
+    targets = attention
+}
 criterion_main!(benches);

@@ -9,10 +9,10 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use qiao_benches::model::{VOCAB, load};
+use qiao_benches::timing::short;
 use qiao_core::DType;
 use qiao_cpu::{CpuDevice, CpuOptions};
 use qiao_engine::session::Session;
@@ -30,7 +30,6 @@ fn ids(count: usize) -> Vec<u32> {
 fn decode(c: &mut Criterion) {
     for threads in [1, 2] {
         let mut group = c.benchmark_group(format!("decode, {threads} threads"));
-        group.sample_size(10).warm_up_time(Duration::from_millis(50)).measurement_time(Duration::from_millis(300));
         for format in FORMATS {
             let options = CpuOptions { threads: Some(threads), ..CpuOptions::default() };
             let device = Arc::new(CpuDevice::with(&options).expect("every machine has a CPU"));
@@ -65,5 +64,9 @@ fn decode(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, decode);
+criterion_group! {
+    name = benches;
+    config = short();
+    targets = decode
+}
 criterion_main!(benches);

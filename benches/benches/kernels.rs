@@ -8,10 +8,9 @@
 
 #![forbid(unsafe_code)]
 
-use std::time::Duration;
-
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use qiao_benches::kernels::{Sizes, Timed, device, nodes, rows, tiers};
+use qiao_benches::timing::short;
 use qiao_kernels_cpu::{detect, kernels, limits};
 
 fn every_tier(c: &mut Criterion) {
@@ -20,7 +19,6 @@ fn every_tier(c: &mut Criterion) {
         let table = kernels(isa, &features).expect("the machine has the tier");
         let device = device(isa).expect("the machine has the tier");
         let mut group = c.benchmark_group(format!("kernels, {isa}"));
-        group.sample_size(10).warm_up_time(Duration::from_millis(20)).measurement_time(Duration::from_millis(100));
         let picked = if isa == features.isa { " (picked)" } else { "" };
         let all = rows(&table).into_iter().chain(nodes(&device, Sizes::TIMED).expect("the CPU runs them"));
         for Timed { name, bytes, ops, mut run } in all {
@@ -38,7 +36,6 @@ fn every_tier(c: &mut Criterion) {
 fn instructions(c: &mut Criterion) {
     const ROUNDS: u64 = 10_000;
     let mut group = c.benchmark_group("limits, 1 thread");
-    group.sample_size(10).warm_up_time(Duration::from_millis(20)).measurement_time(Duration::from_millis(100));
     for rate in limits::rates() {
         group.throughput(Throughput::Elements(ROUNDS * rate.ops));
         group.bench_function(rate.name, |b| b.iter(|| (rate.run)(ROUNDS)));
@@ -46,5 +43,9 @@ fn instructions(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, instructions, every_tier);
+criterion_group! {
+    name = benches;
+    config = short();
+    targets = instructions, every_tier
+}
 criterion_main!(benches);

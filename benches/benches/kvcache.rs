@@ -7,9 +7,9 @@
 #![forbid(unsafe_code)]
 
 use std::hint::black_box;
-use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use qiao_benches::timing::short;
 use qiao_kvcache::{Cache, Config, SequenceId};
 
 const BLOCK: usize = 32;
@@ -42,7 +42,6 @@ fn filled(ids: &[u32]) -> (Cache, SequenceId) {
 
 fn books(c: &mut Criterion) {
     let mut group = c.benchmark_group("kvcache");
-    group.sample_size(20).warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(500));
     let prompt = tokens(1, 8192);
     group.throughput(Throughput::Elements(prompt.len() as u64));
     for step in [1, 512] {
@@ -96,5 +95,9 @@ fn books(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, books);
+criterion_group! {
+    name = benches;
+    config = short();
+    targets = books
+}
 criterion_main!(benches);

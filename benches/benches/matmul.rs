@@ -17,6 +17,7 @@ use std::time::Instant;
 use candle_core::Tensor;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use memmap2::MmapMut;
+use qiao_benches::timing::short;
 use qiao_core::{Binding, DType, Device, Graph, MatmulAttrs, Op, Plan, Stream, Support, TensorDesc};
 use qiao_cpu::{CpuDevice, CpuOptions};
 use qiao_kernels_cpu::{detect, kernels, limits};
@@ -104,7 +105,6 @@ fn products(c: &mut Criterion) {
         ("decode", 1, [(4864, 896), (896, 4864), (32768, 896)]),
     ] {
         let mut group = c.benchmark_group(name);
-        group.sample_size(10);
         for (n, k) in shapes {
             let at = format!("{m}x{n}x{k}");
             for dtype in [DType::BF16, DType::F32] {
@@ -240,7 +240,11 @@ fn line(device: &CpuDevice, limits: &Limits, dtype: DType, [m, n, k]: [usize; 3]
     Ok(format!("{at_bytes:7.1} {read:9.1} {at_ops:8.0} {multiply:9.0} {:8.0}%", 100.0 * reached))
 }
 
-criterion_group!(benches, products);
+criterion_group! {
+    name = benches;
+    config = short();
+    targets = products
+}
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();

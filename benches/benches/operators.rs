@@ -11,21 +11,17 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use qiao_benches::operators::work;
+use qiao_benches::timing::short;
 use qiao_core::{Device, OpKind};
 use qiao_cpu::{CpuDevice, CpuOptions};
 use qiao_kernels_cpu::limits;
 
 /// Bytes that operators touch: in a second-level cache, and beyond most third-level ones.
 const SIZES: [(&str, usize); 2] = [("256 KiB", 256 << 10), ("96 MiB", 96 << 20)];
-
-fn settings(group: &mut BenchmarkGroup<'_, WallTime>) {
-    group.sample_size(10).warm_up_time(Duration::from_millis(50)).measurement_time(Duration::from_millis(200));
-}
 
 /// What one thread copies, reads and multiplies.
 fn limits_of(group: &mut BenchmarkGroup<'_, WallTime>, bytes: usize) {
@@ -48,7 +44,6 @@ fn operators(c: &mut Criterion) {
     let device: Arc<dyn Device> = Arc::new(CpuDevice::with(&options).expect("every machine has a CPU"));
     for (name, bytes) in SIZES {
         let mut group = c.benchmark_group(format!("operators, {name}, 1 thread"));
-        settings(&mut group);
         limits_of(&mut group, bytes);
         for &kind in OpKind::ALL {
             // Made when it is asked for, so that a filter makes nothing else.
@@ -75,5 +70,9 @@ fn sized(kind: OpKind, bytes: usize) -> Throughput {
     }
 }
 
-criterion_group!(benches, operators);
+criterion_group! {
+    name = benches;
+    config = short();
+    targets = operators
+}
 criterion_main!(benches);

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use qiao_benches::timing::short;
 use qiao_core::{Binding, DType, Device, Graph, NoAttrs, NormAttrs, Op, Plan, SiluMulAttrs, Stream, TensorDesc};
 use qiao_cpu::{CpuDevice, CpuOptions};
 
@@ -74,5 +75,9 @@ fn chains(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, chains);
+criterion_group! {
+    name = benches;
+    config = short();
+    targets = chains
+}
 criterion_main!(benches);

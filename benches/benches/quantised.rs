@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use qiao_benches::timing::short;
 use qiao_core::{
     Binding, DType, Device, Graph, MatmulAttrs, MatmulQuantAttrs, NoAttrs, Op, Plan, Stream, Support, TensorDesc,
 };
@@ -128,7 +129,6 @@ fn products(c: &mut Criterion) {
         let Ok(device) = CpuDevice::with(&CpuOptions { isa: Some(isa), threads: None }) else { continue };
         for rows in [1, 128] {
             let mut group = c.benchmark_group(format!("{isa} {rows}x{SIZE}x{SIZE}"));
-            group.sample_size(10);
             let elements = 2 * (rows * SIZE * SIZE) as u64;
             let out = desc(DType::F32, &[rows, SIZE]);
             let mut bench = |name: &str, op: Op, operands: &[Data]| {
@@ -153,7 +153,6 @@ fn copies(c: &mut Criterion) {
     let mut to = vec![0u64; SIZE * SIZE / 4];
     let part = from.len().div_ceil(threads);
     let mut group = c.benchmark_group("memory");
-    group.sample_size(10);
     group.throughput(Throughput::Bytes(8 * from.len() as u64));
     group.bench_function(format!("copy on {threads} threads"), |b| {
         b.iter(|| {
@@ -167,5 +166,9 @@ fn copies(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, copies, products);
+criterion_group! {
+    name = benches;
+    config = short();
+    targets = copies, products
+}
 criterion_main!(benches);

@@ -8,11 +8,11 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use qiao_benches::model::load;
+use qiao_benches::timing::short;
 use qiao_core::DType;
 use qiao_cpu::{CpuDevice, CpuOptions};
 use qiao_engine::Result;
@@ -99,7 +99,6 @@ fn steps(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, sequences: usize,
 
 fn scheduler(c: &mut Criterion) {
     let mut group = c.benchmark_group("scheduler");
-    group.sample_size(10).warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(300));
     let nothing = || -> Box<dyn Executor> { Box::new(Nothing { logits: vec![0.5; 64 * VOCAB] }) };
     for sequences in SEQUENCES {
         steps(&mut group, "nothing", sequences, &nothing);
@@ -116,5 +115,9 @@ fn scheduler(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, scheduler);
+criterion_group! {
+    name = benches;
+    config = short();
+    targets = scheduler
+}
 criterion_main!(benches);
