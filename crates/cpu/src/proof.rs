@@ -116,7 +116,7 @@ fn codes_agree(kernels: &Kernels, format: QuantFormat) -> bool {
         }
         let mut y = vec![0.0; rows * NR];
         let rows = IntegerRows { rows, digits: &digits, scales: &scales, starts: &starts, sums: &[] };
-        dot(&mut y, NR, &rows, &block);
+        dot(&mut y, NR, &rows, &[block]);
         y
     };
     let (all, alone) = (multiply(&x), x.chunks_exact(chunks * CHUNK).map(multiply));
@@ -144,10 +144,10 @@ mod tests {
 
     #[test]
     fn a_product_with_codes_that_depends_on_its_company_is_seen() {
-        fn off(y: &mut [f32], stride: usize, rows: &IntegerRows<'_>, block: &QuantBlock<'_>) {
+        fn off(y: &mut [f32], stride: usize, rows: &IntegerRows<'_>, blocks: &[QuantBlock<'_>]) {
             let machine = scalar();
-            let QuantDot::Integers(dot) = machine.quant(block.format, false).unwrap().dot else { unreachable!() };
-            dot(y, stride, rows, block);
+            let QuantDot::Integers(dot) = machine.quant(blocks[0].format, false).unwrap().dot else { unreachable!() };
+            dot(y, stride, rows, blocks);
             if rows.rows > 1 {
                 y[stride] = y[stride].next_up();
             }

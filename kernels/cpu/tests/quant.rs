@@ -342,7 +342,8 @@ fn check_rows(
         let given: Vec<&[f32]> = (0..rows).map(|r| &x[chosen(r)][..]).collect();
         let stride = NR + 3;
         let mut y = Guarded::new((rows - 1) * stride + NR, 0.25, -3.0);
-        dot(y.inside(), stride, &Digits::new(kernels, block.format, zeros, &given).rows(), block);
+        let digits = Digits::new(kernels, block.format, zeros, &given);
+        dot(y.inside(), stride, &digits.rows(), &[*block]);
         for (r, got) in y.checked().chunks(stride).enumerate() {
             assert!(got[NR..].iter().all(|&gap| gap == 0.25), "{} writes into the gaps", kernel.name);
             let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
@@ -354,6 +355,17 @@ fn check_rows(
                 block.format
             );
         }
+        // Beside other panels.
+        let turned: Vec<u8> = block.codes.iter().rev().copied().collect();
+        let panels = [*block, QuantBlock { codes: &turned, ..*block }, *block];
+        let stride = 3 * NR + 1;
+        let [mut together, mut alone] = [(); 2].map(|()| Guarded::new((rows - 1) * stride + 3 * NR, 0.25, -3.0));
+        dot(together.inside(), stride, &digits.rows(), &panels);
+        for (i, panel) in panels.iter().enumerate() {
+            dot(&mut alone.inside()[i * NR..], stride, &digits.rows(), &[*panel]);
+        }
+        let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(together.checked()), bits(alone.checked()), "{} {:?} {rows}", kernel.name, block.format);
     }
     // In two blocks.
     let (per, bytes) = (block.format.scales_per_chunk(), block.codes.len() / block.chunks);
@@ -367,7 +379,7 @@ fn check_rows(
             ..*block
         };
         let x = &x[0][part.start * CHUNK..part.end * CHUNK];
-        dot(&mut y, NR, &Digits::new(kernels, block.format, zeros, &[x]).rows(), &block);
+        dot(&mut y, NR, &Digits::new(kernels, block.format, zeros, &[x]).rows(), &[block]);
     }
     assert_eq!(y[..], truth[0][..], "{} in two blocks", kernel.name);
 }

@@ -1,7 +1,7 @@
 //! Rows of activations, packed into tiles for products with panels of codes.
 
 use qiao_kernels_cpu::{
-    CHUNK, FloatRows, IntegerRows, IntegerRowsMut, QuantDot, QuantFormat, QuantKernel, QuantOffset,
+    CHUNK, FloatRows, IntegerRows, IntegerRowsMut, NR, QuantDot, QuantFormat, QuantKernel, QuantOffset,
 };
 
 use super::access::Operand;
@@ -207,23 +207,27 @@ impl Packed<'_> {
         flags.iter().all(|&fits| fits == 1)
     }
 
-    /// Adds the products of a tile, from chunk `chunk` on, with a block: see [`QuantDot`].
+    /// Adds the products of a tile, from chunk `chunk` on, with blocks of panels side by side: see [`QuantDot`].
     pub(super) fn multiply(
         &self,
         y: &mut [f32],
         stride: usize,
         tile: usize,
         chunk: usize,
-        block: &qiao_kernels_cpu::QuantBlock<'_>,
+        blocks: &[qiao_kernels_cpu::QuantBlock<'_>],
     ) {
         let rows = self.tiles.tile(tile).1;
         match self.packing.kernel.dot {
             QuantDot::Integers(dot) => {
                 let digits = self.list(0, tile, chunk);
                 let (scales, starts) = (self.list(1, tile, chunk), self.list(2, tile, chunk));
-                dot(y, stride, &IntegerRows { rows, digits, scales, starts, sums: self.list(3, tile, chunk) }, block);
+                dot(y, stride, &IntegerRows { rows, digits, scales, starts, sums: self.list(3, tile, chunk) }, blocks);
             }
-            QuantDot::Floats(dot) => dot(y, stride, &FloatRows { rows, x: self.list(0, tile, chunk) }, block),
+            QuantDot::Floats(dot) => {
+                for (i, block) in blocks.iter().enumerate() {
+                    dot(&mut y[i * NR..], stride, &FloatRows { rows, x: self.list(0, tile, chunk) }, block);
+                }
+            }
         }
     }
 }

@@ -169,7 +169,7 @@ impl Product {
             let chunks = first..(first + LONG).min(self.weights.chunks());
             // SAFETY: as the caller vouches.
             let block = unsafe { self.weights.stretch(exec, panel, chunks, scratch) };
-            packed.multiply(y, ldc, 0, first, &block);
+            packed.multiply(y, ldc, 0, first, &[block]);
         }
     }
 
@@ -198,9 +198,7 @@ impl Product {
             }
             for tile in 0..packed.tiles().count() {
                 let row = packed.tiles().tile(tile).0;
-                for (i, block) in blocks[..panels.len()].iter().enumerate() {
-                    packed.multiply(&mut y[row * ldc + i * NR..], ldc, tile, first, block);
-                }
+                packed.multiply(&mut y[row * ldc..], ldc, tile, first, &blocks[..panels.len()]);
             }
         }
     }

@@ -46,16 +46,20 @@ struct Room {
 macro_rules! kernels {
     ($($at:literal $name:ident $code:ident $(<$table:literal>)? $mode:ident,)+) => {
         $(
-            fn $name(y: &mut [f32], stride: usize, rows: &IntegerRows<'_>, block: &QuantBlock<'_>) {
+            fn $name(y: &mut [f32], stride: usize, rows: &IntegerRows<'_>, blocks: &[QuantBlock<'_>]) {
                 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
                 unsafe fn tiled(y: &mut [f32], stride: usize, rows: &IntegerRows<'_>, block: &QuantBlock<'_>) {
                     // SAFETY: the table is only handed out on machines that have the tier.
                     unsafe { dot::<$code $(<$table>)?, { $mode }>(y, stride, rows, block) };
                 }
                 match DIGITS[$at].dot {
-                    QuantDot::Integers(few) if rows.rows <= FEW => few(y, stride, rows, block),
-                    // SAFETY: as above.
-                    _ => unsafe { tiled(y, stride, rows, block) },
+                    QuantDot::Integers(few) if rows.rows <= FEW => few(y, stride, rows, blocks),
+                    _ => {
+                        for (i, block) in blocks.iter().enumerate() {
+                            // SAFETY: as above.
+                            unsafe { tiled(&mut y[i * NR..], stride, rows, block) };
+                        }
+                    }
                 }
             }
         )+

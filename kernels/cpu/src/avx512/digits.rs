@@ -10,7 +10,7 @@ use super::{Avx512, f8_e4m3, f8_e5m2};
 
 crate::quant::quant_kernels!(
     quant_digits, Avx512,
-    [#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]], 1, Vnni, 8, "avx512"
+    [#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]], 1, Vnni, 8, true, "avx512"
 );
 
 /// One kernel for every row of the list; only used where VNNI is there.

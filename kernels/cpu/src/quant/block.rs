@@ -40,7 +40,8 @@ pub struct FloatRows<'a> {
     pub x: &'a [f32],
 }
 
-/// `y[row · stride + j] += Σ x[row][k]·w[j][k]` for the 16 outputs of a panel: `(y, stride, rows, block)`.
+/// `y[row · stride + j] += Σ x[row][k]·w[j][k]` for the 16 outputs of a panel: `(y, stride, rows, block)`. Integers take several
+/// panels, of as many chunks each, whose results lie side by side.
 ///
 /// A row depends neither on the rows beside it nor on how the chunks are cut into blocks.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +49,7 @@ pub enum QuantDot {
     /// Activations as integers, where codes are integers; the same bits on every tier. For each scale the sum of products is
     /// exact and rounded once to f32; with zeros `fma(-zero, sum of integers, it)`; it is multiplied by the scale of the
     /// integers, and the total is `fma(scale, it, total)`; with minima then `fma(minimum, scaled sum of integers, total)`.
-    Integers(fn(y: &mut [f32], stride: usize, rows: &IntegerRows<'_>, block: &QuantBlock<'_>)),
+    Integers(fn(y: &mut [f32], stride: usize, rows: &IntegerRows<'_>, blocks: &[QuantBlock<'_>])),
     /// Activations in f32: for each scale one chain of multiply-adds in the order of inputs, scaled and added to the total.
     Floats(fn(y: &mut [f32], stride: usize, rows: &FloatRows<'_>, block: &QuantBlock<'_>)),
 }

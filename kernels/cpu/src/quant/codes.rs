@@ -9,6 +9,8 @@ pub(crate) trait Code: Copy {
     const BYTES: usize;
     /// Whether the inputs of a half share a scale, instead of those of the whole chunk.
     const HALVES: bool = false;
+    /// Whether so little unpacks them that it may be done for every few rows.
+    const CHEAP: bool = true;
 
     /// Calls `f(v, bytes)` for the vectors 0 to 3 of the chunk at `p`, which hold its first 16 inputs, or for the others.
     ///
@@ -143,6 +145,7 @@ pub(crate) struct Five;
 
 impl Code for Five {
     const BYTES: usize = 5 * WORD;
+    const CHEAP: bool = false;
 
     #[inline(always)]
     unsafe fn half<S: Lookup, const NV: usize>(
@@ -175,6 +178,7 @@ pub(crate) struct Six;
 impl Code for Six {
     const BYTES: usize = 6 * WORD;
     const HALVES: bool = true;
+    const CHEAP: bool = false;
 
     #[inline(always)]
     unsafe fn half<S: Lookup, const NV: usize>(
@@ -235,6 +239,7 @@ pub(crate) struct Three;
 impl Code for Three {
     const BYTES: usize = 3 * WORD;
     const HALVES: bool = true;
+    const CHEAP: bool = false;
 
     #[inline(always)]
     unsafe fn half<S: Lookup, const NV: usize>(

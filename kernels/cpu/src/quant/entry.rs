@@ -1,15 +1,16 @@
 //! From the shared algorithms to the entry points of a tier: the list of kernels for quantised weights.
 
 /// The kernels of a tier that multiply integers in one way: a module with `KERNELS`, one for every row of the list, those of
-/// floats included. `nv` is the vectors in a panel, `mr` the most rows that are multiplied together.
+/// floats included. `nv` is the vectors in a panel, `mr` the most rows that are multiplied together, `pairs` whether panels go two at a time.
 macro_rules! quant_kernels {
-    ($module:ident, $token:ty, [$($f:tt)*], $nv:literal, $digits:expr, $mr:literal, $how:literal) => {
-        crate::quant::quant_kernels!(@rows $module, $token, [$($f)*], $nv, $digits, $mr, $how,
+    ($module:ident, $token:ty, [$($f:tt)*], $nv:literal, $digits:expr, $mr:literal, $pairs:literal,
+        $how:literal) => {
+        crate::quant::quant_kernels!(@rows $module, $token, [$($f)*], $nv, $digits, $mr, $pairs, $how,
             q4 Four<false> NONE, q4_min Four<false> MIN, q4_zero Four<false> ZERO, t4 Four<true> NONE,
             t4_zero Four<true> ZERO, q5 Five NONE, q5_min Five MIN, q6 Six NONE, q2_min Two MIN, q3 Three NONE,
             q8 Eight NONE, q8_zero Eight ZERO);
     };
-    (@rows $module:ident, $token:ty, $f:tt, $nv:literal, $digits:expr, $mr:literal, $how:literal,
+    (@rows $module:ident, $token:ty, $f:tt, $nv:literal, $digits:expr, $mr:literal, $pairs:literal, $how:literal,
         $($name:ident $code:ident $(<$table:literal>)? $mode:ident),+) => {
         /// The products and decoders of quantised weights.
         mod $module {
@@ -18,9 +19,9 @@ macro_rules! quant_kernels {
                 use super::*;
                 crate::entry::entry_point!($token, $f,
                     dot(y: &mut [f32], stride: usize, rows: &crate::quant::IntegerRows<'_>,
-                        block: &crate::quant::QuantBlock<'_>),
-                    |s| crate::quant::dot::<_, _, crate::quant::$code $(<$table>)?, $nv, $mr,
-                        { crate::quant::$mode }>(s, $digits, y, stride, rows, block));
+                        blocks: &[crate::quant::QuantBlock<'_>]),
+                    |s| crate::quant::dot::<_, _, crate::quant::$code $(<$table>)?, $nv, $mr, $pairs,
+                        { crate::quant::$mode }>(s, $digits, y, stride, rows, blocks));
                 crate::entry::entry_point!($token, $f,
                     decode(out: &mut [f32], block: &crate::quant::QuantBlock<'_>),
                     |s| crate::quant::decode::<_, crate::quant::$code $(<$table>)?, $nv,
