@@ -48,7 +48,7 @@ pub(crate) trait Job: Send + Sync {
     /// Checks what only the data can tell.
     ///
     /// # Errors
-    /// See [`super::quant_weights::Weights::check`].
+    /// Inputs in a group that has no scales.
     fn check(&self, _: &Exec<'_>) -> Result<()> {
         Ok(())
     }
