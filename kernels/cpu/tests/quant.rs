@@ -356,8 +356,9 @@ fn check_rows(
             );
         }
         // Beside other panels.
-        let turned: Vec<u8> = block.codes.iter().rev().copied().collect();
-        let panels = [*block, QuantBlock { codes: &turned, ..*block }, *block];
+        let codes: Vec<u8> = block.codes.iter().rev().copied().collect();
+        let [scales, offsets] = [block.scales, block.offsets].map(|f| f.iter().rev().copied().collect::<Vec<_>>());
+        let panels = [*block, QuantBlock { codes: &codes, scales: &scales, offsets: &offsets, ..*block }, *block];
         let stride = 3 * NR + 1;
         let [mut together, mut alone] = [(); 2].map(|()| Guarded::new((rows - 1) * stride + 3 * NR, 0.25, -3.0));
         dot(together.inside(), stride, &digits.rows(), &panels);
