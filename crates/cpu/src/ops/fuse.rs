@@ -2,7 +2,7 @@
 //! pack them once and are one job; where two of them are a gate and what it gates, their results meet while they are in
 //! the caches.
 
-use qiao_core::{Graph, Op, OpKind, Storage, TensorId};
+use qiao_core::{Graph, Op, Storage, TensorId};
 
 use super::access::Operand;
 use super::exec::Prepared;
@@ -19,8 +19,8 @@ pub(super) struct Fusion {
     pub(super) gone: Vec<bool>,
 }
 
-/// Fuses steps of a graph, one for each node. Nodes run in the place of the first that they are fused with, which has nothing
-/// to do for the others.
+/// Fuses steps of a graph, one for each node. Nodes that are fused run in the place of the first of them; the others have nothing
+/// left to do.
 pub(super) fn fuse(graph: &Graph, steps: &mut [Prepared]) -> Fusion {
     let mut fusion = Fusion { moments: (0..steps.len()).collect(), gone: vec![false; graph.tensors().len()] };
     for first in 0..steps.len() {
@@ -86,7 +86,7 @@ fn gated(graph: &Graph, nodes: &[usize]) -> Option<(usize, [TensorId; 2])> {
     };
     let node = readers(results[0]).next()?;
     let view = graph.node(node);
-    let plain = matches!(view.op(), Op::SiluMul(attrs) if attrs.clamp == 0.0) && view.kind() == OpKind::SiluMul;
+    let plain = matches!(view.op(), Op::SiluMul(attrs) if attrs.clamp == 0.0);
     let takes = view.node.inputs == results.map(Some);
     let own = |&id: &TensorId| graph.tensor(id).storage == Storage::Temporary && readers(id).count() == 1;
     // Rows of the products are rows of what is written.

@@ -183,7 +183,7 @@ impl Together {
         Ok(())
     }
 
-    /// Runs the tasks of all members, as many as it has, as one job.
+    /// Runs the tasks of all members, of each as many as `tasks` says, as one job.
     fn phase(
         &self,
         exec: &Exec<'_>,

@@ -86,7 +86,7 @@ unsafe fn tile<S: Lookup, D: Digits<S>, C: Code, const NV: usize, const R: usize
     first: usize,
 ) {
     let table = s.table(blocks[0].format.table());
-    let at = Place { first, all: if P == 1 { R } else { rows.rows } };
+    let at = Part { first, all: if P == 1 { R } else { rows.rows } };
     let mut total = [[[s.splat(0.0); NV]; R]; P];
     // SAFETY: the caller vouches for all rows of y and all chunks.
     unsafe {
@@ -127,14 +127,14 @@ unsafe fn tile<S: Lookup, D: Digits<S>, C: Code, const NV: usize, const R: usize
     }
 }
 
-/// Which rows of how many a tile has.
+/// The part of the rows that a tile has: where it starts, and how many rows there are.
 #[derive(Clone, Copy)]
-struct Place {
+struct Part {
     first: usize,
     all: usize,
 }
 
-impl Place {
+impl Part {
     /// Where row `r` of the tile stands in cell `cell` of a list.
     #[inline(always)]
     fn of(self, cell: usize, r: usize) -> usize {
@@ -142,7 +142,7 @@ impl Place {
     }
 }
 
-/// What the sums of scale `at` start from.
+/// What the sums of scale `scale` start from.
 ///
 /// # Safety
 /// The rows have it.
@@ -150,7 +150,7 @@ impl Place {
 unsafe fn start<S: Lookup, D: Digits<S>, const NV: usize, const R: usize, const P: usize>(
     s: S,
     rows: &IntegerRows<'_>,
-    at: Place,
+    at: Part,
     scale: usize,
 ) -> [[[D::Sum; NV]; R]; P] {
     let mut sums = [[D::start(s, 0); NV]; R];
@@ -172,7 +172,7 @@ unsafe fn half<S: Lookup, D: Digits<S>, C: Code, const NV: usize, const R: usize
     sums: &mut [[[D::Sum; NV]; R]; P],
     table: S::T,
     rows: &IntegerRows<'_>,
-    at: Place,
+    at: Part,
     codes: [*const u8; P],
     chunk: usize,
     second: bool,
@@ -231,7 +231,7 @@ unsafe fn add_scaled<S: Lookup, D: Digits<S>, const NV: usize, const R: usize, c
     total: &mut [[[S::V; NV]; R]; P],
     sums: &[[[D::Sum; NV]; R]; P],
     rows: &IntegerRows<'_>,
-    at: Place,
+    at: Part,
     blocks: [&QuantBlock<'_>; P],
     chunk: usize,
     scale: usize,
