@@ -207,6 +207,10 @@ impl<A: Weight, P: Copy + Send + Sync + 'static, W: Weight, S: Panels<W>> Job fo
         rows.len().div_ceil(self.cut.mr)
     }
 
+    fn tile(&self) -> usize {
+        self.cut.mr
+    }
+
     fn check(&self, exec: &Exec<'_>) -> Result<()> {
         self.source.check(exec)
     }

@@ -4,7 +4,8 @@ use qiao_core::{NodeView, Op, OpKind, Row};
 use qiao_kernels_cpu::Kernels;
 
 use super::access::Operand;
-use super::exec::{CHEAP, COSTLY, Core, Prepare, Prepared, all_activations, row};
+use super::by_rows::Rows;
+use super::exec::{Core, Prepare, Prepared, all_activations, row};
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
     let unary_ops = [
@@ -36,47 +37,46 @@ fn unary(node: &NodeView<'_>, core: &Core) -> Prepared {
         Op::Tanh(_) => k.tanh.run,
         _ => k.exp.run,
     };
-    Prepared::with_scratch(2 * x.len, move |exec| {
+    Prepared::by_rows(Rows::of(&[&y, &x]).costly(), 2 * x.len, move |exec, rows, thread| {
         let k = exec.kernels();
         let (from, to) = (exec.address(x.tensor) as usize, exec.address(y.tensor) as usize);
-        exec.rows_of(COSTLY, y.rows(), y.len, &|first, last, thread| {
-            // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
-            // with the operand.
-            unsafe {
-                let (buf_x, buf_y) = exec.scratch(thread).split_at_mut(x.len);
-                for r in first..last {
-                    let row = x.read(k, from as *const u8, r, buf_x);
-                    y.fill(k, to as *mut u8, r, buf_y, &[x.ahead(from as *const u8, r + 1)], |out| f(out, row));
-                }
+        // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
+        // with the operand.
+        unsafe {
+            let (buf_x, buf_y) = exec.scratch(thread).split_at_mut(x.len);
+            for r in rows {
+                let row = x.read(k, from as *const u8, r, buf_x);
+                y.fill(k, to as *mut u8, r, buf_y, &[x.ahead(from as *const u8, r + 1)], |out| f(out, row));
             }
-        });
-        Ok(())
+        }
     })
 }
 
 type BinaryKernel = fn(&Kernels, &mut [f32], &[f32], &[f32]);
 
-/// Rows of two operands into rows of the result, of which so many elements are worth handing to another thread.
-fn pairwise(operands: [Operand; 3], grain: usize, f: BinaryKernel) -> Prepared {
+/// Rows of two operands into rows of the result.
+fn pairwise(node: &NodeView<'_>, operands: [Operand; 3], dear: bool, f: BinaryKernel) -> Prepared {
     let [a, b, y] = Operand::in_pieces(operands);
-    Prepared::with_scratch(3 * y.len, move |exec| {
+    // What is repeated along an axis is touched by more rows than one.
+    let own = |&(i, _): &(usize, &Operand)| node.required(i).shape == node.output(0).shape;
+    let touched = [&a, &b].into_iter().enumerate().filter(own).map(|(_, o)| o);
+    let rows = Rows::of(&[&y].into_iter().chain(touched).collect::<Vec<_>>());
+    let rows = if dear { rows.costly() } else { rows };
+    Prepared::by_rows(rows, 3 * y.len, move |exec, rows, thread| {
         let k = exec.kernels();
         let at = [&a, &b, &y].map(|o| exec.address(o.tensor) as usize);
-        exec.rows_of(grain, y.rows(), y.len, &|first, last, thread| {
-            // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
-            // with the operands.
-            unsafe {
-                let (buf_a, rest) = exec.scratch(thread).split_at_mut(y.len);
-                let (buf_b, buf_y) = rest.split_at_mut(y.len);
-                for r in first..last {
-                    let row_a = a.read(k, at[0] as *const u8, r, buf_a);
-                    let row_b = b.read(k, at[1] as *const u8, r, buf_b);
-                    let ahead = [a.ahead(at[0] as *const u8, r + 1), b.ahead(at[1] as *const u8, r + 1)];
-                    y.fill(k, at[2] as *mut u8, r, buf_y, &ahead, |out| f(k, out, row_a, row_b));
-                }
+        // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
+        // with the operands.
+        unsafe {
+            let (buf_a, rest) = exec.scratch(thread).split_at_mut(y.len);
+            let (buf_b, buf_y) = rest.split_at_mut(y.len);
+            for r in rows {
+                let row_a = a.read(k, at[0] as *const u8, r, buf_a);
+                let row_b = b.read(k, at[1] as *const u8, r, buf_b);
+                let ahead = [a.ahead(at[0] as *const u8, r + 1), b.ahead(at[1] as *const u8, r + 1)];
+                y.fill(k, at[2] as *mut u8, r, buf_y, &ahead, |out| f(k, out, row_a, row_b));
             }
-        });
-        Ok(())
+        }
     })
 }
 
@@ -90,7 +90,7 @@ fn binary(node: &NodeView<'_>, _: &Core) -> Prepared {
         OpKind::Mul => |k, out, a, b| (k.mul.run)(out, a, b),
         _ => |k, out, a, b| (k.div.run)(out, a, b),
     };
-    pairwise([a, b, y], CHEAP, f)
+    pairwise(node, [a, b, y], false, f)
 }
 
 fn silu_mul(node: &NodeView<'_>, _: &Core) -> Prepared {
@@ -98,37 +98,35 @@ fn silu_mul(node: &NodeView<'_>, _: &Core) -> Prepared {
     let (x, y) = (Operand::required(node, 0), Operand::whole_rows(node, 0));
     let up = Operand::input(node, 1);
     if let (Some(up), true) = (&up, attrs.clamp == 0.0) {
-        return pairwise([x, up.clone(), y], COSTLY, |k, out, gate, up| (k.silu_mul.run)(out, gate, up));
+        return pairwise(node, [x, up.clone(), y], true, |k, out, gate, up| (k.silu_mul.run)(out, gate, up));
     }
     let half = y.len;
-    Prepared::with_scratch(x.len + 4 * half, move |exec| {
+    let rows = Rows::of(&[&y, &x].into_iter().chain(&up).collect::<Vec<_>>()).costly();
+    Prepared::by_rows(rows, x.len + 4 * half, move |exec, rows, thread| {
         let k = exec.kernels();
         let at = [x.tensor, up.as_ref().map_or(x.tensor, |u| u.tensor), y.tensor].map(|t| exec.address(t) as usize);
-        exec.rows_of(COSTLY, y.rows(), y.len, &|first, last, thread| {
-            // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
-            // with the operands.
-            unsafe {
-                let (buf_x, rest) = exec.scratch(thread).split_at_mut(x.len);
-                let (buf_up, rest) = rest.split_at_mut(half);
-                let (cut_gate, rest) = rest.split_at_mut(half);
-                let (cut_up, buf_y) = rest.split_at_mut(half);
-                for r in first..last {
-                    let row = x.read(k, at[0] as *const u8, r, buf_x);
-                    let (mut gate, mut other) = match &up {
-                        Some(up) => (row, up.read(k, at[1] as *const u8, r, buf_up)),
-                        None if attrs.gate_second => (&row[half..], &row[..half]),
-                        None => row.split_at(half),
-                    };
-                    if attrs.clamp != 0.0 {
-                        clamp(cut_gate, gate, f32::NEG_INFINITY, attrs.clamp);
-                        clamp(cut_up, other, -attrs.clamp, attrs.clamp);
-                        (gate, other) = (&*cut_gate, &*cut_up);
-                    }
-                    y.fill(k, at[2] as *mut u8, r, buf_y, &[], |out| (k.silu_mul.run)(out, gate, other));
+        // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
+        // with the operands.
+        unsafe {
+            let (buf_x, rest) = exec.scratch(thread).split_at_mut(x.len);
+            let (buf_up, rest) = rest.split_at_mut(half);
+            let (cut_gate, rest) = rest.split_at_mut(half);
+            let (cut_up, buf_y) = rest.split_at_mut(half);
+            for r in rows {
+                let row = x.read(k, at[0] as *const u8, r, buf_x);
+                let (mut gate, mut other) = match &up {
+                    Some(up) => (row, up.read(k, at[1] as *const u8, r, buf_up)),
+                    None if attrs.gate_second => (&row[half..], &row[..half]),
+                    None => row.split_at(half),
+                };
+                if attrs.clamp != 0.0 {
+                    clamp(cut_gate, gate, f32::NEG_INFINITY, attrs.clamp);
+                    clamp(cut_up, other, -attrs.clamp, attrs.clamp);
+                    (gate, other) = (&*cut_gate, &*cut_up);
                 }
+                y.fill(k, at[2] as *mut u8, r, buf_y, &[], |out| (k.silu_mul.run)(out, gate, other));
             }
-        });
-        Ok(())
+        }
     })
 }
 

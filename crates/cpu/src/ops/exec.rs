@@ -1,8 +1,11 @@
 //! What a prepared node is, and what it sees while a plan executes.
 
+use std::ops::Range;
+
 use qiao_core::{Accept, DType, NodeView, OpKind, OpTable, Reason, Result, Row};
 use qiao_kernels_cpu::{Kernels, stream_fence};
 
+use super::by_rows::{ByRows, Rows};
 use super::job::{Job, Together};
 use crate::threads::Pool;
 
@@ -33,8 +36,12 @@ pub(crate) struct Prepared {
 
 /// What a node does.
 enum Work {
+    /// Nothing that is left to do.
+    Nothing,
     /// Anything, by itself.
     Step(Box<Step>),
+    /// Rows apart from each other, through one step or several.
+    Rows(ByRows),
     /// A product, or several as one.
     Products(Together),
 }
@@ -54,6 +61,21 @@ impl Prepared {
         Prepared::new(run, 0, floats * 4)
     }
 
+    /// A node that takes rows apart from each other and needs this many f32 of scratch a thread.
+    pub(crate) fn by_rows(
+        rows: Rows,
+        floats: usize,
+        take: impl Fn(&Exec<'_>, Range<usize>, usize) + Send + Sync + 'static,
+    ) -> Self {
+        Prepared::rows(ByRows::one(rows, floats * 4, Box::new(take)))
+    }
+
+    /// Nodes that take rows apart from each other.
+    pub(crate) fn rows(rows: ByRows) -> Self {
+        let (shared, per_thread) = rows.scratch();
+        Prepared { work: Work::Rows(rows), shared, per_thread }
+    }
+
     /// A product that needs so many bytes of scratch for all threads, and for each.
     pub(crate) fn product(job: impl Job + 'static, shared: usize, per_thread: usize) -> Self {
         Prepared::products(Together::one(job, shared, per_thread))
@@ -67,7 +89,7 @@ impl Prepared {
 
     /// A node that has nothing to do.
     pub(crate) fn nothing() -> Self {
-        Prepared::with_scratch(0, |_| Ok(()))
+        Prepared { work: Work::Nothing, shared: 0, per_thread: 0 }
     }
 
     /// Runs the node.
@@ -76,16 +98,31 @@ impl Prepared {
     /// What only the data can tell.
     pub(crate) fn run(&self, exec: &Exec<'_>) -> Result<()> {
         match &self.work {
+            Work::Nothing => Ok(()),
             Work::Step(run) => run(exec),
+            Work::Rows(rows) => rows.run(exec),
             Work::Products(products) => products.run(exec),
         }
+    }
+
+    /// Whether the node has nothing to do.
+    pub(crate) fn is_nothing(&self) -> bool {
+        matches!(self.work, Work::Nothing)
     }
 
     /// The products that the node is; `None` for any other.
     pub(crate) fn as_products(&self) -> Option<&Together> {
         match &self.work {
             Work::Products(products) => Some(products),
-            Work::Step(_) => None,
+            _ => None,
+        }
+    }
+
+    /// The steps by rows that the node is; `None` for any other.
+    pub(crate) fn as_rows(&self) -> Option<&ByRows> {
+        match &self.work {
+            Work::Rows(rows) => Some(rows),
+            _ => None,
         }
     }
 
@@ -93,7 +130,15 @@ impl Prepared {
     pub(crate) fn take_products(&mut self) -> Option<Together> {
         match std::mem::replace(self, Prepared::nothing()).work {
             Work::Products(products) => Some(products),
-            Work::Step(_) => None,
+            _ => None,
+        }
+    }
+
+    /// Takes the steps by rows that the node is, and leaves nothing to do.
+    pub(crate) fn take_rows(&mut self) -> Option<ByRows> {
+        match std::mem::replace(self, Prepared::nothing()).work {
+            Work::Rows(rows) => Some(rows),
+            _ => None,
         }
     }
 }
@@ -199,13 +244,13 @@ impl Exec<'_> {
     /// Splits `count` rows of `elements` each over the threads: `task(first, last, thread)`. Rows of no elements are
     /// no work, however many there are.
     pub(crate) fn rows(&self, count: usize, elements: usize, task: &(dyn Fn(usize, usize, usize) + Sync)) {
-        self.rows_of(CHEAP, count, elements, task);
+        self.rows_together(1, count, elements, task);
     }
 
-    /// As [`Exec::rows`], where so many elements are worth handing to another thread.
-    pub(crate) fn rows_of(
+    /// As [`Exec::rows`], where so many rows stay together, counted from the first.
+    pub(crate) fn rows_together(
         &self,
-        grain: usize,
+        together: usize,
         count: usize,
         elements: usize,
         task: &(dyn Fn(usize, usize, usize) + Sync),
@@ -213,11 +258,10 @@ impl Exec<'_> {
         if count == 0 || elements == 0 {
             return;
         }
-        let tasks = count.div_ceil(grain.div_ceil(elements)).min(4 * self.core.pool.threads());
-        let size = count.div_ceil(tasks);
-        self.run(tasks, &|i, thread| {
-            let first = (i * size).min(count);
-            task(first, (first + size).min(count), thread);
+        let tasks = count.div_ceil(CHEAP.div_ceil(elements)).min(4 * self.core.pool.threads());
+        let size = count.div_ceil(tasks).next_multiple_of(together);
+        self.run(count.div_ceil(size), &|i, thread| {
+            task(i * size, ((i + 1) * size).min(count), thread);
             stream_fence();
         });
     }

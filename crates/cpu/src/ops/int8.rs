@@ -4,6 +4,7 @@ use qiao_core::{Accept, DType, NodeView, OpKind, Property, Reason, Row, Rule};
 use qiao_kernels_cpu::{GemmBlock, NR, WeightMatrix, pack_panel_i8, packed_len_i8, panel_len_i8};
 
 use super::access::Operand;
+use super::by_rows::Rows;
 use super::exec::{Core, Exec, Prepare, Prepared, activations, row};
 use super::pack::PANELS;
 use super::sound::can_be_packed;
@@ -26,24 +27,21 @@ fn accepts_quantize(node: &NodeView<'_>) -> Result<Accept, Reason> {
 fn quantize(node: &NodeView<'_>, _: &Core) -> Prepared {
     let x = Operand::required(node, 0);
     let [q, scale] = [0, 1].map(|i| Operand::output(node, i));
-    Prepared::with_scratch(x.len, move |exec| {
+    Prepared::by_rows(Rows::split(&[&x, &q, &scale], x.rows(), x.len.max(1)), x.len, move |exec, rows, thread| {
         let k = exec.kernels();
         let at = [&x, &q, &scale].map(|o| exec.address(o.tensor) as usize);
         // A row of no elements still has a scale.
-        exec.rows(x.rows(), x.len.max(1), &|first, last, thread| {
-            for r in first..last {
-                // SAFETY: the pool gave this thread; tasks write disjoint rows of results that share no storage with
-                // the operand.
-                unsafe {
-                    let row = x.read(k, at[0] as *const u8, r, exec.scratch(thread));
-                    let codes = std::slice::from_raw_parts_mut((at[1] as *mut i8).add(q.offset(r)), x.len);
-                    let value = (k.quantize_row_i8.run)(codes, row);
-                    let to = scale.offset(r / scale.len.max(1)) + r % scale.len.max(1) * scale.step();
-                    *(at[2] as *mut f32).add(to) = value;
-                }
+        for r in rows {
+            // SAFETY: the pool gave this thread; tasks write disjoint rows of results that share no storage with
+            // the operand.
+            unsafe {
+                let row = x.read(k, at[0] as *const u8, r, exec.scratch(thread));
+                let codes = std::slice::from_raw_parts_mut((at[1] as *mut i8).add(q.offset(r)), x.len);
+                let value = (k.quantize_row_i8.run)(codes, row);
+                let to = scale.offset(r / scale.len.max(1)) + r % scale.len.max(1) * scale.step();
+                *(at[2] as *mut f32).add(to) = value;
             }
-        });
-        Ok(())
+        }
     })
 }
 
@@ -57,7 +55,7 @@ fn accepts_static(node: &NodeView<'_>) -> Result<Accept, Reason> {
 fn quantize_static(node: &NodeView<'_>, _: &Core) -> Prepared {
     let [x, scale] = [0, 1].map(|i| Operand::required(node, i));
     let (zero, q) = (Operand::input(node, 2), Operand::output(node, 0));
-    Prepared::with_scratch(x.len, move |exec| {
+    Prepared::by_rows(Rows::split(&[&x, &q], x.rows(), x.len.max(1)), x.len, move |exec, rows, thread| {
         let k = exec.kernels();
         let at = [&x, &q].map(|o| exec.address(o.tensor) as usize);
         let mut grid = [[0.0], [0.0]];
@@ -69,19 +67,16 @@ fn quantize_static(node: &NodeView<'_>, _: &Core) -> Prepared {
             }
         }
         let [[scale], [zero]] = grid;
-        exec.rows(x.rows(), x.len.max(1), &|first, last, thread| {
-            for r in first..last {
-                // SAFETY: the pool gave this thread; tasks write disjoint rows of a result that shares no storage with
-                // the operand.
-                let (row, codes) = unsafe {
-                    let row = x.read(k, at[0] as *const u8, r, exec.scratch(thread));
-                    (row, std::slice::from_raw_parts_mut((at[1] as *mut i8).add(q.offset(r)), x.len))
-                };
-                // The cast saturates and sends NaN to zero.
-                codes.iter_mut().zip(row).for_each(|(q, x)| *q = (x / scale + zero).round_ties_even() as i8);
-            }
-        });
-        Ok(())
+        for r in rows {
+            // SAFETY: the pool gave this thread; tasks write disjoint rows of a result that shares no storage with
+            // the operand.
+            let (row, codes) = unsafe {
+                let row = x.read(k, at[0] as *const u8, r, exec.scratch(thread));
+                (row, std::slice::from_raw_parts_mut((at[1] as *mut i8).add(q.offset(r)), x.len))
+            };
+            // The cast saturates and sends NaN to zero.
+            codes.iter_mut().zip(row).for_each(|(q, x)| *q = (x / scale + zero).round_ties_even() as i8);
+        }
     })
 }
 

@@ -7,6 +7,7 @@ use std::ops::Range;
 use qiao_core::Result;
 use qiao_kernels_cpu::QuantFormat;
 
+use super::by_rows::ByRows;
 use super::exec::Exec;
 use super::tail::{Kept, Tail};
 use crate::memory::ALIGN;
@@ -45,6 +46,9 @@ pub(crate) trait Job: Send + Sync {
     /// Tasks that pack these rows; none where they are multiplied as they lie.
     fn pack_tasks(&self, rows: &Range<usize>) -> usize;
 
+    /// Rows of the activations that are packed together, counted from the first of a block.
+    fn tile(&self) -> usize;
+
     /// Checks what only the data can tell.
     ///
     /// # Errors
@@ -58,6 +62,15 @@ pub(crate) trait Job: Send + Sync {
     /// # Safety
     /// The pool gave `thread` to the running task, the operands are live, and no other task is this one.
     unsafe fn pack(&self, exec: &Exec<'_>, rows: &Range<usize>, task: usize, thread: usize);
+
+    /// Packs one tile of the rows.
+    ///
+    /// # Safety
+    /// As [`Job::pack`], for tiles.
+    unsafe fn pack_tile(&self, exec: &Exec<'_>, rows: &Range<usize>, tile: usize, thread: usize) {
+        // SAFETY: as the caller vouches; where nothing else is said, each task packs a tile.
+        unsafe { self.pack(exec, rows, tile, thread) }
+    }
 
     /// Multiplies the rows, which are packed, by some columns of weights.
     ///
@@ -93,6 +106,8 @@ impl Member {
 /// Products of the same activations.
 pub(crate) struct Together {
     members: Vec<Member>,
+    /// What computes the activations, so many rows together, which are packed at once.
+    before: Option<(ByRows, usize)>,
     /// Bytes of a thread's scratch in which a gate's result waits for what it gates, where the members are these two.
     kept: Option<usize>,
 }
@@ -101,7 +116,7 @@ impl Together {
     /// A product by itself.
     pub(crate) fn one(job: impl Job + 'static, bytes: usize, per_thread: usize) -> Self {
         let member = Member { job: Box::new(job), bytes, per_thread, at: 0, packs: true };
-        Together { members: vec![member], kept: None }
+        Together { members: vec![member], before: None, kept: None }
     }
 
     /// Several at once, all of the same activations.
@@ -119,13 +134,14 @@ impl Together {
             }
             all.push(member);
         }
-        Together { members: all, kept: None }
+        Together { members: all, before: None, kept: None }
     }
 
     /// Whether other products can run with these, as far as they are cut alike.
     pub(crate) fn goes_with(&self, other: &Together) -> bool {
         let cut = |t: &Together| t.members.first().map(|m| (m.job.rows(), m.job.block()));
-        self.kept.is_none() && other.kept.is_none() && cut(self) == cut(other)
+        let alone = |t: &Together| t.kept.is_none() && t.before.is_none();
+        alone(self) && alone(other) && cut(self) == cut(other)
     }
 
     /// Whether these are two whose results had better meet element by element while they are in a thread's scratch: cut alike,
@@ -148,11 +164,26 @@ impl Together {
         self
     }
 
+    /// How many rows of activations there are, and how many of them are computed together where that is done while they are
+    /// packed; `None` where it can't be: some are multiplied before all are packed, or they are not packed at all.
+    pub(crate) fn tiles(&self) -> Option<(usize, usize)> {
+        let packing = || self.members.iter().filter(|m| m.packs).map(|m| &*m.job);
+        let whole = |job: &dyn Job| job.rows() <= job.block() && job.pack_tasks(&(0..job.rows())) > 0;
+        let rows = self.members.first()?.job.rows();
+        packing().all(whole).then(|| (rows, packing().map(|job| job.tile()).fold(1, lcm)))
+    }
+
+    /// Has the activations be computed by these steps, so many rows together, just before they are packed.
+    pub(crate) fn behind(self, steps: ByRows, together: usize) -> Self {
+        Together { before: Some((steps, together)), ..self }
+    }
+
     /// Bytes of scratch for all threads, and for each.
     pub(crate) fn scratch(&self) -> (usize, usize) {
+        let before = self.before.as_ref().map_or((0, 0), |(steps, _)| steps.scratch());
         let shared = self.members.iter().map(|m| m.at + m.bytes).max().unwrap_or(0);
         let per_thread = self.members.iter().map(|m| m.per_thread).max().unwrap_or(0);
-        (shared, self.kept.unwrap_or(per_thread))
+        (shared.max(before.0), self.kept.unwrap_or(per_thread).max(before.1))
     }
 
     /// Runs all of them.
@@ -164,10 +195,13 @@ impl Together {
         let (all, block) = self.members.first().map_or((0, 1), |m| (m.job.rows(), m.job.block()));
         for first in (0..all).step_by(block) {
             let rows = first..(first + block).min(all);
-            self.phase(exec, |m| if m.packs { m.job.pack_tasks(&rows) } else { 0 }, &|m, task, thread| {
-                // SAFETY: the pool gave this thread, and each task once; the plan checked the operands.
-                unsafe { m.job.pack(&m.seen(exec), &rows, task, thread) }
-            });
+            match &self.before {
+                Some((steps, together)) => self.compute_and_pack(exec, steps, *together)?,
+                None => self.phase(exec, |m| if m.packs { m.job.pack_tasks(&rows) } else { 0 }, &|m, task, thread| {
+                    // SAFETY: the pool gave this thread, and each task once; the plan checked the operands.
+                    unsafe { m.job.pack(&m.seen(exec), &rows, task, thread) }
+                }),
+            }
             let multiply = |m: &Member, task, thread| {
                 // SAFETY: as above.
                 unsafe { m.job.multiply(&m.seen(exec), &rows, task, thread) }
@@ -180,6 +214,26 @@ impl Together {
                 self.phase(exec, |m| m.job.tasks(), &multiply);
             }
         }
+        Ok(())
+    }
+
+    /// Computes the activations, all of them in one block, and packs them.
+    fn compute_and_pack(&self, exec: &Exec<'_>, steps: &ByRows, together: usize) -> Result<()> {
+        // Checks are done with their scratch when it is packed into.
+        steps.check(exec)?;
+        let count = steps.units();
+        exec.rows_together(together, count, steps.work(), &|first, last, thread| {
+            steps.take(exec, first..last, thread);
+            for member in self.members.iter().filter(|m| m.packs) {
+                let tile = member.job.tile();
+                debug_assert!(first.is_multiple_of(tile), "tasks take whole tiles");
+                for tile in first / tile..last.div_ceil(tile) {
+                    // SAFETY: the pool gave this thread; tasks take whole tiles, each of them once, and the rows of these are
+                    // computed.
+                    unsafe { member.job.pack_tile(&member.seen(exec), &(0..count), tile, thread) };
+                }
+            }
+        });
         Ok(())
     }
 
@@ -201,4 +255,13 @@ impl Together {
             }
         });
     }
+}
+
+/// The least common multiple of two numbers of rows.
+fn lcm(a: usize, b: usize) -> usize {
+    let (mut x, mut y) = (a, b);
+    while y > 0 {
+        (x, y) = (y, x % y);
+    }
+    a / x.max(1) * b
 }

@@ -1,9 +1,12 @@
 //! Writing the KV cache.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 use qiao_core::{Accept, DType, Error, KvLayout, NodeView, Op, OpKind, Reason, Result as CoreResult, Row};
 
 use super::access::{Operand, fp8};
+use super::by_rows::{ByRows, Rows};
 use super::cache::{self, Cache};
 use super::exec::{Core, Exec, Prepare, Prepared, activations, no_layouts, row};
 
@@ -93,25 +96,31 @@ fn kv_write(node: &NodeView<'_>, _: &Core) -> Prepared {
     let tokens = slots.len;
     let capacity = pages.blocks.saturating_mul(pages.block_size);
     let longest = targets[0].rows.len.max(targets[1].rows.len);
-    let run = move |exec: &Exec<'_>| {
+    let slot = move |exec: &Exec<'_>, t: usize| {
         // SAFETY: the entry is one of the slots.
-        let slot = |t: usize| unsafe { slots.index(exec.address(slots.tensor), t * slots.step()) };
-        // SAFETY: the plan laid out eight bytes a token of shared scratch for this step, aligned to 64.
-        let seen = unsafe { std::slice::from_raw_parts_mut(exec.shared().0.cast::<i64>(), tokens) };
-        check_slots(seen, slot, capacity)?;
-        let size = pages.block_size.max(1);
-        exec.rows(tokens, pages.heads * longest, &|first, last, thread| {
-            for t in first..last {
-                let Ok(slot) = usize::try_from(slot(t)) else { continue };
-                for (head, target) in (0..pages.heads).flat_map(|h| targets.iter().map(move |target| (h, target))) {
-                    // SAFETY: slots were checked to be distinct and inside the cache; the pool gave this thread.
-                    unsafe { target.write(exec, t, head, (slot / size, slot % size), thread) };
-                }
-            }
-        });
-        Ok(())
+        unsafe { slots.index(exec.address(slots.tensor), t * slots.step()) }
     };
-    Prepared::new(run, tokens * 8, longest * 4)
+    let check = {
+        let slot = slot.clone();
+        move |exec: &Exec<'_>| {
+            // SAFETY: the plan laid out eight bytes a token of shared scratch for this step, aligned to 64.
+            let seen = unsafe { std::slice::from_raw_parts_mut(exec.shared().0.cast::<i64>(), tokens) };
+            check_slots(seen, |t| slot(exec, t), capacity)
+        }
+    };
+    let size = pages.block_size.max(1);
+    // Slots are looked at before any row, all of them.
+    let rows = Rows::split(&[&targets[0].rows, &targets[1].rows], tokens, pages.heads * longest);
+    let write = move |exec: &Exec<'_>, tokens: Range<usize>, thread: usize| {
+        for t in tokens {
+            let Ok(slot) = usize::try_from(slot(exec, t)) else { continue };
+            for (head, target) in (0..pages.heads).flat_map(|h| targets.iter().map(move |target| (h, target))) {
+                // SAFETY: slots were checked to be distinct and inside the cache; the pool gave this thread.
+                unsafe { target.write(exec, t, head, (slot / size, slot % size), thread) };
+            }
+        }
+    };
+    Prepared::rows(ByRows::one(rows, longest * 4, Box::new(write)).checked(tokens * 8, Box::new(check)))
 }
 
 /// Slots are −1 or inside the cache, and no two are the same.

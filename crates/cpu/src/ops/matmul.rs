@@ -262,6 +262,10 @@ impl<X: Weight, W: Weight> Job for OneRow<X, W> {
         usize::from(!self.lies)
     }
 
+    fn tile(&self) -> usize {
+        1
+    }
+
     unsafe fn pack(&self, exec: &Exec<'_>, _: &Range<usize>, _: usize, _: usize) {
         // SAFETY: the plan laid out the shared scratch for this step, of which this is the only task.
         let buf = unsafe { std::slice::from_raw_parts_mut(exec.shared().0.cast::<X>(), self.inputs) };

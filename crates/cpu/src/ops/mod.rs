@@ -25,6 +25,7 @@ mod job;
 mod tail;
 
 mod blocks;
+mod by_rows;
 mod matmul;
 
 mod groups;

@@ -70,7 +70,7 @@ impl CpuPlan {
                 }
             }
         }
-        let fusion = fuse::fuse(graph, &mut steps);
+        let fusion = fuse::fuse(graph, &mut steps, core.pool.threads());
         let placed = |id: TensorId| !fusion.gone[id.index()];
         let placement = place_where(graph, ALIGN, 0, placed, |node| fusion.moments[node])?;
         let places = graph.tensors().iter().enumerate().map(|(i, t)| {

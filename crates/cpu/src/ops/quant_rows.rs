@@ -139,11 +139,23 @@ impl Packed<'_> {
     /// # Safety
     /// The pool gave `thread` to the running task, and each task once.
     pub(super) unsafe fn pack(&self, exec: &Exec<'_>, a: &Operand, first: usize, task: usize, thread: usize) {
-        let parts = self.tiles.count() * self.packing.stretches();
-        let parts = if self.packing.tasks(self.tiles) == 1 { 0..parts } else { task..task + 1 };
-        for part in parts {
-            let (tile, stretch) = (part / self.packing.stretches(), part % self.packing.stretches());
-            // SAFETY: as the caller vouches; each part writes its own stretch of its own tile.
+        let stretches = self.packing.stretches();
+        // SAFETY: as the caller vouches; each task has a stretch of its own of a tile of its own, or all of them.
+        unsafe {
+            match self.packing.tasks(self.tiles) {
+                1 => (0..self.tiles.count()).for_each(|tile| self.pack_tile(exec, a, first, tile, thread)),
+                _ => self.fill(exec, a, first, task / stretches, task % stretches, thread),
+            }
+        }
+    }
+
+    /// Packs a tile of rows `first..`.
+    ///
+    /// # Safety
+    /// As [`Packed::pack`], for tiles.
+    pub(super) unsafe fn pack_tile(&self, exec: &Exec<'_>, a: &Operand, first: usize, tile: usize, thread: usize) {
+        for stretch in 0..self.packing.stretches() {
+            // SAFETY: as the caller vouches.
             unsafe { self.fill(exec, a, first, tile, stretch, thread) };
         }
     }

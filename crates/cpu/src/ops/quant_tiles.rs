@@ -87,6 +87,10 @@ impl Job for Tiled {
         self.packing.tasks(self.tiles(rows))
     }
 
+    fn tile(&self) -> usize {
+        self.product.weights.kernel.most()
+    }
+
     fn check(&self, exec: &Exec<'_>) -> Result<()> {
         Panels::check(&self.product.weights, exec)
     }
@@ -95,6 +99,12 @@ impl Job for Tiled {
         let packed = self.packing.packed(exec, self.tiles(rows));
         // SAFETY: as the caller vouches.
         unsafe { packed.pack(exec, &self.product.a, rows.start, task, thread) };
+    }
+
+    unsafe fn pack_tile(&self, exec: &Exec<'_>, rows: &Range<usize>, tile: usize, thread: usize) {
+        let packed = self.packing.packed(exec, self.tiles(rows));
+        // SAFETY: as the caller vouches.
+        unsafe { packed.pack_tile(exec, &self.product.a, rows.start, tile, thread) };
     }
 
     /// All rows times the panels of one task.

@@ -5,6 +5,7 @@ use qiao_core::{Accept, DType, NodeView, Op, OpKind, Reason, RopeAttrs, RopeStyl
 use qiao_kernels_cpu::{Element, RowMut};
 
 use super::access::Operand;
+use super::by_rows::Rows;
 use super::exec::{Core, Exec, Prepare, Prepared, activations, row};
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
@@ -50,6 +51,11 @@ impl Rope {
         if together(&self.x) && together(&self.y) { heads.max(1) } else { 1 }
     }
 
+    /// The rows, so many heads at a time.
+    fn rows(&self, heads: usize) -> Rows {
+        Rows::split(&[&self.x, &self.positions, &self.y], self.x.rows() / heads, heads * self.x.len)
+    }
+
     /// The angles of row `r`; none where its position is outside the tables.
     ///
     /// # Safety
@@ -80,65 +86,59 @@ fn rope(node: &NodeView<'_>, _: &Core) -> Prepared {
 
 /// Halves of rows that are read and written as they lie, all heads of a token at once where they lie side by side.
 fn half_split<T: Element>(rope: Rope) -> Prepared {
-    Prepared::with_scratch(0, move |exec| {
+    let heads = rope.heads();
+    Prepared::by_rows(rope.rows(heads), 0, move |exec, rows, _| {
         let rotate = T::rows(exec.kernels()).rope_half_split.run;
         let Rope { x, y, .. } = &rope;
         let at = [x, y].map(|o| exec.address(o.tensor) as usize);
         let lead = AHEAD / (x.len * size_of::<T>()).max(1) + 1;
-        let heads = rope.heads();
-        exec.rows(x.rows() / heads, heads * x.len, &|first, last, _| {
-            // SAFETY: tasks write disjoint rows of a result that shares no storage with the operands; the rows that are taken
-            // together lie side by side.
-            unsafe {
-                for r in (first * heads..last * heads).step_by(heads) {
-                    let row = x.rows_from::<T>(at[0] as *const u8, r, heads);
-                    let out = y.rows_to::<T>(at[1] as *mut u8, r, heads, x.ahead(at[0] as *const u8, r + lead));
-                    match rope.angles(exec, r) {
-                        Some((cos, sin)) => rotate(out, row, cos, sin, (rope.offset, x.len)),
-                        None => {
-                            out.row.copy_from_slice(row);
-                            for head in out.row.chunks_exact_mut(x.len) {
-                                head[rope.offset..rope.offset + rope.rotary].fill(T::narrow(f32::NAN));
-                            }
+        // SAFETY: tasks write disjoint rows of a result that shares no storage with the operands; the rows that are taken
+        // together lie side by side.
+        unsafe {
+            for r in (rows.start * heads..rows.end * heads).step_by(heads) {
+                let row = x.rows_from::<T>(at[0] as *const u8, r, heads);
+                let out = y.rows_to::<T>(at[1] as *mut u8, r, heads, x.ahead(at[0] as *const u8, r + lead));
+                match rope.angles(exec, r) {
+                    Some((cos, sin)) => rotate(out, row, cos, sin, (rope.offset, x.len)),
+                    None => {
+                        out.row.copy_from_slice(row);
+                        for head in out.row.chunks_exact_mut(x.len) {
+                            head[rope.offset..rope.offset + rope.rotary].fill(T::narrow(f32::NAN));
                         }
                     }
                 }
             }
-        });
-        Ok(())
+        }
     })
 }
 
 /// Rows of any dtypes and strides, and neighbours.
 fn by_way_of_f32(rope: Rope, style: RopeStyle) -> Prepared {
-    Prepared::with_scratch(2 * rope.x.len, move |exec| {
+    Prepared::by_rows(rope.rows(1), 2 * rope.x.len, move |exec, rows, thread| {
         let k = exec.kernels();
         let Rope { x, y, rotary, offset, .. } = &rope;
         let at = [x, y].map(|o| exec.address(o.tensor) as usize);
-        exec.rows(x.rows(), x.len, &|first, last, thread| {
-            // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
-            // with the operands.
-            unsafe {
-                let (buf, out) = exec.scratch(thread)[..2 * x.len].split_at_mut(x.len);
-                for r in first..last {
-                    let row = x.read(k, at[0] as *const u8, r, buf);
-                    match (rope.angles(exec, r), style) {
-                        (Some((cos, sin)), RopeStyle::HalfSplit) => {
-                            (k.rows_f32.rope_half_split.run)(RowMut::kept(out), row, cos, sin, (*offset, x.len));
-                        }
-                        (Some((cos, sin)), RopeStyle::Interleaved) => {
-                            out.copy_from_slice(row);
-                            (k.rope_interleaved.run)(&mut out[*offset..], cos, sin, *rotary);
-                        }
-                        (None, _) => {
-                            out.copy_from_slice(row);
-                            out[*offset..offset + rotary].fill(f32::NAN);
-                        }
+        // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
+        // with the operands.
+        unsafe {
+            let (buf, out) = exec.scratch(thread)[..2 * x.len].split_at_mut(x.len);
+            for r in rows {
+                let row = x.read(k, at[0] as *const u8, r, buf);
+                match (rope.angles(exec, r), style) {
+                    (Some((cos, sin)), RopeStyle::HalfSplit) => {
+                        (k.rows_f32.rope_half_split.run)(RowMut::kept(out), row, cos, sin, (*offset, x.len));
                     }
-                    y.write(k, at[1] as *mut u8, r, 0, out);
+                    (Some((cos, sin)), RopeStyle::Interleaved) => {
+                        out.copy_from_slice(row);
+                        (k.rope_interleaved.run)(&mut out[*offset..], cos, sin, *rotary);
+                    }
+                    (None, _) => {
+                        out.copy_from_slice(row);
+                        out[*offset..offset + rotary].fill(f32::NAN);
+                    }
                 }
+                y.write(k, at[1] as *mut u8, r, 0, out);
             }
-        });
-        Ok(())
+        }
     })
 }

@@ -5,6 +5,7 @@ use qiao_core::{Accept, DType, NodeView, Op, OpKind, Reason, ReduceKind, Row};
 use qiao_kernels_cpu::{Element, Kernels, RowMut};
 
 use super::access::Operand;
+use super::by_rows::Rows;
 use super::exec::{Core, Exec, Prepare, Prepared, all_activations, row};
 
 pub(super) fn rows() -> Vec<Row<Prepare>> {
@@ -83,44 +84,38 @@ fn rms_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
     if norm.round.is_none() {
         of_dtype!([&x, &y], rms_norm_of(x, w, y, norm));
     }
-    Prepared::with_scratch(3 * x.len, move |exec| {
+    Prepared::by_rows(Rows::of(&[&x, &y]), 3 * x.len, move |exec, rows, thread| {
         let k = exec.kernels();
         let at = [x.tensor, y.tensor].map(|t| exec.address(t) as usize);
-        exec.rows(x.rows(), x.len, &|first, last, thread| {
-            // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
-            // with the operands.
-            unsafe {
-                let (buf_x, rest) = exec.scratch(thread).split_at_mut(x.len);
-                let (buf_w, buf_y) = rest.split_at_mut(x.len);
-                let w = weights(exec, w.as_ref(), 1.0, &mut buf_w[..x.len]);
-                for r in first..last {
-                    let row = x.read(k, at[0] as *const u8, r, buf_x);
-                    let ahead = [x.ahead(at[0] as *const u8, r + 1)];
-                    y.fill(k, at[1] as *mut u8, r, buf_y, &ahead, |out| norm.apply(k, out, row, w));
-                }
+        // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
+        // with the operands.
+        unsafe {
+            let (buf_x, rest) = exec.scratch(thread).split_at_mut(x.len);
+            let (buf_w, buf_y) = rest.split_at_mut(x.len);
+            let w = weights(exec, w.as_ref(), 1.0, &mut buf_w[..x.len]);
+            for r in rows {
+                let row = x.read(k, at[0] as *const u8, r, buf_x);
+                let ahead = [x.ahead(at[0] as *const u8, r + 1)];
+                y.fill(k, at[1] as *mut u8, r, buf_y, &ahead, |out| norm.apply(k, out, row, w));
             }
-        });
-        Ok(())
+        }
     })
 }
 
 /// As [`rms_norm`], of rows that are read and written as they lie.
 fn rms_norm_of<T: Element>(x: Operand, w: Option<Operand>, y: Operand, norm: Norm) -> Prepared {
-    Prepared::with_scratch(x.len, move |exec| {
+    Prepared::by_rows(Rows::of(&[&x, &y]), x.len, move |exec, rows, thread| {
         let run = T::rows(exec.kernels()).rms_norm.run;
         let at = [x.tensor, y.tensor].map(|t| exec.address(t) as usize);
-        exec.rows(x.rows(), x.len, &|first, last, thread| {
-            // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
-            // with the operands.
-            unsafe {
-                let w = weights(exec, w.as_ref(), 1.0, &mut exec.scratch(thread)[..x.len]);
-                for r in first..last {
-                    let out = y.row_to::<T>(at[1] as *mut u8, r, x.ahead(at[0] as *const u8, r + 1));
-                    run(out, x.row(at[0] as *const u8, r), w, norm.eps, norm.offset);
-                }
+        // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
+        // with the operands.
+        unsafe {
+            let w = weights(exec, w.as_ref(), 1.0, &mut exec.scratch(thread)[..x.len]);
+            for r in rows {
+                let out = y.row_to::<T>(at[1] as *mut u8, r, x.ahead(at[0] as *const u8, r + 1));
+                run(out, x.row(at[0] as *const u8, r), w, norm.eps, norm.offset);
             }
-        });
-        Ok(())
+        }
     })
 }
 
@@ -133,54 +128,48 @@ fn add_rms_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
         of_dtype!([&a, &b, &sum, &y], add_rms_norm_of([a, b, sum, y], w, norm));
     }
     let n = a.len;
-    Prepared::with_scratch(5 * n, move |exec| {
+    Prepared::by_rows(Rows::of(&[&a, &b, &sum, &y]), 5 * n, move |exec, rows, thread| {
         let k = exec.kernels();
         let at = [&a, &b, &sum, &y].map(|o| exec.address(o.tensor) as usize);
-        exec.rows(a.rows(), n, &|first, last, thread| {
-            // SAFETY: the pool gave this thread, and tasks touch disjoint rows. `sum` may be the storage of `a` or
-            // `b`: a row is read into scratch whole before it is written.
-            unsafe {
-                let (buf_a, rest) = exec.scratch(thread).split_at_mut(n);
-                let (buf_b, rest) = rest.split_at_mut(n);
-                let (buf_w, rest) = rest.split_at_mut(n);
-                let (total, buf_y) = rest.split_at_mut(n);
-                let w = weights(exec, w.as_ref(), 1.0, buf_w);
-                for r in first..last {
-                    let row_a = a.read(k, at[0] as *const u8, r, buf_a);
-                    let row_b = b.read(k, at[1] as *const u8, r, buf_b);
-                    (k.add.run)(total, row_a, row_b);
-                    sum.write(k, at[2] as *mut u8, r, 0, total);
-                    let ahead = [a.ahead(at[0] as *const u8, r + 1), b.ahead(at[1] as *const u8, r + 1)];
-                    y.fill(k, at[3] as *mut u8, r, buf_y, &ahead, |out| norm.apply(k, out, total, w));
-                }
+        // SAFETY: the pool gave this thread, and tasks touch disjoint rows. `sum` may be the storage of `a` or
+        // `b`: a row is read into scratch whole before it is written.
+        unsafe {
+            let (buf_a, rest) = exec.scratch(thread).split_at_mut(n);
+            let (buf_b, rest) = rest.split_at_mut(n);
+            let (buf_w, rest) = rest.split_at_mut(n);
+            let (total, buf_y) = rest.split_at_mut(n);
+            let w = weights(exec, w.as_ref(), 1.0, buf_w);
+            for r in rows {
+                let row_a = a.read(k, at[0] as *const u8, r, buf_a);
+                let row_b = b.read(k, at[1] as *const u8, r, buf_b);
+                (k.add.run)(total, row_a, row_b);
+                sum.write(k, at[2] as *mut u8, r, 0, total);
+                let ahead = [a.ahead(at[0] as *const u8, r + 1), b.ahead(at[1] as *const u8, r + 1)];
+                y.fill(k, at[3] as *mut u8, r, buf_y, &ahead, |out| norm.apply(k, out, total, w));
             }
-        });
-        Ok(())
+        }
     })
 }
 
 /// As [`add_rms_norm`], of rows that are read and written as they lie.
 fn add_rms_norm_of<T: Element>([a, b, sum, y]: [Operand; 4], w: Option<Operand>, norm: Norm) -> Prepared {
     let n = a.len;
-    Prepared::with_scratch(2 * n, move |exec| {
+    Prepared::by_rows(Rows::of(&[&a, &b, &sum, &y]), 2 * n, move |exec, rows, thread| {
         let k = T::rows(exec.kernels());
         let at = [&a, &b, &sum, &y].map(|o| exec.address(o.tensor) as usize);
-        exec.rows(a.rows(), n, &|first, last, thread| {
-            // SAFETY: the pool gave this thread, and tasks touch disjoint rows. `sum` may be the storage of `a` or
-            // `b`: a row is read whole before it is written.
-            unsafe {
-                let (buf_w, total) = exec.scratch(thread)[..2 * n].split_at_mut(n);
-                let w = weights(exec, w.as_ref(), 1.0, buf_w);
-                for r in first..last {
-                    (k.sum_of.run)(total, a.row(at[0] as *const u8, r), b.row(at[1] as *const u8, r));
-                    let [next_a, next_b] = [(&a, at[0]), (&b, at[1])].map(|(o, at)| o.ahead(at as *const u8, r + 1));
-                    (k.scaled.run)(sum.row_to(at[2] as *mut u8, r, next_a), total, 1.0);
-                    let out = y.row_to(at[3] as *mut u8, r, next_b);
-                    (k.rms_norm_of_f32.run)(out, total, w, norm.eps, norm.offset);
-                }
+        // SAFETY: the pool gave this thread, and tasks touch disjoint rows. `sum` may be the storage of `a` or
+        // `b`: a row is read whole before it is written.
+        unsafe {
+            let (buf_w, total) = exec.scratch(thread)[..2 * n].split_at_mut(n);
+            let w = weights(exec, w.as_ref(), 1.0, buf_w);
+            for r in rows {
+                (k.sum_of.run)(total, a.row(at[0] as *const u8, r), b.row(at[1] as *const u8, r));
+                let [next_a, next_b] = [(&a, at[0]), (&b, at[1])].map(|(o, at)| o.ahead(at as *const u8, r + 1));
+                (k.scaled.run)(sum.row_to(at[2] as *mut u8, r, next_a), total, 1.0);
+                let out = y.row_to(at[3] as *mut u8, r, next_b);
+                (k.rms_norm_of_f32.run)(out, total, w, norm.eps, norm.offset);
             }
-        });
-        Ok(())
+        }
     })
 }
 
@@ -190,51 +179,45 @@ fn layer_norm(node: &NodeView<'_>, _: &Core) -> Prepared {
     let (w, b) = (Operand::input(node, 1), Operand::input(node, 2));
     of_dtype!([&x, &y], layer_norm_of([x, y], w, b, attrs.eps));
     let n = x.len;
-    Prepared::with_scratch(4 * n, move |exec| {
+    Prepared::by_rows(Rows::of(&[&x, &y]), 4 * n, move |exec, rows, thread| {
         let k = exec.kernels();
         let at = [x.tensor, y.tensor].map(|t| exec.address(t) as usize);
-        exec.rows(x.rows(), n, &|first, last, thread| {
-            // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
-            // with the operands.
-            unsafe {
-                let (buf_x, rest) = exec.scratch(thread).split_at_mut(n);
-                let (buf_w, rest) = rest.split_at_mut(n);
-                let (buf_b, buf_y) = rest.split_at_mut(n);
-                let w = weights(exec, w.as_ref(), 1.0, buf_w);
-                let b = weights(exec, b.as_ref(), 0.0, buf_b);
-                for r in first..last {
-                    let row = x.read(k, at[0] as *const u8, r, buf_x);
-                    let ahead = [x.ahead(at[0] as *const u8, r + 1)];
-                    y.fill(k, at[1] as *mut u8, r, buf_y, &ahead, |out| {
-                        (k.rows_f32.layer_norm.run)(RowMut::kept(out), row, w, b, attrs.eps);
-                    });
-                }
+        // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
+        // with the operands.
+        unsafe {
+            let (buf_x, rest) = exec.scratch(thread).split_at_mut(n);
+            let (buf_w, rest) = rest.split_at_mut(n);
+            let (buf_b, buf_y) = rest.split_at_mut(n);
+            let w = weights(exec, w.as_ref(), 1.0, buf_w);
+            let b = weights(exec, b.as_ref(), 0.0, buf_b);
+            for r in rows {
+                let row = x.read(k, at[0] as *const u8, r, buf_x);
+                let ahead = [x.ahead(at[0] as *const u8, r + 1)];
+                y.fill(k, at[1] as *mut u8, r, buf_y, &ahead, |out| {
+                    (k.rows_f32.layer_norm.run)(RowMut::kept(out), row, w, b, attrs.eps);
+                });
             }
-        });
-        Ok(())
+        }
     })
 }
 
 /// As [`layer_norm`], of rows that are read and written as they lie.
 fn layer_norm_of<T: Element>([x, y]: [Operand; 2], w: Option<Operand>, b: Option<Operand>, eps: f32) -> Prepared {
     let n = x.len;
-    Prepared::with_scratch(2 * n, move |exec| {
+    Prepared::by_rows(Rows::of(&[&x, &y]), 2 * n, move |exec, rows, thread| {
         let run = T::rows(exec.kernels()).layer_norm.run;
         let at = [x.tensor, y.tensor].map(|t| exec.address(t) as usize);
-        exec.rows(x.rows(), n, &|first, last, thread| {
-            // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
-            // with the operands.
-            unsafe {
-                let (buf_w, buf_b) = exec.scratch(thread)[..2 * n].split_at_mut(n);
-                let w = weights(exec, w.as_ref(), 1.0, buf_w);
-                let b = weights(exec, b.as_ref(), 0.0, buf_b);
-                for r in first..last {
-                    let out = y.row_to::<T>(at[1] as *mut u8, r, x.ahead(at[0] as *const u8, r + 1));
-                    run(out, x.row(at[0] as *const u8, r), w, b, eps);
-                }
+        // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
+        // with the operands.
+        unsafe {
+            let (buf_w, buf_b) = exec.scratch(thread)[..2 * n].split_at_mut(n);
+            let w = weights(exec, w.as_ref(), 1.0, buf_w);
+            let b = weights(exec, b.as_ref(), 0.0, buf_b);
+            for r in rows {
+                let out = y.row_to::<T>(at[1] as *mut u8, r, x.ahead(at[0] as *const u8, r + 1));
+                run(out, x.row(at[0] as *const u8, r), w, b, eps);
             }
-        });
-        Ok(())
+        }
     })
 }
 
