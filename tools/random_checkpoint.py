@@ -51,6 +51,27 @@ SHAPES = {
         "bos_token_id": 151643,
         "eos_token_id": 151645,
     },
+    "qwen3-0.6b": {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+        "max_position_embeddings": 40960,
+        "attention_bias": False,
+        "max_window_layers": 28,
+        "sliding_window": None,
+        "use_sliding_window": False,
+        "rope_scaling": None,
+        "rope_theta": 1000000.0,
+        "rms_norm_eps": 1e-6,
+        "bos_token_id": 151643,
+        "eos_token_id": 151645,
+    },
     "llama-3.2-1b": {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -109,7 +130,7 @@ EVERYWHERE = {"hidden_act": "silu", "attention_dropout": 0.0, "initializer_range
 def tensors(config: dict) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors in file order."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
-    head = hidden // config["num_attention_heads"]
+    head = config.get("head_dim", hidden // config["num_attention_heads"])
     q, kv = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
     shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
     for layer in range(config["num_hidden_layers"]):
@@ -119,6 +140,8 @@ def tensors(config: dict) -> dict[str, tuple[int, ...]]:
             shapes[at + f"self_attn.{name}_proj.weight"] = (rows, hidden)
             if config["model_type"] == "qwen2":
                 shapes[at + f"self_attn.{name}_proj.bias"] = (rows,)
+        if config["model_type"] == "qwen3":
+            shapes[at + "self_attn.q_norm.weight"] = shapes[at + "self_attn.k_norm.weight"] = (head,)
         shapes[at + "self_attn.o_proj.weight"] = (hidden, q)
         shapes[at + "post_attention_layernorm.weight"] = (hidden,)
         shapes[at + "mlp.gate_proj.weight"] = (inner, hidden)
@@ -243,6 +266,8 @@ def gguf_name(name: str) -> str:
         "self_attn.q_proj": "attn_q",
         "self_attn.k_proj": "attn_k",
         "self_attn.v_proj": "attn_v",
+        "self_attn.q_norm": "attn_q_norm",
+        "self_attn.k_norm": "attn_k_norm",
         "self_attn.o_proj": "attn_output",
         "post_attention_layernorm": "ffn_norm",
         "mlp.gate_proj": "ffn_gate",
@@ -305,7 +330,7 @@ def gguf_tokenizer(writer, config: dict, gguf) -> None:
     merges = [m if isinstance(m, str) else " ".join(m) for m in tokenizer["model"]["merges"]]
     eos = config["eos_token_id"]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2" if config["model_type"] == "qwen2" else "llama-bpe")
+    writer.add_tokenizer_pre("llama-bpe" if config["model_type"] == "llama" else "qwen2")
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges(merges)
@@ -329,6 +354,9 @@ def gguf_writer(path: pathlib.Path, config: dict, file_type, gguf):
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
+    if "head_dim" in config:
+        writer.add_key_length(config["head_dim"])
+        writer.add_value_length(config["head_dim"])
     if kind == "llama":
         writer.add_rope_dimension_count(config["head_dim"])
         writer.add_tensor("rope_freqs.weight", llama3_factors(config))
