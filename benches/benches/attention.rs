@@ -156,8 +156,8 @@ fn attention(c: &mut Criterion) {
     let buffer = vec![1u64; 32 << 20];
     let dtypes = [DType::BF16, DType::F16, DType::F32, DType::I8, DType::F8E4M3, DType::F8E5M2];
     for threads in [1, 2] {
-        let device =
-            CpuDevice::with(&CpuOptions { isa: None, threads: Some(threads) }).expect("every machine has a CPU");
+        let device = CpuDevice::with(&CpuOptions { isa: None, threads: Some(threads), ..Default::default() })
+            .expect("every machine has a CPU");
         let mut group = c.benchmark_group(format!("attention, {threads} threads"));
         let mut line = |name: &str, s: Shape| {
             let mut attention = None;

@@ -27,7 +27,7 @@ struct Chain {
 impl Chain {
     /// `OPERATORS` operators on rows of these lengths in turn, four kinds of operator for each length.
     fn new(threads: usize, dtype: DType, lengths: &[usize]) -> qiao_core::Result<Self> {
-        let device = CpuDevice::with(&CpuOptions { isa: None, threads: Some(threads) })?;
+        let device = CpuDevice::with(&CpuOptions { isa: None, threads: Some(threads), ..Default::default() })?;
         let (mut g, mut stream) = (Graph::new(), device.stream()?);
         let mut bindings = Vec::new();
         for (i, &n) in lengths.iter().enumerate() {

@@ -126,7 +126,9 @@ fn int8(rows: usize) -> Vec<Data> {
 fn products(c: &mut Criterion) {
     let lines = lines();
     for isa in Isa::ALL.into_iter().rev().filter(|isa| *isa != Isa::Scalar) {
-        let Ok(device) = CpuDevice::with(&CpuOptions { isa: Some(isa), threads: None }) else { continue };
+        let Ok(device) = CpuDevice::with(&CpuOptions { isa: Some(isa), threads: None, ..Default::default() }) else {
+            continue;
+        };
         for rows in [1, 128] {
             let mut group = c.benchmark_group(format!("{isa} {rows}x{SIZE}x{SIZE}"));
             let elements = 2 * (rows * SIZE * SIZE) as u64;

@@ -132,7 +132,7 @@ fn main() -> Result<()> {
     let (from, mut to) = (vec![1u8; largest / 2], vec![0u8; largest / 2]);
     println!("{:>14} {:>6} {:>8} {:>10} {:>10} {:>7}", "operator", "dtype", "threads", "GB/s", "copy GB/s", "share");
     for threads in [1, 2] {
-        let device = CpuDevice::with(&CpuOptions { isa: None, threads: Some(threads) })?;
+        let device = CpuDevice::with(&CpuOptions { isa: None, threads: Some(threads), ..Default::default() })?;
         let mut plain = ready(&device, &cases(DType::F32, sizes)[0], DType::F32, sizes)?;
         for dtype in [DType::F32, DType::BF16] {
             for case in cases(dtype, sizes).iter().filter(|case| case.name.contains(&wanted)) {

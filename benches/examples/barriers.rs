@@ -29,7 +29,7 @@ fn median(mut of: [f64; ROUNDS]) -> f64 {
 /// Nanoseconds of one operator of a chain of silu_mul on so many elements.
 fn operator(threads: usize, elements: usize) -> Result<f64> {
     const STEPS: usize = 200;
-    let device = CpuDevice::with(&CpuOptions { isa: None, threads: Some(threads) })?;
+    let device = CpuDevice::with(&CpuOptions { isa: None, threads: Some(threads), ..Default::default() })?;
     let (mut g, mut stream) = (Graph::new(), device.stream()?);
     let desc = TensorDesc::new(DType::F32, &[1, elements])?;
     let mut bindings = Vec::new();

@@ -28,7 +28,7 @@ import plot
 import table
 from rooms import PEERS, room
 
-SHAPES = ["qwen2.5-0.5b", "llama-3.2-1b"]
+SHAPES = ["qwen2.5-0.5b", "qwen3-0.6b", "llama-3.2-1b"]
 FORMATS = ["bf16", "f16", "Q8_0", "Q4_0", "Q4_K_M"]
 
 
@@ -96,6 +96,7 @@ def arguments():
     run.add_argument("--starts", type=int, default=3, help="processes that are started for the first token")
     run.add_argument("--flash", choices=["auto", "off", "on"], default="auto", help="llama.cpp's flash attention")
     run.add_argument("--isa", choices=["amx", "avx512", "avx2", "scalar"], help="QIAO_ISA for Qiao")
+    run.add_argument("--activations", type=int, choices=[16, 8], help="QIAO_ACTIVATIONS for Qiao: llama.cpp and OpenVINO take 8 bits")
     run.add_argument("--deepest", action="append", default=[], metavar="PEER=DEPTH", help="spare a slow peer deeper points")
     run.add_argument("--json", help="where to write; else FOLDER/result.json")
     shown = commands.add_parser("table", help="print the table of a result")

@@ -41,11 +41,14 @@ class Group:
         self.place, self.shape, self.kind, self.threads, self.flags = place, shape, kind, threads, flags
         self.rooms = {name: room(name) for name in ["qiao", *names]}
         self.rooms = {name: found for name, found in self.rooms.items() if kind in found.FORMATS}
-        self.found = {"shape": shape, "format": kind, "threads": threads, "isa": flags.get("isa") or "best", "engines": {},
+        self.found = {"shape": shape, "format": kind, "threads": threads, "isa": flags.get("isa") or "best",
+                      "activations": flags.get("activations") or 16, "engines": {},
                       "limits": [], "failed": {}, "deepest": dict(flags.get("deepest", {}))}
         self.env = {name: str(threads) for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "QIAO_THREADS")}
         if flags.get("isa"):
             self.env["QIAO_ISA"] = flags["isa"]
+        if flags.get("activations"):
+            self.env["QIAO_ACTIVATIONS"] = str(flags["activations"])
 
     def log(self, name, what):
         folder = self.place.folder / "logs"
@@ -120,7 +123,7 @@ class Group:
 
 def measure(place, args):
     """All groups; the result is written after each of them, so that an interrupted run keeps what it has."""
-    flags = {"flash": args.flash, "isa": args.isa, "deepest": {}}
+    flags = {"flash": args.flash, "isa": args.isa, "activations": args.activations, "deepest": {}}
     for text in args.deepest:
         name, _, depth = text.partition("=")
         flags["deepest"][name] = int(depth)

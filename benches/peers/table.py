@@ -79,6 +79,8 @@ def title(group):
     text = f"{group['shape']}, {group['format']}, {group['threads']} thread{'s' * (group['threads'] > 1)}"
     if group["isa"] != "best":
         text += f", QIAO_ISA={group['isa']}"
+    if group.get("activations", 16) != 16:
+        text += f", QIAO_ACTIVATIONS={group['activations']}"
     if not limits:
         return text
     ops = {name: statistics.median(limit["ops_per_s"].get(name, 0) for limit in limits) for name in limits[0]["ops_per_s"]}

@@ -42,7 +42,7 @@ pub fn tiers() -> impl Iterator<Item = Isa> {
 /// # Errors
 /// The machine lacks the tier.
 pub fn device(isa: Isa) -> Result<Arc<dyn Device>> {
-    Ok(Arc::new(CpuDevice::with(&CpuOptions { isa: Some(isa), threads: Some(1) })?))
+    Ok(Arc::new(CpuDevice::with(&CpuOptions { isa: Some(isa), threads: Some(1), ..Default::default() })?))
 }
 
 fn row() -> Vec<f32> {

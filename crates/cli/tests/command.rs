@@ -241,7 +241,9 @@ fn devices_that_are_not_there_end_with_3() {
 
 #[test]
 fn wrong_environment_variables_are_not_an_absent_device() {
-    for (variable, value) in [("QIAO_ISA", "foo"), ("QIAO_THREADS", "0"), ("QIAO_THREADS", "abc")] {
+    for (variable, value) in
+        [("QIAO_ISA", "foo"), ("QIAO_THREADS", "0"), ("QIAO_THREADS", "abc"), ("QIAO_ACTIVATIONS", "4")]
+    {
         let output = Command::new(env!("CARGO_BIN_EXE_qiao")).arg("run").env(variable, value).output().unwrap();
         let err = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{variable}={value}: {err}");

@@ -44,7 +44,7 @@ fn holds(name: &str, open: impl Fn() -> Result<Arc<dyn Device>> + Send + Sync + 
 }
 
 fn cpu() -> Result<Arc<dyn Device>> {
-    Ok(Arc::new(CpuDevice::with(&CpuOptions { isa: None, threads: Some(2) })?))
+    Ok(Arc::new(CpuDevice::with(&CpuOptions { isa: None, threads: Some(2), ..Default::default() })?))
 }
 
 /// What a device whose memory is the host's and whose commands have run when their calls return has no use for.

@@ -116,7 +116,7 @@ fn reference() -> Arc<dyn Device> {
 }
 
 fn cpu() -> Arc<dyn Device> {
-    Arc::new(CpuDevice::with(&CpuOptions { isa: None, threads: Some(1) }).unwrap())
+    Arc::new(CpuDevice::with(&CpuOptions { isa: None, threads: Some(1), ..Default::default() }).unwrap())
 }
 
 /// A walk over the cases of operators on devices without them.

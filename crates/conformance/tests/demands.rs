@@ -17,7 +17,7 @@ fn noop() -> Result<Arc<dyn Device>> {
 }
 
 fn cpu() -> Result<Arc<dyn Device>> {
-    Ok(Arc::new(CpuDevice::with(&CpuOptions { isa: None, threads: Some(1) })?))
+    Ok(Arc::new(CpuDevice::with(&CpuOptions { isa: None, threads: Some(1), ..Default::default() })?))
 }
 
 #[test]

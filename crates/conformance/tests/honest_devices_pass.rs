@@ -14,7 +14,7 @@ const SEED: u64 = 1;
 fn subjects() -> Vec<Subject> {
     let reference = Subject::open(|| Ok(Arc::new(ReferenceDevice::default()) as Arc<dyn Device>)).unwrap();
     let tiers = Isa::ALL.into_iter().filter_map(|isa| {
-        let options = CpuOptions { isa: Some(isa), threads: Some(2) };
+        let options = CpuOptions { isa: Some(isa), threads: Some(2), ..Default::default() };
         reference.beside(move || Ok(Arc::new(CpuDevice::with(&options)?) as Arc<dyn Device>)).ok()
     });
     std::iter::once(reference.clone()).chain(tiers).collect()

@@ -15,7 +15,7 @@ use qiao_cpu::{CpuDevice, CpuOptions};
 use qiao_layers::Provenance;
 
 fn cpu() -> Arc<dyn Device> {
-    Arc::new(CpuDevice::with(&CpuOptions { isa: None, threads: Some(2) }).unwrap())
+    Arc::new(CpuDevice::with(&CpuOptions { isa: None, threads: Some(2), ..Default::default() }).unwrap())
 }
 
 /// A quick selection of these paths, with hardly any time for probes, and all the time for what a busy machine takes.

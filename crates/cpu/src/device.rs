@@ -25,13 +25,27 @@ pub struct CpuOptions {
     pub isa: Option<Isa>,
     /// Threads, the caller included; `None` = as many as this process may use.
     pub threads: Option<usize>,
+    /// How activations are rounded before they meet quantised weights.
+    pub activations: Activations,
+}
+
+/// Integers that stand for activations where they meet quantised weights, beside a scale for every 32 of them. A row has the
+/// same bits on every tier, in every batch and on any threads with either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activations {
+    /// 16 bits: an error of at most 2^-15 of the largest among 32, which is less than that of bf16.
+    #[default]
+    Bits16,
+    /// 8 bits: an error of at most 1/254 of the largest among 32, and half the arithmetic. The support answers say so
+    /// (`act_dtype` i8).
+    Bits8,
 }
 
 impl CpuOptions {
-    /// Reads `QIAO_ISA` and `QIAO_THREADS`.
+    /// Reads `QIAO_ISA`, `QIAO_THREADS` and `QIAO_ACTIVATIONS`.
     ///
     /// # Errors
-    /// A value that is no tier, or no number from 1 to 1024.
+    /// A value that is no tier, no number from 1 to 1024, or neither 16 nor 8.
     pub fn from_env() -> Result<Self> {
         let isa = match std::env::var("QIAO_ISA") {
             Ok(v) if !v.is_empty() => Some(
@@ -47,7 +61,14 @@ impl CpuOptions {
             },
             _ => None,
         };
-        Ok(CpuOptions { isa, threads })
+        let activations = match std::env::var("QIAO_ACTIVATIONS").as_deref() {
+            Ok("8") => Activations::Bits8,
+            Ok("16" | "") | Err(_) => Activations::Bits16,
+            Ok(v) => {
+                return Err(Error::invalid("QIAO_ACTIVATIONS", format!("'{v}'"), "use 16 or 8, bits of an integer"));
+            }
+        };
+        Ok(CpuOptions { isa, threads, activations })
     }
 
     fn thread_count(&self) -> usize {
@@ -59,6 +80,14 @@ impl CpuOptions {
         let features = detect();
         let best = kernels(self.isa.unwrap_or(features.isa), &features).map_err(refused)?;
         settle(best, self.isa.is_some(), sums_are_as_documented)
+    }
+
+    /// The kernels that round activations as these options say.
+    fn rounded(&self, kernels: Kernels) -> Kernels {
+        match self.activations {
+            Activations::Bits16 => kernels,
+            Activations::Bits8 => kernels.with_bytes(),
+        }
     }
 }
 
@@ -131,7 +160,7 @@ impl CpuDevice {
         }
         let pool = Pool::new(options.thread_count()).map_err(|e| Error::internal("starting threads", e.to_string()))?;
         let info = Self::info_of(options, &chosen);
-        let kernels = chosen.kernels;
+        let kernels = options.rounded(chosen.kernels);
         let core = Core { table: ops::table(&kernels), kernels, pool };
         Ok(CpuDevice { info, core: Arc::new(core) })
     }
@@ -148,6 +177,10 @@ impl CpuDevice {
         let isa = chosen.kernels.isa;
         let note =
             if chosen.tiles_differ { ", without its tiles: they sum in an order that is not documented" } else { "" };
+        let activations = match options.activations {
+            Activations::Bits16 => "",
+            Activations::Bits8 => ", activations of quantised products in 8 bits",
+        };
         let (name, vendor) = processor();
         let (total, free) = memory();
         let memory = MemoryInfo {
@@ -163,7 +196,11 @@ impl CpuDevice {
             name,
             vendor,
             arch: format!("{}/{isa}", std::env::consts::ARCH),
-            driver: format!("qiao-cpu {}, {} threads{note}", env!("CARGO_PKG_VERSION"), options.thread_count()),
+            driver: format!(
+                "qiao-cpu {}, {} threads{activations}{note}",
+                env!("CARGO_PKG_VERSION"),
+                options.thread_count()
+            ),
             memories: vec![memory],
             dtypes: DType::ALL.iter().map(compute).collect(),
             kv: [KvLayout::BlockHeadToken, KvLayout::BlockTokenHead]
@@ -257,7 +294,9 @@ mod tests {
 
     /// The table of some tier, under the name of the highest.
     fn tiles() -> Kernels {
-        Kernels { isa: Isa::Amx, ..kernels(Isa::Scalar, &detect()).unwrap() }
+        let mut kernels = kernels(Isa::Scalar, &detect()).unwrap();
+        kernels.isa = Isa::Amx;
+        kernels
     }
 
     #[test]

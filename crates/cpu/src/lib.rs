@@ -26,5 +26,5 @@ mod device;
 mod backend;
 
 pub use backend::CpuBackend;
-pub use device::{CpuDevice, CpuOptions};
+pub use device::{Activations, CpuDevice, CpuOptions};
 pub use qiao_kernels_cpu::Isa;

@@ -7,10 +7,10 @@
 mod trials;
 
 use qiao_core::*;
-use qiao_cpu::{CpuDevice, Isa};
+use qiao_cpu::{Activations, CpuDevice, Isa};
 use qiao_reference::data::{Fill, Rng, block_bytes, to_bytes, values};
 use qiao_reference::{Trial, Value};
-use trials::{Data, Maker, open};
+use trials::{Data, Maker, open_with};
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 const CODES: [DType; 7] = [DType::I4, DType::U4, DType::I8, DType::U8, DType::F8E4M3, DType::F8E5M2, DType::F4E2M1];
@@ -123,9 +123,12 @@ fn bits(results: &[Value], r: usize, rows: usize) -> Vec<Vec<u64>> {
     results.iter().map(part).collect()
 }
 
-/// Every tier of this machine on one and on two threads.
+/// Every tier of this machine on one and on two threads, with either rounding of activations.
 fn devices() -> Vec<Vec<CpuDevice>> {
-    Isa::ALL.into_iter().map(|isa| [1, 2].into_iter().filter_map(|threads| open(isa, threads)).collect()).collect()
+    let both = |isa| [(isa, Activations::Bits16), (isa, Activations::Bits8)];
+    let on_threads =
+        |(isa, bits)| [1, 2].into_iter().filter_map(move |threads| open_with(isa, threads, bits)).collect();
+    Isa::ALL.into_iter().flat_map(both).map(on_threads).collect()
 }
 
 /// Runs the cases, each with batches of these sizes.

@@ -195,7 +195,7 @@ fn attend(
 }
 
 fn device(isa: Isa, threads: usize) -> Option<CpuDevice> {
-    CpuDevice::with(&CpuOptions { isa: Some(isa), threads: Some(threads) }).ok()
+    CpuDevice::with(&CpuOptions { isa: Some(isa), threads: Some(threads), ..Default::default() }).ok()
 }
 
 /// Every token of a sequence on its own: one thread, pages of sixteen.

@@ -6,14 +6,15 @@
 mod trials;
 
 use qiao_core::*;
-use qiao_cpu::{CpuDevice, Isa};
+use qiao_cpu::{Activations, CpuDevice, Isa};
 use qiao_reference::Trial;
 use qiao_reference::data::{Fill, Rng, block_bytes, to_bytes, values};
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 fn devices() -> Vec<CpuDevice> {
-    Isa::ALL.into_iter().filter_map(|isa| trials::open(isa, 2)).collect()
+    let both = |isa| [Activations::Bits16, Activations::Bits8].map(|bits| trials::open_with(isa, 2, bits));
+    Isa::ALL.into_iter().flat_map(both).flatten().collect()
 }
 
 /// A maker of trials from one seed.
@@ -524,7 +525,7 @@ fn every_operator_is_within_its_tolerance_on_every_tier() {
                 assert!(!trials.is_empty(), "no trials for {kind}");
                 for (i, trial) in trials.iter().enumerate() {
                     ran += 1;
-                    let at = format!("{kind} {dtype} trial {i} on {} (seed {SEED:#x})", device.info().arch);
+                    let at = format!("{kind} {dtype} trial {i} on {} (seed {SEED:#x})", device.info().driver);
                     match trial.check(&device) {
                         Err(e) => failures.push(format!("{at}: {e}")),
                         Ok(all) => failures.extend(all.iter().filter(|c| !c.passes()).map(|c| format!("{at}: {c:?}"))),

@@ -104,7 +104,7 @@ fn layer(tokens: usize, dtype: DType) -> Result<(Graph, Vec<Vec<u8>>)> {
 
 /// Allocations of one run of a plan: the least of several, since a thread of the pool may still be starting during the first.
 fn allocations(threads: usize, tokens: usize, dtype: DType) -> Result<usize> {
-    let device = CpuDevice::with(&CpuOptions { isa: None, threads: Some(threads) })?;
+    let device = CpuDevice::with(&CpuOptions { isa: None, threads: Some(threads), ..Default::default() })?;
     let mut stream = device.stream()?;
     let (mut g, mut bytes) = layer(tokens, dtype)?;
     trials::pack(&device, &mut g, &mut bytes)?;

@@ -20,7 +20,7 @@ fn results(
     weights: &[Data],
     out: &[DType],
 ) -> Vec<Vec<u8>> {
-    let device = CpuDevice::with(&CpuOptions { isa: None, threads: Some(3) }).unwrap();
+    let device = CpuDevice::with(&CpuOptions { isa: None, threads: Some(3), ..Default::default() }).unwrap();
     let (mut g, mut bytes, mut operands) = (Graph::new(), Vec::new(), Vec::new());
     let desc = |dtype| TensorDesc::new(dtype, &[rows.len(), width]).unwrap();
     for (of, data) in large {

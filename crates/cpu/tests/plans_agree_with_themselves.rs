@@ -86,7 +86,7 @@ fn the_number_of_threads_does_not_change_a_bit() {
 #[test]
 fn plans_run_from_several_threads_at_once_without_mixing() {
     for threads in [1, 2, 3] {
-        let device = CpuDevice::with(&CpuOptions { isa: None, threads: Some(threads) }).unwrap();
+        let device = CpuDevice::with(&CpuOptions { isa: None, threads: Some(threads), ..Default::default() }).unwrap();
         let jobs: Vec<_> = [1, 4, 17, 50]
             .map(|tokens| {
                 let (graph, bytes) = layer(tokens);

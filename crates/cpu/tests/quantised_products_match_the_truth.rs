@@ -6,7 +6,7 @@ mod trials;
 use qiao_core::*;
 use qiao_reference::Trial;
 use qiao_reference::data::{block_bytes, to_bytes};
-use trials::{Data, Maker, check_all, devices, with};
+use trials::{Data, Maker, byte_devices, check_on, devices, with};
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 const CODES: [DType; 7] = [DType::I4, DType::U4, DType::I8, DType::U8, DType::F8E4M3, DType::F8E5M2, DType::F4E2M1];
@@ -48,6 +48,12 @@ fn table(m: &mut Maker, dtype: DType, shape: &[usize], number: impl Fn(&mut Make
 
 fn scales(m: &mut Maker, dtype: DType, shape: &[usize]) -> Data {
     table(m, dtype, shape, |m| 0.01 + 0.02 * m.rng.uniform())
+}
+
+/// Every trial, with either rounding of activations.
+fn check_all(trials: &[Trial]) {
+    check_on(&devices(), trials);
+    check_on(&byte_devices(), trials);
 }
 
 #[test]

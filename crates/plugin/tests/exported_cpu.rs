@@ -28,7 +28,7 @@ impl Backend for Cpu {
 
 fn start(host: &Host) -> Result<Arc<dyn Backend>> {
     let threads = host.option("threads").map(|n| n.parse().expect("a number of threads"));
-    Ok(Arc::new(Cpu(CpuOptions { isa: None, threads })))
+    Ok(Arc::new(Cpu(CpuOptions { isa: None, threads, ..Default::default() })))
 }
 
 qiao_plugin::export! { vendor: "Qiao", name: "cpu", version: env!("CARGO_PKG_VERSION"), open: start }
@@ -49,7 +49,10 @@ fn open() -> Result<Arc<dyn Device>> {
 
 #[test]
 fn what_the_cpu_says_of_itself_arrives() {
-    let (plugin, cpu) = (open().unwrap(), CpuDevice::describe(&CpuOptions { isa: None, threads: Some(2) }).unwrap());
+    let (plugin, cpu) = (
+        open().unwrap(),
+        CpuDevice::describe(&CpuOptions { isa: None, threads: Some(2), ..Default::default() }).unwrap(),
+    );
     let (there, here) = (plugin.info(), &cpu);
     assert_eq!((&there.arch, &there.driver, there.caps), (&here.arch, &here.driver, here.caps));
     assert_eq!((&there.dtypes, &there.kv), (&here.dtypes, &here.kv));

@@ -127,6 +127,10 @@ macro_rules! entry_points {
             pack_pairs(to: &mut crate::quant::IntegerRowsMut<'_>, row: usize, format: crate::quant::QuantFormat,
                 zeros: bool, x: &[f32]) -> bool,
             |_s| crate::quant::pack_pairs(to, row, format, zeros, x));
+        crate::entry::entry_point!($token, [$($f)*],
+            pack_byte_pairs(to: &mut crate::quant::IntegerRowsMut<'_>, row: usize, format: crate::quant::QuantFormat,
+                zeros: bool, x: &[f32]) -> bool,
+            |_s| crate::quant::pack_byte_pairs(to, row, format, zeros, x));
 
         /// The table of this tier.
         pub(crate) fn table(features: &crate::isa::Features) -> crate::table::Kernels {
@@ -150,6 +154,7 @@ macro_rules! entry_points {
             let (pack_a_i8, gemm_i8) = int8(features);
             let pairs: crate::table::IntegerKernels = (entry!("pack_integers", pack_pairs), quant_pairs::KERNELS);
             let (pack_integers, quant_kernels) = digits(features).unwrap_or(pairs);
+            let byte_pairs: crate::table::IntegerKernels = (entry!("pack_bytes", pack_byte_pairs), quant_pairs::KERNELS);
             let mut table = crate::table::Kernels {
                 isa: crate::isa::Isa::$isa,
                 f16_to_f32: entry!("convert_f16_f32", f16_to_f32),
@@ -211,6 +216,8 @@ macro_rules! entry_points {
                 quant_scales: entry!("quant_scales", quant_scales),
                 pack_integers,
                 quant_kernels,
+                integer_bits: 16,
+                bytes: bytes(features).unwrap_or(byte_pairs),
             };
             refine(&mut table, features);
             table

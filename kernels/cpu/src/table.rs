@@ -288,9 +288,20 @@ pub struct Kernels {
     pub pack_integers: Entry<PackIntegers>,
     /// Products and decoders of quantised weights; [`Kernels::quant`] picks one.
     pub quant_kernels: &'static [QuantKernel],
+    /// Bits of these integers: 16, or 8 after [`Kernels::with_bytes`].
+    pub integer_bits: u32,
+    /// The packing and the kernels of integers of 8 bits.
+    pub(crate) bytes: IntegerKernels,
 }
 
 impl Kernels {
+    /// The same with activations of 8 bits for quantised weights: half the arithmetic, and an error of up to half a 127th of the
+    /// largest input among 32. They have the same bits on every tier, as those of 16 bits do.
+    pub fn with_bytes(self) -> Self {
+        let (pack_integers, quant_kernels) = self.bytes;
+        Kernels { pack_integers, quant_kernels, integer_bits: 8, ..self }
+    }
+
     /// The kernel for a format, `zeros` where zeros lie beside its scales; `None` where there is none.
     pub fn quant(&self, format: QuantFormat, zeros: bool) -> Option<&QuantKernel> {
         let name = match (format.codes(), format.offset(zeros)) {

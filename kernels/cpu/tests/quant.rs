@@ -3,7 +3,7 @@
 
 mod oracle;
 
-use oracle::{Guarded, Random, U, assert_close, tables};
+use oracle::{Guarded, Random, U, assert_close, integer_tables, tables};
 use qiao_core::DType;
 use qiao_kernels_cpu::{
     CHUNK, FloatRows, IntegerRows, IntegerRowsMut, Isa, Kernels, NR, QuantBlock, QuantDot, QuantFormat, QuantKernel,
@@ -132,7 +132,7 @@ fn formats(kernels: &Kernels) -> Vec<(QuantFormat, bool)> {
 
 #[test]
 fn every_format_has_a_kernel_on_every_tier() {
-    for kernels in tables() {
+    for kernels in integer_tables() {
         for format in QuantFormat::ALL {
             let kernel = kernels.quant(format, false).unwrap_or_else(|| panic!("{format:?} on {}", kernels.isa));
             let (what, how) = kernel.name.split_once('.').unwrap();
@@ -242,16 +242,20 @@ impl Digits {
     }
 }
 
-/// `y` with the products of one row of activations with the output in lane `lane`, as they are defined. `codes` are the
+/// `y` with the products of one row of activations in so many bits with the output in lane `lane`, as they are defined. `codes` are the
 /// block's weights with scales of one and no offsets.
-fn by_definition(y: f32, x: &[f32], lane: usize, codes: &[f32], block: &QuantBlock<'_>, zeros: bool) -> f32 {
+fn by_definition(bits: u32, y: f32, x: &[f32], lane: usize, codes: &[f32], block: &QuantBlock<'_>, zeros: bool) -> f32 {
     let (per, unit) = (block.format.scales_per_chunk(), block.format.unit());
     let mut total = y;
     for (chunk, x) in x.chunks(CHUNK).enumerate() {
-        let most = f64::from(x.iter().fold(0.0, |most: f32, x| most.max(x.abs())));
-        let power = (-111..).map(|e| (2.0f64).powi(e)).find(|power| most <= 32639.0 * power).unwrap();
-        let scale = if most == 0.0 { 0.0 } else { power as f32 };
-        let a: Vec<i64> = x.iter().map(|x| (f64::from(*x) / power).round_ties_even() as i64).collect();
+        let most = x.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
+        let power = (-111..).map(|e| (2.0f64).powi(e)).find(|power| f64::from(most) <= 32639.0 * power).unwrap();
+        let inverse = if most == 0.0 { 0.0 } else { 127.0 / most };
+        let (scale, a): (f32, Vec<i64>) = match bits {
+            16 => (power as f32, x.iter().map(|x| (f64::from(*x) / power).round_ties_even() as i64).collect()),
+            _ => (most / 127.0, x.iter().map(|x| (x * inverse).round_ties_even() as i64).collect()),
+        };
+        let scale = if most == 0.0 { 0.0 } else { scale };
         for (half, a) in a.chunks(CHUNK / per).enumerate() {
             let first = chunk * CHUNK + half * CHUNK / per;
             let code = |i: usize| (codes[(first + i) * NR + lane] / unit) as i64;
@@ -271,10 +275,10 @@ fn by_definition(y: f32, x: &[f32], lane: usize, codes: &[f32], block: &QuantBlo
     total
 }
 
-/// A step of the integers of a chunk, halved.
-fn half_step(x: &[f32]) -> f64 {
+/// A step of the integers of a chunk, halved; two roundings to f32 make a little more of it in 8 bits.
+fn half_step(bits: u32, x: &[f32]) -> f64 {
     let most = f64::from(x.iter().fold(0.0, |most: f32, x| most.max(x.abs())));
-    (most / 32639.0).max((2.0f64).powi(-112))
+    if bits == 8 { most * (1.0 / 254.0 + 4.0 * U) } else { (most / 32639.0).max((2.0f64).powi(-112)) }
 }
 
 /// The weights of a block with scales of one and no offsets.
@@ -289,7 +293,8 @@ fn codes_of(kernel: &QuantKernel, block: &QuantBlock<'_>) -> Vec<f32> {
 fn products_of_integers_are_as_they_are_defined_on_every_tier() {
     let mut random = Random::new(32);
     let scalar = tables().remove(0);
-    for (format, zeros) in formats(&scalar).into_iter().filter(|(f, _)| f.has_integers()) {
+    let all = || formats(&scalar).into_iter().filter(|(f, _)| f.has_integers()).flat_map(|f| [(f, 16), (f, 8)]);
+    for ((format, zeros), bits) in all() {
         let k = if format.block().0 == 256 { 768 } else { 352 };
         let (n, chunks) = (19, k / CHUNK);
         let w = Weights::new(&mut random, format, n, k, zeros);
@@ -301,7 +306,7 @@ fn products_of_integers_are_as_they_are_defined_on_every_tier() {
             let block = QuantBlock { format, codes, chunks, scales: &scales, offsets: &offsets, ahead: (0, 64) };
             let decoded = codes_of(scalar.quant(format, zeros).unwrap(), &block);
             let lanes = |x: &Vec<f32>| -> Vec<f32> {
-                (0..NR).map(|lane| by_definition(0.25, x, lane, &decoded, &block, zeros)).collect()
+                (0..NR).map(|lane| by_definition(bits, 0.25, x, lane, &decoded, &block, zeros)).collect()
             };
             let truth: Vec<Vec<f32>> = x.iter().map(lanes).collect();
             for (r, y) in truth.iter().enumerate() {
@@ -310,13 +315,13 @@ fn products_of_integers_are_as_they_are_defined_on_every_tier() {
                     let terms = || (0..k).map(|c| f64::from(x[r][c]) * weight(c));
                     let (exact, size) = (0.25 + terms().sum::<f64>(), terms().map(f64::abs).sum::<f64>() + 0.25);
                     let steps = x[r].chunks(CHUNK).enumerate().map(|(chunk, x)| {
-                        half_step(x) * (0..CHUNK).map(|i| weight(chunk * CHUNK + i).abs()).sum::<f64>()
+                        half_step(bits, x) * (0..CHUNK).map(|i| weight(chunk * CHUNK + i).abs()).sum::<f64>()
                     });
                     let limit = 6.0 * (k as f64).sqrt() * U * size + steps.sum::<f64>();
-                    assert_close(&format!("{format:?} row {r}"), y, exact, limit);
+                    assert_close(&format!("{format:?} row {r} in {bits} bits"), y, exact, limit);
                 }
             }
-            for kernels in tables() {
+            for kernels in integer_tables().into_iter().filter(|k| k.integer_bits == bits) {
                 let kernel = kernels.quant(format, zeros).unwrap();
                 check_rows(&kernels, kernel, zeros, &x, &truth, &block);
             }
@@ -387,7 +392,7 @@ fn check_rows(
 
 #[test]
 fn rows_that_integers_cannot_hold_are_told() {
-    for kernels in tables() {
+    for kernels in integer_tables() {
         let most = (2.0f32).powi(64);
         for (number, fits) in [
             (most.next_down(), true),
@@ -420,7 +425,7 @@ fn rows_that_integers_cannot_hold_are_told() {
 
 #[test]
 fn a_chunk_that_would_lose_digits_is_told() {
-    for kernels in tables() {
+    for kernels in integer_tables() {
         let small = |exponent: i32| (2.0f32).powi(exponent);
         for (number, fits) in [(small(-96), true), (small(-98), false), (f32::from_bits(1), false), (0.0, true)] {
             let mut x = [1.0; 3 * CHUNK];

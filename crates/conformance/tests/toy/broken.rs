@@ -102,7 +102,8 @@ pub(crate) fn escaped(timeout: Duration, of: impl Fn(&Clause) -> bool) -> Vec<St
         }
         let chip = Chip::new(fault);
         let mut subject = Subject::open(move || chip.open()).unwrap();
-        subject.host = Some(Arc::new(CpuDevice::with(&CpuOptions { isa: None, threads: Some(2) }).unwrap()));
+        subject.host =
+            Some(Arc::new(CpuDevice::with(&CpuOptions { isa: None, threads: Some(2), ..Default::default() }).unwrap()));
         subject.timeout = timeout;
         match clause.outcome(&subject) {
             Outcome::Failed(failure) if failure.check == check => println!("{fault:?}: {}", failure.why),

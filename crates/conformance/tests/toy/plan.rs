@@ -213,7 +213,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 
 /// What a chip that passes the host's work off as its own does.
 fn on_the_host(node: &NodeView<'_>, operands: &[Vec<u8>]) -> Result<Vec<f32>> {
-    let host = CpuDevice::with(&CpuOptions { isa: None, threads: Some(2) })?;
+    let host = CpuDevice::with(&CpuOptions { isa: None, threads: Some(2), ..Default::default() })?;
     let mut trial = Trial::new(*node.op());
     for (i, bytes) in operands.iter().enumerate() {
         trial = trial.input(node.required(i).clone(), bytes.clone());

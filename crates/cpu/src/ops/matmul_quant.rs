@@ -1,13 +1,14 @@
 //! Products with quantised weights.
 //!
 //! Constant weights come packed in panels of codes, which are multiplied as they are, however many the rows: see
-//! [`Product::tiled`]. Where codes are integers the activations are rounded to integers of 16 bits in chunks of 32 inputs. Where inputs name their groups, many rows decode a block of K of some panels to f32 for the blocked
-//! product of plain f32. Weights that are not constant, or are grouped in ways that panels do not know, are decoded panel
-//! by panel. Whichever it is, a row of the result does not depend on the rows beside it.
+//! [`Product::tiled`]. Where codes are integers the activations are rounded to integers of 16 bits (or 8, where the device
+//! was opened so) in chunks of 32 inputs. Where inputs name their groups, many rows decode a block of K of some panels to f32
+//! for the blocked product of plain f32. Weights that are not constant, or are grouped in ways that panels do not know, are
+//! decoded panel by panel. Whichever it is, a row of the result does not depend on the rows beside it.
 
 use half::{bf16, f16};
 use qiao_core::{Accept, DType, MatmulQuantAttrs, NodeView, Op, OpKind, Property, Reason, Row, Rule};
-use qiao_kernels_cpu::{CHUNK, Element, NR, PackA, Weight, WeightMatrix, pack_panel};
+use qiao_kernels_cpu::{CHUNK, Element, Kernels, NR, PackA, Weight, WeightMatrix, pack_panel};
 
 use super::access::Operand;
 use super::blocks::{Blocked, Blocks};
@@ -20,9 +21,10 @@ use super::quant_weights::Weights;
 use super::sound::can_be_packed;
 use super::tail::{Tail, epilogue_in_reach};
 
-pub(super) fn rows() -> Vec<Row<Prepare>> {
-    // A chunk's largest input keeps 15 bits and more: at least as close as f16.
-    let digits = |name, accepts| Row { act_dtype: Some(DType::F16), ..row(OpKind::MatmulQuant, name, accepts, panels) };
+pub(super) fn rows(kernels: &Kernels) -> Vec<Row<Prepare>> {
+    // In 16 bits a chunk's largest input keeps 15 and more: at least as close as f16.
+    let act_dtype = Some(if kernels.integer_bits == 8 { DType::I8 } else { DType::F16 });
+    let digits = |name, accepts| Row { act_dtype, ..row(OpKind::MatmulQuant, name, accepts, panels) };
     vec![
         digits("gemv_quant", accepts_gemv_digits),
         digits("gemm_quant", accepts_digits),

@@ -61,6 +61,6 @@ pub(crate) fn table(kernels: &Kernels) -> Table {
     rows.extend(attention::rows(kernels));
     rows.extend(choose::rows());
     rows.extend(int8::rows());
-    rows.extend(matmul_quant::rows());
+    rows.extend(matmul_quant::rows(kernels));
     OpTable::new(rows)
 }

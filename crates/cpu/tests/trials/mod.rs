@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use qiao_core::*;
-use qiao_cpu::{CpuDevice, CpuOptions, Isa};
+use qiao_cpu::{Activations, CpuDevice, CpuOptions, Isa};
 use qiao_reference::Trial;
 use qiao_reference::data::{Fill, Rng, to_bytes, values};
 
@@ -14,7 +14,12 @@ pub(crate) type Data = (TensorDesc, Vec<u8>);
 
 /// A device of a tier, where this machine has it; one with emulated tiles where it has but them.
 pub(crate) fn open(isa: Isa, threads: usize) -> Option<CpuDevice> {
-    let options = CpuOptions { isa: Some(isa), threads: Some(threads) };
+    open_with(isa, threads, Activations::Bits16)
+}
+
+/// As [`open`], with activations in so many bits.
+pub(crate) fn open_with(isa: Isa, threads: usize, activations: Activations) -> Option<CpuDevice> {
+    let options = CpuOptions { isa: Some(isa), threads: Some(threads), activations };
     if isa == Isa::Amx {
         qiao_simamx::install()?;
         // SAFETY: every thread of this process meets tiles in hardware or in the trap.
@@ -26,6 +31,11 @@ pub(crate) fn open(isa: Isa, threads: usize) -> Option<CpuDevice> {
 /// One device for each tier of this machine, with three threads.
 pub(crate) fn devices() -> Vec<CpuDevice> {
     Isa::ALL.into_iter().filter_map(|isa| open(isa, 3)).collect()
+}
+
+/// As [`devices`], with activations in 8 bits.
+pub(crate) fn byte_devices() -> Vec<CpuDevice> {
+    Isa::ALL.into_iter().filter_map(|isa| open_with(isa, 3, Activations::Bits8)).collect()
 }
 
 /// Operands from one seed.
@@ -97,15 +107,20 @@ pub(crate) fn with(trial: Trial, (desc, bytes): Data) -> Trial {
 
 /// Every trial on every tier is within its limits.
 pub(crate) fn check_all(trials: &[Trial]) {
+    check_on(&devices(), trials);
+}
+
+/// Every trial on each of these is within its limits.
+pub(crate) fn check_on(devices: &[CpuDevice], trials: &[Trial]) {
     let mut failures = Vec::new();
-    for device in devices() {
+    for device in devices {
         for (i, trial) in trials.iter().enumerate() {
             let at = format!(
                 "trial {i} on {}: {}",
                 device.info().arch,
                 trial.graph().map_or_else(|e| e.to_string(), |g| g.to_string())
             );
-            match trial.check(&device) {
+            match trial.check(device) {
                 Err(e) => failures.push(format!("{at}: {e}")),
                 Ok(all) => failures.extend(all.iter().filter(|c| !c.passes()).map(|c| format!("{at}: {c:?}"))),
             }

@@ -1,4 +1,5 @@
-//! Products of digits with codes on tiles: signed digits, high and low ones apart, by unsigned bytes.
+//! Products of digits with codes on tiles: signed digits, high and low ones apart, by unsigned bytes. Integers of 8 bits are one
+//! digit.
 //!
 //! Codes are unpacked with AVX-512 into a tile of weights, for all rows at once. For each scale, four tiles hold the sums
 //! of the high and of the low digits of 32 rows. They are stored, and scaled with AVX-512 while the next are multiplied.
@@ -7,7 +8,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use crate::avx512::{Avx512, DIGITS};
+use crate::avx512::{Avx512, BYTES, DIGITS};
 use crate::layout::NR;
 use crate::quant::{
     CHUNK, Code, Eight, Five, Four, IntegerRows, Lookup, MIN, NONE, QuantBlock, QuantDot, QuantKernel, Six, Three, Two,
@@ -26,7 +27,8 @@ const HEIGHTS: &[usize] = &[1, 2, 3, 4, 6, 8, 16, 32, MOST];
 /// The most rows that AVX-512 multiplies.
 const FEW: usize = 8;
 
-/// Sums of 32 rows: the high digits of the first 16, their low ones, then those of the other 16.
+/// Sums of 32 rows: the high digits of the first 16, their low ones, then those of the other 16; of one digit those of the first
+/// 16 and those of the others.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 struct Sums([[[i32; NR]; 16]; 4]);
@@ -44,15 +46,15 @@ struct Room {
 
 /// The kernels of this tier: those of AVX-512, with tiles where there are rows for them.
 macro_rules! kernels {
-    ($($at:literal $name:ident $code:ident $(<$table:literal>)? $mode:ident,)+) => {
+    ($few:ident, $digits:literal, $($at:literal $name:ident $code:ident $(<$table:literal>)? $mode:ident,)+) => {
         $(
             fn $name(y: &mut [f32], stride: usize, rows: &IntegerRows<'_>, blocks: &[QuantBlock<'_>]) {
                 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
                 unsafe fn tiled(y: &mut [f32], stride: usize, rows: &IntegerRows<'_>, block: &QuantBlock<'_>) {
                     // SAFETY: the table is only handed out on machines that have the tier.
-                    unsafe { dot::<$code $(<$table>)?, { $mode }>(y, stride, rows, block) };
+                    unsafe { dot::<$code $(<$table>)?, { $mode }, $digits>(y, stride, rows, block) };
                 }
-                match DIGITS[$at].dot {
+                match $few[$at].dot {
                     QuantDot::Integers(few) if rows.rows <= FEW => few(y, stride, rows, blocks),
                     _ => {
                         for (i, block) in blocks.iter().enumerate() {
@@ -65,15 +67,15 @@ macro_rules! kernels {
         )+
 
         /// One for every row of the list of AVX-512, in its order.
-        pub(super) const KERNELS: &[QuantKernel] = &[
+        pub(in crate::amx) const KERNELS: &[QuantKernel] = &[
             $(QuantKernel {
                 name: concat!("gemv_", stringify!($name), ".amx"),
                 heights: HEIGHTS,
                 dot: QuantDot::Integers($name),
-                decode: DIGITS[$at].decode,
+                decode: $few[$at].decode,
             },)+
-            DIGITS[FLOATS],
-            DIGITS[FLOATS + 1],
+            $few[FLOATS],
+            $few[FLOATS + 1],
         ];
     };
 }
@@ -81,27 +83,48 @@ macro_rules! kernels {
 /// Where the kernels of floats begin.
 const FLOATS: usize = 12;
 
-kernels! {
-    0 q4 Four<false> NONE,
-    1 q4_min Four<false> MIN,
-    2 q4_zero Four<false> ZERO,
-    3 t4 Four<true> NONE,
-    4 t4_zero Four<true> ZERO,
-    5 q5 Five NONE,
-    6 q5_min Five MIN,
-    7 q6 Six NONE,
-    8 q2_min Two MIN,
-    9 q3 Three NONE,
-    10 q8 Eight NONE,
-    11 q8_zero Eight ZERO,
+/// A module with the kernels for so many digits; few rows take those of a list of AVX-512.
+macro_rules! list {
+    ($module:ident, $few:ident, $digits:literal) => {
+        mod $module {
+            use super::*;
+
+            kernels! {
+                $few, $digits,
+                0 q4 Four<false> NONE,
+                1 q4_min Four<false> MIN,
+                2 q4_zero Four<false> ZERO,
+                3 t4 Four<true> NONE,
+                4 t4_zero Four<true> ZERO,
+                5 q5 Five NONE,
+                6 q5_min Five MIN,
+                7 q6 Six NONE,
+                8 q2_min Two MIN,
+                9 q3 Three NONE,
+                10 q8 Eight NONE,
+                11 q8_zero Eight ZERO,
+            }
+        }
+    };
 }
+
+list!(two, DIGITS, 2);
+list!(one, BYTES, 1);
+
+pub(super) use one::KERNELS as BYTE_KERNELS;
+pub(super) use two::KERNELS;
 
 /// See [`QuantDot::Integers`]: 16, 32 or 64 rows.
 ///
 /// # Safety
 /// The processor has the tier.
 #[inline(always)]
-unsafe fn dot<C: Code, const MODE: u8>(y: &mut [f32], stride: usize, rows: &IntegerRows<'_>, block: &QuantBlock<'_>) {
+unsafe fn dot<C: Code, const MODE: u8, const DIGITS: usize>(
+    y: &mut [f32],
+    stride: usize,
+    rows: &IntegerRows<'_>,
+    block: &QuantBlock<'_>,
+) {
     let per_chunk = if C::HALVES { 2 } else { 1 };
     let (count, cells) = (rows.rows, block.chunks * rows.rows);
     assert!(count == 16 || count.is_multiple_of(32) && count <= MOST, "{count} rows are not multiplied together");
@@ -135,13 +158,13 @@ unsafe fn dot<C: Code, const MODE: u8>(y: &mut [f32], stride: usize, rows: &Inte
             }
             let digits = rows.digits.as_ptr().add((scale / per_chunk * count + group * 32) * 64);
             let digits = digits.add(scale % per_chunk * (CHUNK / 2));
-            multiply(&mut room.sums[at % 2], digits, bytes, height);
+            multiply::<DIGITS>(&mut room.sums[at % 2], digits, bytes, height);
             if at > 0 {
-                add_scaled::<MODE>(&mut room.totals, &room.sums[(at - 1) % 2], rows, block, per_chunk, at - 1);
+                add_scaled::<MODE, DIGITS>(&mut room.totals, &room.sums[(at - 1) % 2], rows, block, per_chunk, at - 1);
             }
         }
         release();
-        add_scaled::<MODE>(&mut room.totals, &room.sums[(all - 1) % 2], rows, block, per_chunk, all - 1);
+        add_scaled::<MODE, DIGITS>(&mut room.totals, &room.sums[(all - 1) % 2], rows, block, per_chunk, all - 1);
     }
     for (total, y) in room.totals.iter().zip(y.chunks_mut(stride.max(NR))).take(count) {
         y[..NR].copy_from_slice(total);
@@ -183,10 +206,42 @@ unsafe fn unpack<C: Code>(bytes: &mut Bytes, block: &QuantBlock<'_>, scale: usiz
 /// The processor has tiles, shaped by [`Shapes::of_digits`] for the scale's inputs. Rows of 64 bytes are
 /// readable at `digits`.
 #[inline(always)]
-unsafe fn multiply(sums: &mut Sums, digits: *const u8, bytes: &Bytes, height: usize) {
+unsafe fn multiply<const DIGITS: usize>(sums: &mut Sums, digits: *const u8, bytes: &Bytes, height: usize) {
     // SAFETY: as the caller vouches; all that is written is named.
     unsafe {
-        if height > 16 {
+        if DIGITS == 1 && height > 16 {
+            asm!(
+                "tileloadd tmm7, [{bytes} + {row}*1]",
+                "tileloadd tmm4, [{digits} + {row}*1]",
+                "tilezero tmm0",
+                "tdpbsud tmm0, tmm4, tmm7",
+                "tileloadd tmm5, [{digits} + {row}*1 + 1024]",
+                "tilezero tmm1",
+                "tdpbsud tmm1, tmm5, tmm7",
+                "tilestored [{sums} + {row}*1], tmm0",
+                "tilestored [{sums} + {row}*1 + 1024], tmm1",
+                bytes = in(reg) bytes,
+                digits = in(reg) digits,
+                sums = in(reg) sums,
+                row = in(reg) 64usize,
+                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm5") _, out("tmm7") _,
+                options(nostack, preserves_flags),
+            );
+        } else if DIGITS == 1 {
+            asm!(
+                "tileloadd tmm7, [{bytes} + {row}*1]",
+                "tileloadd tmm4, [{digits} + {row}*1]",
+                "tilezero tmm0",
+                "tdpbsud tmm0, tmm4, tmm7",
+                "tilestored [{sums} + {row}*1], tmm0",
+                bytes = in(reg) bytes,
+                digits = in(reg) digits,
+                sums = in(reg) sums,
+                row = in(reg) 64usize,
+                out("tmm0") _, out("tmm4") _, out("tmm7") _,
+                options(nostack, preserves_flags),
+            );
+        } else if height > 16 {
             asm!(
                 "tileloadd tmm7, [{bytes} + {row}*1]",
                 "tileloadd tmm4, [{digits} + {row}*1]",
@@ -240,7 +295,7 @@ unsafe fn multiply(sums: &mut Sums, digits: *const u8, bytes: &Bytes, height: us
 /// # Safety
 /// The processor has AVX-512; the slices hold what [`dot`] checks, item `at` among them.
 #[inline(always)]
-unsafe fn add_scaled<const MODE: u8>(
+unsafe fn add_scaled<const MODE: u8, const DIGITS: usize>(
     totals: &mut [[f32; NR]; MOST],
     sums: &Sums,
     rows: &IntegerRows<'_>,
@@ -260,11 +315,15 @@ unsafe fn add_scaled<const MODE: u8>(
         let inputs = rows.sums.as_ptr().wrapping_add(beside);
         let steps = rows.scales.as_ptr().add(scale / per_chunk * rows.rows + first);
         for r in 0..height {
-            let [high, low] = [0, 1].map(|digit| {
-                _mm512_load_si512(sums.0.as_ptr().add(r / 16 * 2 + digit).cast::<[i32; NR]>().add(r % 16).cast())
-            });
-            let low = _mm512_add_epi32(low, _mm512_set1_epi32(*starts.add(r)));
-            let mut sum = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<8>(high), low));
+            let of = |digit: usize| {
+                let tile = sums.0.as_ptr().add(r / 16 * DIGITS + digit);
+                _mm512_load_si512(tile.cast::<[i32; NR]>().add(r % 16).cast())
+            };
+            let mut sum = _mm512_add_epi32(of(DIGITS - 1), _mm512_set1_epi32(*starts.add(r)));
+            if DIGITS == 2 {
+                sum = _mm512_add_epi32(_mm512_slli_epi32::<8>(of(0)), sum);
+            }
+            let mut sum = _mm512_cvtepi32_ps(sum);
             if MODE == ZERO {
                 sum = _mm512_fmadd_ps(offset, _mm512_set1_ps(*inputs.add(r)), sum);
             }
@@ -285,8 +344,8 @@ mod tests {
 
     #[test]
     fn kernels_are_those_of_avx512_in_their_order() {
-        assert_eq!(KERNELS.len(), DIGITS.len());
-        for (own, few) in KERNELS.iter().zip(DIGITS) {
+        assert_eq!([KERNELS.len(), BYTE_KERNELS.len()], [DIGITS.len(), BYTES.len()]);
+        for (own, few) in KERNELS.iter().zip(DIGITS).chain(BYTE_KERNELS.iter().zip(BYTES)) {
             assert_eq!(own.name.split_once('.').unwrap().0, few.name.split_once('.').unwrap().0);
             assert_eq!(few.most().min(FEW), FEW);
         }

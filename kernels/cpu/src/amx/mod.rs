@@ -31,7 +31,10 @@ const I8_INPUTS: usize = 64;
 /// The table of this tier.
 pub(crate) fn table(features: &Features) -> Kernels {
     let below = crate::avx512::table(features);
-    let quant_kernels = if features.avx512_vnni { digits::KERNELS } else { below.quant_kernels };
+    let (quant_kernels, bytes) = match features.avx512_vnni {
+        true => (digits::KERNELS, (below.bytes.0, digits::BYTE_KERNELS)),
+        false => (below.quant_kernels, below.bytes),
+    };
     Kernels {
         isa: Isa::Amx,
         pack_a_bf16_dot: Entry { name: "pack_a_bf16_dot.amx", run: pack::<bf16, BF16_INPUTS, 2> },
@@ -46,6 +49,7 @@ pub(crate) fn table(features: &Features) -> Kernels {
         pack_a_i8: Entry { name: "pack_a_i8.amx", run: pack::<i8, I8_INPUTS, 4> },
         gemm_i8: Gemm { name: "gemm_i8_128x64.amx", mr: MR, nr: 4 * NR, kc: 32 * I8_INPUTS, run: gemm_i8 },
         quant_kernels,
+        bytes,
         ..below
     }
 }

@@ -45,6 +45,11 @@ fn digits(_: &Features) -> Option<IntegerKernels> {
     None
 }
 
+/// No other products of bytes than those of pairs.
+fn bytes(_: &Features) -> Option<IntegerKernels> {
+    None
+}
+
 /// All of the table is as shared algorithms have it.
 fn refine(_: &mut Kernels, _: &Features) {}
 

@@ -19,8 +19,8 @@ use crate::simd::Simd;
 
 use crate::avx2::{quantize_row_i8, sum_lanes_128};
 use attention_digits::attention_digits;
-pub(crate) use digits::DIGITS;
-use digits::digits;
+pub(crate) use digits::{BYTES, DIGITS};
+use digits::{bytes, digits};
 use dot::{gemm_bf16_dot, gemv_bf16_dot};
 use int8::int8;
 use pairs::attention_pairs;

@@ -1,8 +1,10 @@
-//! Activations as integers of 16 bits within their chunk, and the sums of their products with codes.
+//! Activations as integers of 16 bits within their chunk, or of 8, and the sums of their products with codes.
 //!
-//! For each row and chunk of 32 inputs: `m` is the largest magnitude, `2^e` with `e >= -111` the smallest power of two
+//! In 16 bits: for each row and chunk of 32 inputs: `m` is the largest magnitude, `2^e` with `e >= -111` the smallest power of two
 //! with `m <= 32639 · 2^e`, and an input is `a · 2^e` with `a` rounded to the nearest even integer. An integer is two
 //! digits, `256 · high + low`, both signed bytes. A chunk of zeros has the scale 0.
+//!
+//! In 8 bits: an input is `a · m / 127`, and `a = round(x · (127 / m))` one signed byte.
 
 use super::CHUNK;
 use super::form::{QuantFormat, QuantOffset};
@@ -13,6 +15,9 @@ pub(crate) const MOST: u32 = 32639;
 
 /// What is added to the bits of a chunk's largest magnitude, so that a mantissa beyond [`MOST`]'s raises the exponent.
 pub(crate) const RAISE: u32 = 0x0080_0000 - ((MOST << 9 & 0x007f_ffff) + 1);
+
+/// The largest magnitude of an integer of 8 bits.
+pub(crate) const MOST_BYTE: f32 = 127.0;
 
 /// How far the exponent of a scale lies below that, and the least that it may be, both as they stand in an f32.
 pub(crate) const BELOW: u32 = 14;
@@ -29,7 +34,7 @@ const fn too_small(largest: u32) -> bool {
 }
 
 /// Rows of activations as integers, for adjacent chunks. A row of a chunk has 64 bytes, in the order of
-/// [`QuantFormat::order`] and the way of the tier: 32 high digits, then 32 low ones, or 32 integers of 16 bits.
+/// [`QuantFormat::order`] and the way of the tier: 32 high digits, then 32 low ones; 32 integers of 16 bits; 32 bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct IntegerRows<'a> {
     /// How many rows: one of the kernel's [`heights`](crate::QuantKernel::heights).
@@ -63,7 +68,7 @@ pub struct IntegerRowsMut<'a> {
 
 /// Packs one row of activations, whole chunks of them: `(to, row, format, zeros, x)`. Gives whether the row can be
 /// multiplied as integers: all of it is finite and smaller than 2^64, and each chunk has a magnitude of about 2^-97 or
-/// more, or nothing but zeros.
+/// more, or nothing but zeros. What else it writes is of no use then.
 pub type PackIntegers =
     fn(to: &mut IntegerRowsMut<'_>, row: usize, format: QuantFormat, zeros: bool, x: &[f32]) -> bool;
 
@@ -176,21 +181,82 @@ pub(crate) fn pack(
     fits && largest < TOO_LARGE
 }
 
-/// The integers of a chunk, their scale and the bits of the largest magnitude.
+/// Rounds a number of less than 2^22 to the nearest even integer.
 #[inline(always)]
-fn integers(x: &[f32; CHUNK]) -> ([i16; CHUNK], f32, u32) {
-    /// Added to a number of less than 2^22 it leaves the nearest even integer in the lowest bits.
+fn round(x: f32) -> i16 {
+    /// Added to such a number it leaves the integer in the lowest bits.
     const SHIFT: f32 = 12_582_912.0;
-    let largest = x.iter().fold(0, |most: u32, x| most.max(x.to_bits() & 0x7fff_ffff));
-    let exponent = (((largest + RAISE) >> 23).max(LEAST + BELOW) - BELOW).min(253);
-    let (scale, inverse) = (f32::from_bits(exponent << 23), f32::from_bits((254 - exponent) << 23));
-    let of = |x: f32| (x * inverse + SHIFT).to_bits().wrapping_sub(SHIFT.to_bits()) as i16;
-    (x.map(of), if largest == 0 { 0.0 } else { scale }, largest)
+    (x + SHIFT).to_bits().wrapping_sub(SHIFT.to_bits()) as i16
 }
 
-/// See [`PackIntegers`]: for [`Pairs`].
+/// The bits of the largest magnitude of a chunk.
+#[inline(always)]
+fn largest(x: &[f32; CHUNK]) -> u32 {
+    x.iter().fold(0, |most: u32, x| most.max(x.to_bits() & 0x7fff_ffff))
+}
+
+/// The integers of a chunk in 16 bits, their scale and the bits of the largest magnitude.
+#[inline(always)]
+fn integers(x: &[f32; CHUNK]) -> ([i16; CHUNK], f32, u32) {
+    let largest = largest(x);
+    let exponent = (((largest + RAISE) >> 23).max(LEAST + BELOW) - BELOW).min(253);
+    let (scale, inverse) = (f32::from_bits(exponent << 23), f32::from_bits((254 - exponent) << 23));
+    (x.map(|x| round(x * inverse)), if largest == 0 { 0.0 } else { scale }, largest)
+}
+
+/// As [`integers`], in 8 bits.
+#[inline(always)]
+fn bytes(x: &[f32; CHUNK]) -> ([i16; CHUNK], f32, u32) {
+    let largest = largest(x);
+    let most = f32::from_bits(largest);
+    let inverse = if largest == 0 { 0.0 } else { MOST_BYTE / most };
+    (x.map(|x| round(x * inverse)), most / MOST_BYTE, largest)
+}
+
+/// See [`PackIntegers`]: for [`Pairs`], in 16 bits.
 #[inline(always)]
 pub(crate) fn pack_pairs(to: &mut IntegerRowsMut<'_>, row: usize, format: QuantFormat, zeros: bool, x: &[f32]) -> bool {
+    pack_pairs_of(
+        to,
+        row,
+        format,
+        zeros,
+        x,
+        #[inline(always)]
+        |x| integers(x),
+    )
+}
+
+/// As [`pack_pairs`], in 8 bits.
+#[inline(always)]
+pub(crate) fn pack_byte_pairs(
+    to: &mut IntegerRowsMut<'_>,
+    row: usize,
+    format: QuantFormat,
+    zeros: bool,
+    x: &[f32],
+) -> bool {
+    pack_pairs_of(
+        to,
+        row,
+        format,
+        zeros,
+        x,
+        #[inline(always)]
+        |x| bytes(x),
+    )
+}
+
+/// Packs the integers that `of` makes of each chunk, with their scale and the bits of its largest magnitude.
+#[inline(always)]
+fn pack_pairs_of(
+    to: &mut IntegerRowsMut<'_>,
+    row: usize,
+    format: QuantFormat,
+    zeros: bool,
+    x: &[f32],
+    of: impl Fn(&[f32; CHUNK]) -> ([i16; CHUNK], f32, u32),
+) -> bool {
     let order = format.order();
     pack(
         to,
@@ -200,7 +266,7 @@ pub(crate) fn pack_pairs(to: &mut IntegerRowsMut<'_>, row: usize, format: QuantF
         x,
         #[inline(always)]
         |x, place| {
-            let (a, scale, largest) = integers(x);
+            let (a, scale, largest) = of(x);
             for (i, to) in place.digits.chunks_exact_mut(2).enumerate() {
                 let at = i / 4 * 4 + [0, 2, 1, 3][i % 4];
                 to.copy_from_slice(&a[usize::from(order[at])].to_ne_bytes());

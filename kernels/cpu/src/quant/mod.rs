@@ -5,7 +5,7 @@
 //!   inputs in a word, the high bits of 16 or 32. A shift and a mask make a vector of bytes of them, four inputs for each
 //!   output. Codes of 8 bits are such bytes as they lie.
 //! - The bytes are unsigned: a format's bias is taken off the sums of products, not off each code.
-//! - Activations are integers of 16 bits within their chunk of a row; their products with the bytes add up exactly. The sum
+//! - Activations are integers of 16 bits within their chunk of a row, or of 8 where that was asked for; their products with the bytes add up exactly. The sum
 //!   of each scale is rounded to f32 once and scaled. A minimum is applied to the sum of activations, a zero too.
 //! - fp8 has no such integers: its codes are multiplied in f32.
 //! - Scales stay what they are, f16 with integers below or exponents; [`QuantScales`] makes f32 of them for a stretch of
@@ -32,7 +32,7 @@ mod entry;
 pub use block::{FloatRows, QuantBlock, QuantDecode, QuantDot, QuantKernel};
 pub(crate) use block::{MIN, NONE, ZERO, heights};
 pub(crate) use codes::{Code, Eight, Five, Four, Six, Three, Two};
-pub(crate) use digits::{BELOW, Digits, LEAST, Pairs, Place, RAISE, pack, pack_pairs};
+pub(crate) use digits::{BELOW, Digits, LEAST, MOST_BYTE, Pairs, Place, RAISE, pack, pack_byte_pairs, pack_pairs};
 pub use digits::{IntegerRows, IntegerRowsMut, PackIntegers};
 pub(crate) use dot::{decode, dot};
 pub(crate) use entry::{quant_entry_points, quant_kernels};

@@ -25,6 +25,11 @@ fn digits(_: &Features) -> Option<IntegerKernels> {
     None
 }
 
+/// No other products of bytes than those of pairs.
+fn bytes(_: &Features) -> Option<IntegerKernels> {
+    None
+}
+
 crate::entry::entry_points! {
     token: Scalar, isa: Scalar "scalar", features: [],
     tile: 4 x 16 (4, 4), few: 4, gemv: 16 (4), qk: 2 x 2, pv: 2 x 2, digits: 2

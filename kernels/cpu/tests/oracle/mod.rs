@@ -30,6 +30,11 @@ pub(crate) fn tables() -> Vec<Kernels> {
     tables
 }
 
+/// Those of [`tables`] with activations of 16 bits, and with activations of 8.
+pub(crate) fn integer_tables() -> Vec<Kernels> {
+    tables().into_iter().flat_map(|k| [k, k.with_bytes()]).collect()
+}
+
 /// A seeded stream of numbers (xorshift*).
 pub(crate) struct Random(u64);
 
