@@ -216,15 +216,7 @@ fn bytes(x: &[f32; CHUNK]) -> ([i16; CHUNK], f32, u32) {
 /// See [`PackIntegers`]: for [`Pairs`], in 16 bits.
 #[inline(always)]
 pub(crate) fn pack_pairs(to: &mut IntegerRowsMut<'_>, row: usize, format: QuantFormat, zeros: bool, x: &[f32]) -> bool {
-    pack_pairs_of(
-        to,
-        row,
-        format,
-        zeros,
-        x,
-        #[inline(always)]
-        |x| integers(x),
-    )
+    pack_pairs_of(to, row, format, zeros, x, integers)
 }
 
 /// As [`pack_pairs`], in 8 bits.
@@ -236,15 +228,7 @@ pub(crate) fn pack_byte_pairs(
     zeros: bool,
     x: &[f32],
 ) -> bool {
-    pack_pairs_of(
-        to,
-        row,
-        format,
-        zeros,
-        x,
-        #[inline(always)]
-        |x| bytes(x),
-    )
+    pack_pairs_of(to, row, format, zeros, x, bytes)
 }
 
 /// Packs the integers that `of` makes of each chunk, with their scale and the bits of its largest magnitude.
