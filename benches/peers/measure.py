@@ -45,10 +45,8 @@ class Group:
                       "activations": flags.get("activations") or 16, "engines": {},
                       "limits": [], "failed": {}, "deepest": dict(flags.get("deepest", {}))}
         self.env = {name: str(threads) for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "QIAO_THREADS")}
-        if flags.get("isa"):
-            self.env["QIAO_ISA"] = flags["isa"]
-        if flags.get("activations"):
-            self.env["QIAO_ACTIVATIONS"] = str(flags["activations"])
+        self.env["QIAO_ISA"] = flags.get("isa") or ""
+        self.env["QIAO_ACTIVATIONS"] = str(self.found["activations"])
 
     def log(self, name, what):
         folder = self.place.folder / "logs"

@@ -36,8 +36,8 @@ pub enum Activations {
     /// 16 bits: an error of at most 2^-15 of the largest among 32, which is less than that of bf16.
     #[default]
     Bits16,
-    /// 8 bits: an error of at most 1/254 of the largest among 32, and half the arithmetic. The support answers say so
-    /// (`act_dtype` i8).
+    /// 8 bits: an error of at most 1/254 of the largest among 32. Half the arithmetic where the tier has sums of products of
+    /// bytes (AVX-512 with VNNI, AMX), no less elsewhere. The support answers say so (`act_dtype` i8).
     Bits8,
 }
 

@@ -1,7 +1,8 @@
 //! The CPU backend: threads, tiling and memory around the kernels of `qiao-kernels-cpu`.
 //!
 //! - [`CpuBackend`] is the machine's processor, one device. `QIAO_ISA` = `scalar`, `avx2`, `avx512` or `amx` forces a
-//!   tier, `QIAO_THREADS` a number of threads; [`CpuDevice::with`] does the same in code. Tier amx is taken after a look
+//!   tier, `QIAO_THREADS` a number of threads, `QIAO_ACTIVATIONS` = `8` the rounding of what meets quantised weights;
+//!   [`CpuDevice::with`] does the same in code. Tier amx is taken after a look
 //!   whether its sums are as documented; [`CpuDevice::with_emulated_tiles`] is for tests on other machines.
 //! - A stream runs each command to its end before the call returns; plans of one device take turns on its threads.
 //! - A plan holds one prepared step per node. Executing it looks nothing up and allocates nothing: operands are resolved

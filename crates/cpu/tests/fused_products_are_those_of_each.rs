@@ -1,5 +1,6 @@
-//! Products that run together, and gates that meet what they gate on the way, give the bytes that they give one by one. A
-//! result that is bound is written in its turn, so a graph whose results are all bound runs node by node.
+//! Products that run together, behind a norm of their rows, and gates that meet what they gate on the way, give the bytes that
+//! they give one by one. A result that is bound is written in its turn, so a graph whose results are all bound runs product by
+//! product.
 
 mod trials;
 
@@ -39,6 +40,16 @@ impl Build {
             return out;
         }
         self.graph.add_as(op, inputs, dtype).unwrap()[0]
+    }
+
+    /// As [`Build::add`], of an operator with two results of a shape.
+    fn add_two(&mut self, op: Op, inputs: &[Option<TensorId>], dtype: DType, shape: &[usize]) -> [TensorId; 2] {
+        if self.bound {
+            let out = [(); 2].map(|()| self.blank(dtype, shape));
+            self.graph.add_into(op, inputs, &out).unwrap();
+            return out;
+        }
+        self.graph.add_as(op, inputs, dtype).unwrap().try_into().unwrap()
     }
 
     fn product(&mut self, x: TensorId, w: TensorId, bias: Option<TensorId>, dtype: DType) -> TensorId {
@@ -90,7 +101,7 @@ fn weight(m: &mut Maker, dtype: DType, n: usize, k: usize) -> Data {
     (desc.as_constant(), bytes)
 }
 
-/// Queries, keys and values with a rotation between them, then a gate and what it gates.
+/// A norm, queries, keys and values with an activation between them, then another norm, a gate and what it gates.
 fn layer(bound: bool, tokens: usize, compute: DType, [attention, gate, up]: [DType; 3]) -> (Build, Vec<usize>) {
     let (mut m, mut b) = (Maker::new(31), Build::new(bound));
     let (d, inter) = (96, 160);
@@ -98,13 +109,17 @@ fn layer(bound: bool, tokens: usize, compute: DType, [attention, gate, up]: [DTy
     let [wq, wk, wv] = [d, 48, 40].map(|n| b.bind(weight(&mut m, attention, n, d)));
     let [gate, up] = [gate, up].map(|dtype| b.bind(weight(&mut m, dtype, inter, d)));
     let bias = b.bind(m.of(DType::F32, &[inter]));
-    let k = b.product(x, wk, None, compute);
+    let norm = NormAttrs { eps: 1e-5, ..Default::default() };
+    let weight = b.bind(m.of(DType::F32, &[d]));
+    let h = b.add(Op::RmsNorm(norm), &[Some(x), Some(weight)], compute, &[tokens, d]);
+    let k = b.product(h, wk, None, compute);
     let turned = b.add(Op::Silu(NoAttrs {}), &[Some(k)], compute, &[tokens, 48]);
-    let v = b.product(x, wv, None, compute);
-    let q = b.product(x, wq, None, compute);
-    let (gate, up) = (b.product(q, gate, None, compute), b.product(q, up, Some(bias), compute));
+    let v = b.product(h, wv, None, compute);
+    let q = b.product(h, wq, None, compute);
+    let [sum, h] = b.add_two(Op::AddRmsNorm(norm), &[Some(q), Some(x), Some(weight)], compute, &[tokens, d]);
+    let (gate, up) = (b.product(h, gate, None, compute), b.product(h, up, Some(bias), compute));
     let y = b.gate(gate, up);
-    let kept = [turned, v, y].map(|t| b.keep(t)).into();
+    let kept = [turned, v, sum, y].map(|t| b.keep(t)).into();
     (b, kept)
 }
 

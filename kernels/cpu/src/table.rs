@@ -295,8 +295,9 @@ pub struct Kernels {
 }
 
 impl Kernels {
-    /// The same with activations of 8 bits for quantised weights: half the arithmetic, and an error of up to half a 127th of the
-    /// largest input among 32. They have the same bits on every tier, as those of 16 bits do.
+    /// The same with activations of 8 bits for quantised weights: an error of up to half a 127th of the largest input among 32,
+    /// and half the arithmetic where the tier has sums of products of bytes. They have the same bits on every tier, as those
+    /// of 16 bits do.
     pub fn with_bytes(self) -> Self {
         let (pack_integers, quant_kernels) = self.bytes;
         Kernels { pack_integers, quant_kernels, integer_bits: 8, ..self }

@@ -56,7 +56,7 @@ impl Operand {
     }
 
     /// A result that is written whole rows at a time, past the caches where it is large. Its tasks run by
-    /// [`Exec::rows`](super::exec::Exec::rows), which orders such writes.
+    /// [`Exec::rows_together`](super::exec::Exec::rows_together), which orders such writes.
     pub(crate) fn whole_rows(node: &NodeView<'_>, index: usize) -> Self {
         let mut out = Operand::output(node, index);
         let size = out.dtype.block_bytes();

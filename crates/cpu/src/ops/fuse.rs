@@ -108,7 +108,7 @@ impl<'a> Run<'a> {
         let mut work = 0;
         // Fusing must not leave threads without work.
         let shared = |work: usize, together: usize| {
-            work.saturating_mul(together) <= 4 * CHEAP || units.div_ceil(together) >= 4 * threads
+            work.saturating_mul(together.min(units)) <= 4 * CHEAP || units.div_ceil(together) >= 4 * threads
         };
         for (node, step) in steps.iter().enumerate().skip(first).filter(|(_, step)| !step.is_nothing()) {
             if let Some(rows) = step.as_rows() {
