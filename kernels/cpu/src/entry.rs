@@ -122,6 +122,7 @@ macro_rules! entry_points {
             pack_keys_e5m2 pv_e5m2 crate::attention::E5m2);
 
         crate::quant::quant_entry_points!($token, [$($f)*], $n1, $mr, $how);
+        crate::quant::quant_decoders!($token, [$($f)*], $n1);
         crate::quant::quant_kernels!(quant_pairs, $token, [$($f)*], $n1, crate::quant::Pairs, $dr, false, $how);
         crate::entry::entry_point!($token, [$($f)*],
             pack_pairs(to: &mut crate::quant::IntegerRowsMut<'_>, row: usize, format: crate::quant::QuantFormat,

@@ -9,7 +9,7 @@ use crate::quant::{
 };
 use crate::table::{Entry, IntegerKernels};
 
-use super::{Avx512, f8_e4m3, f8_e5m2};
+use super::{Avx512, f8_e4m3, f8_e5m2, quant_decoders};
 
 crate::quant::quant_kernels!(
     quant_digits, Avx512,

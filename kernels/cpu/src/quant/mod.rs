@@ -35,7 +35,7 @@ pub(crate) use codes::{Code, Eight, Five, Four, Six, Three, Two};
 pub(crate) use digits::{BELOW, Digits, LEAST, MOST_BYTE, Pairs, Place, RAISE, pack, pack_byte_pairs, pack_pairs};
 pub use digits::{IntegerRows, IntegerRowsMut, PackIntegers};
 pub(crate) use dot::{decode, dot};
-pub(crate) use entry::{quant_entry_points, quant_kernels};
+pub(crate) use entry::{quant_decoders, quant_entry_points, quant_kernels};
 pub(crate) use floats::{E4m3, E5m2, decode as float_decode, dot as float_dot};
 pub use form::{QuantCodes, QuantFormat, QuantOffset};
 pub use pack::pack_quant_panel;
