@@ -46,6 +46,8 @@ unsafe impl Sync for Context {}
 /// A stream of AscendCL.
 pub(crate) struct Queue {
     pub(crate) raw: Handle,
+    /// What it met, once it is destroyed; that happens under the lock of the yard.
+    end: OnceLock<Code>,
 }
 
 // SAFETY: a handle of AscendCL, which any thread may use.
@@ -258,7 +260,7 @@ impl Context {
             self.check("making a stream", (self.api.run.stream_create)(&mut raw))?;
             (self.api.run.stream_failure_mode)(raw, STOP_ON_FAILURE);
         }
-        let queue = Arc::new(Queue { raw });
+        let queue = Arc::new(Queue { raw, end: OnceLock::new() });
         self.yard().queues.push(queue.clone());
         Ok(queue)
     }
@@ -274,6 +276,15 @@ impl Context {
         match unsafe { (self.api.run.stream_query)(queue.raw, &mut status) } {
             SUCCESS => Ok(status == NOT_READY),
             code => Err(code),
+        }
+    }
+
+    /// The failure that stopped a stream, which may be gone since. The context is current.
+    pub(crate) fn stopped_by(&self, queue: &Queue) -> Option<Code> {
+        let _kept = self.yard();
+        match queue.end.get() {
+            Some(&end) => (end != SUCCESS).then_some(end),
+            None => self.is_busy(queue).err(),
         }
     }
 
@@ -331,9 +342,12 @@ impl Context {
             !waits.is_empty()
         });
         orphans.retain_mut(|(queue, needs)| {
-            if self.is_busy(queue) == Ok(true) {
-                return true;
-            }
+            let end = match self.is_busy(queue) {
+                Ok(true) => return true,
+                Ok(false) => SUCCESS,
+                Err(code) => code,
+            };
+            let _ = queue.end.set(end);
             queues.retain(|q| !Arc::ptr_eq(q, queue));
             needs.drain(..).for_each(|grave| self.give_back(grave));
             // SAFETY: its handle is gone and nothing is queued on it.

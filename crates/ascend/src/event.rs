@@ -84,7 +84,7 @@ impl Event for AscendEvent {
         let _entered = context.enter()?;
         let Some(queue) = self.recorded_on()? else { return Ok(true) };
         let reached = context.is_reached(self.raw).map_err(|code| context.fault("asking an event", code))?;
-        if !reached && let Err(code) = context.is_busy(&queue) {
+        if !reached && let Some(code) = context.stopped_by(&queue) {
             // Behind a failure it is never reached.
             return Err(context.fault("a command before an event", code));
         }

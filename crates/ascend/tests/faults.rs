@@ -90,6 +90,33 @@ fn a_failed_phase_is_told_by_name_and_kept() {
 }
 
 #[test]
+fn a_stream_may_go_while_an_event_on_it_is_asked() {
+    let card = card().alone();
+    let device = open();
+    let streams = card.live(Kind::Streams);
+    let (mut stream, event) = (device.stream().unwrap(), device.event().unwrap());
+    card.set(Knob::Stalled, 1);
+    stream.fill(&Binding::whole(device.alloc(0, 64).unwrap()), 1).unwrap();
+    stream.record(&*event).unwrap();
+    card.set(Knob::Late, 200);
+    let questions = card.calls("aclrtQueryEventStatus");
+    std::thread::scope(|s| {
+        let asked = s.spawn(|| event.is_reached());
+        while card.calls("aclrtQueryEventStatus") == questions {
+            std::thread::yield_now();
+        }
+        // The answer is under way.
+        card.set(Knob::Late, 0);
+        card.set(Knob::Stalled, 0);
+        stream.sync(SOON).unwrap();
+        drop(stream);
+        assert_eq!(card.live(Kind::Streams), streams);
+        assert!(!asked.join().unwrap().unwrap(), "it was not, when it was asked");
+    });
+    assert!(event.is_reached().unwrap());
+}
+
+#[test]
 fn a_kernel_that_breaks_stops_its_stream_and_what_waits_for_it_hears() {
     let card = card().alone();
     let (device, graph) = (open(), chain(2));
@@ -103,6 +130,8 @@ fn a_kernel_that_breaks_stops_its_stream_and_what_waits_for_it_hears() {
     assert!(why.contains("ACL_ERROR_RT_AICORE_EXCEPTION (507015)"), "{why}");
     assert!(run.stream.sync(SOON).is_err());
     assert!(matches!(run.execute(&*plan), Err(Error::Poisoned { .. })));
+    drop(run);
+    assert_eq!(event.sync(SOON).unwrap_err().to_string(), why, "with the stream gone");
     let mut other = Run::new(&*device, &graph, &*plan).unwrap();
     other.execute(&*plan).unwrap();
     assert_eq!(other.floats().unwrap(), [3.0; 64]);

@@ -22,6 +22,8 @@ pub enum Knob {
     Soc,
     /// 1: no work is done, and waits wait.
     Stalled,
+    /// Milliseconds by which answers about events come late.
+    Late,
 }
 
 /// A chip that the library can pretend to be.
@@ -93,6 +95,7 @@ impl Knob {
             Knob::Memory => "memory",
             Knob::Soc => "soc",
             Knob::Stalled => "stalled",
+            Knob::Late => "late",
         }
     }
 }

@@ -27,6 +27,7 @@ pub unsafe extern "C" fn simascend_set(name: *const c_char, value: u64, before: 
         "memory" => &mut knobs.memory,
         "soc" => &mut knobs.soc,
         "stalled" => &mut knobs.stalled,
+        "late" => &mut knobs.late,
         _ => return 0,
     };
     // SAFETY: as the caller says.

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::codes::{CONTEXT_NULL, Code, PARAM_INVALID, SUCCESS, UNINITIALISED};
 use crate::executors::Executor;
@@ -18,11 +19,12 @@ pub(crate) struct Knobs {
     pub(crate) memory: u64,
     pub(crate) soc: u64,
     pub(crate) stalled: u64,
+    pub(crate) late: u64,
 }
 
 impl Default for Knobs {
     fn default() -> Self {
-        Knobs { devices: 2, memory: 256 << 20, soc: 0, stalled: 0 }
+        Knobs { devices: 2, memory: 256 << 20, soc: 0, stalled: 0, late: 0 }
     }
 }
 
@@ -116,13 +118,19 @@ pub(crate) fn refused<T>(code: Code, why: impl Into<String>) -> Result<T, Refuse
 /// Runs a call of this name: counts it, fails where it is to, and keeps the words of a refusal.
 pub(crate) fn call(name: &str, run: impl FnOnce(&mut World) -> Result<(), Refused>) -> Code {
     let mut world = world();
-    match world.begin(name).and_then(|()| run(&mut world)) {
+    let code = match world.begin(name).and_then(|()| run(&mut world)) {
         Ok(()) => SUCCESS,
         Err((code, why)) => {
             world.say(&format!("{name}: {why}"));
             code
         }
+    };
+    let late = world.knobs.late;
+    drop(world);
+    if late > 0 && name == "aclrtQueryEventStatus" {
+        std::thread::sleep(Duration::from_millis(late));
     }
+    code
 }
 
 /// The last message of this thread, which stays until the next.

@@ -1,6 +1,7 @@
 //! Any call may come from any thread.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
@@ -17,6 +18,7 @@ pub(crate) const CLAUSES: &[Clause] = &[
     Clause { id: "device/threads/sixteen_allocate_and_free", depth: Depth::Standard, run: allocate },
     Clause { id: "device/threads/sixteen_read_one_buffer", depth: Depth::Standard, run: readers },
     Clause { id: "device/threads/sixteen_hand_on_buffers_by_events", depth: Depth::Standard, run: hand_on },
+    Clause { id: "device/threads/an_event_is_asked_while_its_streams_go", depth: Depth::Standard, run: ask },
 ];
 
 /// How many threads.
@@ -152,4 +154,36 @@ fn hand_on(subject: &Subject) -> Held {
         results.into_iter().collect::<Held>()
     })?;
     first.expect(&cells[0], &data, &format!("what {THREADS} threads handed round {LAPS} times"))
+}
+
+/// One thread records an event on streams that it drops at once; the others ask the event all the while.
+fn ask(subject: &Subject) -> Held {
+    const STREAMS: usize = 200;
+    let mut scene = Scene::new(subject)?;
+    let event = scene.device.event()?;
+    let (device, cell) = (scene.device.clone(), scene.alloc(2000)?);
+    let record = |round: usize| -> Held {
+        let mut stream = device.stream()?;
+        for _ in 0..round % 20 {
+            stream.fill(&cell, round as u8)?;
+        }
+        Ok(stream.record(&*event)?)
+    };
+    let done = AtomicBool::new(false);
+    let ask = || -> Held {
+        while !done.load(Ordering::Relaxed) {
+            event.is_reached()?;
+        }
+        Ok(())
+    };
+    thread::scope(|s| {
+        let asking: Vec<_> = (1..THREADS).map(|_| s.spawn(ask)).collect();
+        let recorded = (0..STREAMS).try_for_each(record);
+        done.store(true, Ordering::Relaxed);
+        let asked: Vec<Held> = asking.into_iter().map(joined).collect();
+        asked.into_iter().collect::<Held>().and(recorded)
+    })?;
+    event.sync(scene.timeout)?;
+    scene.stream.wait(&*event)?;
+    scene.done()
 }

@@ -47,6 +47,7 @@ pub(crate) const BROKEN: &[(Fault, &str, Check)] = &[
     (Fault::WaitIgnored, "device/order/ping_pong_over_two_events", Check::Contract),
     (Fault::WaitIgnored, "device/order/a_fork_joins_again", Check::Contract),
     (Fault::WaitIgnored, "device/threads/sixteen_hand_on_buffers_by_events", Check::Contract),
+    (Fault::EventNeedsItsStream, "device/threads/an_event_is_asked_while_its_streams_go", Check::Contract),
     (Fault::WaitIsLate, "device/events/a_wait_keeps_the_point_it_was_given", Check::Timeout),
     (Fault::Lazy, "device/events/a_recorded_one_is_reached_in_the_end", Check::Contract),
     (Fault::Lazy, "device/events/a_wait_on_the_host_ends_with_the_work_done", Check::Timeout),

@@ -61,6 +61,7 @@ pub(crate) enum Fault {
     NeverReachedUnrecorded,
     EventSyncAtOnce,
     RecordsOnce,
+    EventNeedsItsStream,
     WaitIgnored,
     WaitIsLate,
     Lazy,

@@ -23,6 +23,8 @@ struct State {
     /// Somebody waits: where a chip is lazy, nothing runs before.
     pushed: bool,
     cancelled: bool,
+    /// The stream's handle is gone.
+    dropped: bool,
 }
 
 /// What a stream, its thread and its events share.
@@ -190,6 +192,7 @@ impl Drop for ToyStream {
         state.cancelled = self.fault == Fault::DropCancels;
         // What nobody waits for any more runs all the same.
         state.pushed = true;
+        state.dropped = true;
         drop(state);
         self.progress.changed.notify_all();
     }
@@ -375,6 +378,9 @@ impl Event for ToyEvent {
             _ if self.fault == Fault::AlwaysReached => Ok(true),
             None => Ok(self.fault != Fault::NeverReachedUnrecorded),
             Some(p) => match p.progress.reach(p.at, Duration::ZERO) {
+                Err(Error::Timeout { .. }) if self.fault == Fault::EventNeedsItsStream && p.progress.lock().dropped => {
+                    Err(Error::internal("event", "no stream"))
+                }
                 Err(Error::Timeout { .. }) => Ok(false),
                 result => result.map(|()| true),
             },
