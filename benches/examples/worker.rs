@@ -67,7 +67,8 @@ fn main() -> Result<(), Anything> {
     let options = CpuOptions { threads: option("--threads"), ..CpuOptions::from_env()? };
     let device: Arc<dyn Device> = Arc::new(CpuDevice::with(&options)?);
     let start = Instant::now();
-    let load = LoadOptions { context: Some(context), ..LoadOptions::default() };
+    let prepacked = qiao_images::folder("prepacked");
+    let load = LoadOptions { context: Some(context), prepacked, ..LoadOptions::default() };
     let Checkpoint { path, config, weights, .. } = Checkpoint::open(path)?;
     let model = Arc::new(LoadedModel::load(device, &weights, config, &path, load, &mut |_| {})?);
     drop(weights);
@@ -76,7 +77,7 @@ fn main() -> Result<(), Anything> {
     say(json!({
         "ready": true, "load_s": start.elapsed().as_secs_f64(), "device": model.device().info().arch,
         "weight_bytes": model.weight_bytes(), "step_weight_bytes": model.step_weight_bytes(), "compute": model.compute_dtype().to_string(),
-        "cache": model.kv_dtype().to_string(),
+        "cache": model.kv_dtype().to_string(), "prepacked": model.prepacked().is_some_and(|found| found.is_ok()),
     }))?;
     for line in std::io::stdin().lock().lines() {
         let command: Value = serde_json::from_str(&line?)?;

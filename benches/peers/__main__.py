@@ -97,6 +97,7 @@ def arguments():
     run.add_argument("--flash", choices=["auto", "off", "on"], default="auto", help="llama.cpp's flash attention")
     run.add_argument("--isa", choices=["amx", "avx512", "avx2", "scalar"], help="QIAO_ISA for Qiao")
     run.add_argument("--activations", type=int, choices=[16, 8], help="QIAO_ACTIVATIONS for Qiao: llama.cpp and OpenVINO take 8 bits")
+    run.add_argument("--prepacked", action="store_true", help="'qiao prepack' has run before: Qiao's weights are mapped as it packs them")
     run.add_argument("--deepest", action="append", default=[], metavar="PEER=DEPTH", help="spare a slow peer deeper points")
     run.add_argument("--json", help="where to write; else FOLDER/result.json")
     shown = commands.add_parser("table", help="print the table of a result")

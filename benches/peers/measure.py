@@ -2,11 +2,14 @@
 
 import datetime
 import json
+import os
 import pathlib
+import shutil
 import statistics
 import sys
 
 import machine
+import place as at
 import protocol
 from rooms import room
 from worker import Failed, Worker, first
@@ -42,11 +45,13 @@ class Group:
         self.rooms = {name: room(name) for name in ["qiao", *names]}
         self.rooms = {name: found for name, found in self.rooms.items() if kind in found.FORMATS}
         self.found = {"shape": shape, "format": kind, "threads": threads, "isa": flags.get("isa") or "best",
-                      "activations": flags.get("activations") or 16, "engines": {},
+                      "activations": flags.get("activations") or 16, "prepacked": bool(flags.get("prepacked")), "engines": {},
                       "limits": [], "failed": {}, "deepest": dict(flags.get("deepest", {}))}
         self.env = {name: str(threads) for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "QIAO_THREADS")}
         self.env["QIAO_ISA"] = flags.get("isa") or ""
         self.env["QIAO_ACTIVATIONS"] = str(self.found["activations"])
+        # Of the user's cache nothing is taken.
+        self.env["QIAO_CACHE_DIR"] = str(place.folder / ("cache" if self.found["prepacked"] else "no-cache"))
 
     def log(self, name, what):
         folder = self.place.folder / "logs"
@@ -54,6 +59,9 @@ class Group:
         return folder / f"{self.shape}-{self.kind}-{self.threads}-{name}-{what}.txt"
 
     def start(self, context):
+        if self.found["prepacked"]:
+            command = self.rooms["qiao"].prepack(self.place, self.shape, self.kind)
+            at.run(command, env=dict(os.environ, **self.env))
         workers = {}
         for name, there in self.rooms.items():
             there_is = there.FORMATS[self.kind]
@@ -121,7 +129,8 @@ class Group:
 
 def measure(place, args):
     """All groups; the result is written after each of them, so that an interrupted run keeps what it has."""
-    flags = {"flash": args.flash, "isa": args.isa, "activations": args.activations, "deepest": {}}
+    flags = {"flash": args.flash, "isa": args.isa, "activations": args.activations, "prepacked": args.prepacked,
+             "deepest": {}}
     for text in args.deepest:
         name, _, depth = text.partition("=")
         flags["deepest"][name] = int(depth)
@@ -140,6 +149,8 @@ def measure(place, args):
                 chosen = curves(max(args.depths)) if args.curves else points(args.depths, args.prompt, args.generated)
                 group.speed(chosen, args.rounds)
                 group.start_up(args.starts, args.prompt)
+                # As large as the model: the next group has its own.
+                shutil.rmtree(place.folder / "cache", ignore_errors=True)
                 result["groups"].append(group.found)
                 save(place, args.json, result)
     return result

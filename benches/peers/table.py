@@ -81,6 +81,8 @@ def title(group):
         text += f", QIAO_ISA={group['isa']}"
     if group.get("activations", 16) != 16:
         text += f", QIAO_ACTIVATIONS={group['activations']}"
+    if group.get("prepacked"):
+        text += ", prepacked"
     if not limits:
         return text
     ops = {name: statistics.median(limit["ops_per_s"].get(name, 0) for limit in limits) for name in limits[0]["ops_per_s"]}

@@ -90,8 +90,9 @@ impl Answer {
             0 => String::new(),
             drafted => format!(" ({} of {drafted} guessed)", s.accepted_tokens),
         };
+        let packed = if loaded.prepacked() { " prepacked" } else { "" };
         format!(
-            "prompt {} tokens{restored}, {:.1} tokens/s; decode {} tokens{guessed}, {:.1} tokens/s; loaded in {:.2} s; ended by {}",
+            "prompt {} tokens{restored}, {:.1} tokens/s; decode {} tokens{guessed}, {:.1} tokens/s; loaded{packed} in {:.2} s; ended by {}",
             s.prompt_tokens,
             s.prefill_tokens_per_s(),
             s.decode_tokens,
@@ -117,6 +118,7 @@ pub(crate) fn to_json(answer: &Answer, loaded: &Loaded, device: &str) -> anyhow:
         "prefill_tokens_per_s": s.prefill_tokens_per_s(),
         "decode_tokens_per_s": s.decode_tokens_per_s(),
         "load_s": loaded.time.as_secs_f64(),
+        "prepacked": loaded.prepacked(),
         "finish_reason": answer.finish,
         "device": device,
         "seed": answer.seed,

@@ -14,6 +14,7 @@ mod bench;
 mod bench_serve;
 mod eval;
 mod plugins;
+mod prepack;
 mod quantize;
 mod report;
 
@@ -23,6 +24,7 @@ pub(crate) use bench_ops::BenchOps;
 pub(crate) use bench_serve::{BenchServe, ServerArgs};
 pub(crate) use eval::{EVAL_HELP, Eval, EvalSource};
 pub(crate) use plugins::{Lang, NewBackend, Plugins, device_given};
+pub(crate) use prepack::{PREPACK_HELP, Prepack};
 pub(crate) use quantize::{QUANTIZE_HELP, Quantize};
 pub(crate) use report::Report;
 
@@ -35,6 +37,7 @@ Examples:
   qiao compare ./model --golden golden.safetensors
   qiao eval ./model --text wiki.txt --against ./base   perplexity, and the divergence from a base
   qiao quantize ./model ./model.gguf --format q4_k_m   a smaller checkpoint
+  qiao prepack ./Qwen2.5-0.5B                    from now on it loads without packing its weights
   qiao bench ops --quick                         how fast its operators are, beside its limits
   qiao bench model ./Qwen2.5-0.5B --prompt 128,512   how fast it is, and whether that lasts
   qiao bench serve ./Qwen2.5-0.5B --concurrency 1,4,16   throughput against latency, of many requests at once
@@ -70,6 +73,9 @@ pub(crate) enum Command {
     /// Make a checkpoint smaller: a GGUF file, or a folder of compressed-tensors, with the error of every tensor.
     #[command(after_help = format!("{QUANTIZE_HELP}\n\n{TABLE}"))]
     Quantize(Quantize),
+    /// Keep a model's weights in the layout of a device, so that loading it packs nothing from then on.
+    #[command(after_help = format!("{PREPACK_HELP}\n\n{TABLE}"))]
+    Prepack(Prepack),
     /// Measure what a device makes of a model.
     #[command(subcommand)]
     Bench(Bench),

@@ -10,6 +10,7 @@ use qiao::{Model, ModelOptions};
 
 use crate::args::{Dtype, KvDtype, Where};
 use crate::exit::{NotPresent, Usage};
+use crate::terminal::tell_line;
 
 /// What the demo model continues when nothing else is asked for.
 pub(crate) const DEMO_PROMPT: &str = "床前明月光";
@@ -18,6 +19,13 @@ pub(crate) const DEMO_PROMPT: &str = "床前明月光";
 pub(crate) struct Loaded {
     pub(crate) model: Model,
     pub(crate) time: Duration,
+}
+
+impl Loaded {
+    /// Whether the weights came packed from a file.
+    pub(crate) fn prepacked(&self) -> bool {
+        matches!(self.model.prepacked(), Some(Ok(_)))
+    }
 }
 
 impl From<Dtype> for DType {
@@ -45,11 +53,24 @@ impl From<KvDtype> for DType {
 
 /// Loads a checkpoint, or the demo model without one.
 pub(crate) fn load(path: Option<&Path>, on: &Where) -> anyhow::Result<Loaded> {
+    let loaded = load_with(path, on, ModelOptions::new())?;
+    if let Some(Err(why)) = loaded.model.prepacked() {
+        tell_line(&format!("the weights were packed anew: {why}"));
+    }
+    Ok(loaded)
+}
+
+/// As [`load`], with no weights that were packed before.
+pub(crate) fn load_anew(path: Option<&Path>, on: &Where) -> anyhow::Result<Loaded> {
+    load_with(path, on, ModelOptions::new().prepacked(None))
+}
+
+fn load_with(path: Option<&Path>, on: &Where, options: ModelOptions) -> anyhow::Result<Loaded> {
     present(&on.device)?;
     let start = Instant::now();
     let bar = bar();
     let shown = bar.clone();
-    let options = ModelOptions::new().device(&on.device).dtype(on.dtype.map(DType::from));
+    let options = options.device(&on.device).dtype(on.dtype.map(DType::from));
     let mut options = options.kv_dtype(on.kv_dtype.map(DType::from));
     if let Some(split) = &on.split {
         options = options.split(split.iter().copied());

@@ -26,6 +26,7 @@ mod compare;
 mod devices;
 mod eval;
 mod plan;
+mod prepack;
 mod quantize;
 mod report;
 mod run;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
             Command::Adapt(args) => adapt::adapt(args, out),
             Command::Check(args) => check::check(args, out),
             Command::Plan(args) => plan::plan(args, out),
+            Command::Prepack(args) => prepack::prepack(args, out),
             Command::Quantize(args) => quantize::quantize(args, out),
             Command::Report(args) => report::report(args, out),
             Command::NewBackend(args) => scaffold::new_backend(args, out),

@@ -10,7 +10,7 @@ pub type Result<T, E = EngineError> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum EngineError {
     /// The operating system refused to open, read or map a file.
-    #[error("cannot {action} {}: {source}: check that the path exists and is readable", path.display())]
+    #[error("cannot {action} {}: {source}: {}", path.display(), mend(source))]
     Io {
         /// What was attempted, e.g. `open`.
         action: &'static str,
@@ -285,6 +285,16 @@ impl EngineError {
     /// A file that breaks its format.
     pub(crate) fn malformed(path: &Path, format: &'static str, found: impl Into<String>, mend: &'static str) -> Self {
         EngineError::Malformed { path: path.to_path_buf(), format, found: found.into(), mend }
+    }
+}
+
+/// What to do about an answer of the operating system.
+fn mend(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    match error.kind() {
+        StorageFull | QuotaExceeded | FileTooLarge => "free some space, or write to another disk",
+        ReadOnlyFilesystem => "choose a place that can be written",
+        _ => "check that the path exists and that you have the right to it",
     }
 }
 

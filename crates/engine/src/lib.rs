@@ -38,6 +38,9 @@ pub mod dtypes;
 mod homes;
 pub mod sides;
 
+mod pending;
+pub mod prepacked;
+
 mod border;
 pub mod cache;
 mod entry;

@@ -1,9 +1,10 @@
 //! Weights onto a device, or onto the host that it falls back to: mapped where that can read host memory, packed where it asks
-//! for a private layout, converted where the device does not store the dtype, copied otherwise. One tensor at a time, so that
+//! for a private layout and no file has it packed, converted where the device does not store the dtype, copied otherwise. One tensor at a time, so that
 //! memory stays near the size of the weights.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use qiao_core::{Binding, DType, Graph, HostMemory, Stream, TensorDesc};
@@ -12,6 +13,7 @@ use qiao_layers::{Home, Lowered, Pack, Policy};
 use crate::error::{EngineError, Result};
 use crate::form::Companion;
 use crate::model::{Constant, ModelGraph, Use};
+use crate::prepacked::{Packed, Prepacked};
 use crate::sides::{Sides, alloc_padded};
 use crate::weights::{MappedFile, TensorHandle, Weights, convert};
 
@@ -46,6 +48,8 @@ struct Placed {
     home: Home,
     /// The private layout it was packed into; 0 = as it is.
     layout: u64,
+    /// The weight before it is packed.
+    desc: TensorDesc,
     /// Where it came from, if the host may have to be given a copy of what is packed on the device.
     source: Option<(TensorHandle, DType)>,
 }
@@ -58,6 +62,8 @@ pub(crate) struct PlacedWeights {
     projections: (u64, u64),
     /// The weights by name, those that are no scales of others: the dtype in which they are stored, and how many they are.
     stored: HashMap<String, (DType, u64)>,
+    /// The file that has weights as the device asks for them, or why the one that is there was not used.
+    prepacked: Option<Result<Arc<Prepacked>>>,
 }
 
 impl PlacedWeights {
@@ -91,24 +97,39 @@ impl PlacedWeights {
         weights: &Weights,
         g: &ModelGraph,
         plan: &Lowered,
+        prepacked: Option<&Path>,
         done_bytes: &mut dyn FnMut(u64),
     ) -> Result<PlacedWeights> {
         let packs: HashMap<usize, &Pack> = plan.packs.iter().map(|p| (p.bound, p)).collect();
-        let mut placer = Placer { sides, streams: [None, None] };
+        let mut placer = Placer::new(sides);
+        let weight = |c: &Constant| -> Result<Weight> {
+            let dtype = plan.graph.desc(plan.graph.bound()[c.bound]).dtype;
+            Weight::new(weights.handle(&c.name)?, dtype, c.usage, plan.homes[c.bound])
+        };
+        let found = prepacked.filter(|path| path.exists()).map(|path| -> Result<Arc<Prepacked>> {
+            let file = Prepacked::open(path)?;
+            let packed = g.constants.iter().filter(|c| plan.homes[c.bound] == Home::Device);
+            let packed = packed.filter_map(|c| Some((weight(c), *packs.get(&c.bound)?)));
+            let packed = packed.map(|(weight, pack)| Ok((weight?, pack))).collect::<Result<Vec<_>>>()?;
+            let packed: Vec<_> = packed.iter().map(|(weight, pack)| weight.packed(pack)).collect();
+            file.check(&packed, &**sides.device(), placer.stream(Home::Device)?)?;
+            Ok(Arc::new(file))
+        });
+        placer.prepacked = found.as_ref().and_then(|found| found.as_ref().ok()).cloned();
         let bytes = |c: &Constant| weights.byte_len(&c.name);
         // The largest first: while a tensor is packed it is there twice, and then little else is there yet.
         let mut order: Vec<&Constant> = g.constants.iter().collect();
         order.sort_by_key(|c| std::cmp::Reverse(bytes(c)));
-        let mut out = PlacedWeights::default();
+        let mut out = PlacedWeights { prepacked: found, ..PlacedWeights::default() };
         let mut done = 0;
         for (i, c) in order.iter().enumerate() {
-            if let Some(next) = order.get(i + 1) {
+            if let Some(next) = order.get(i + 1)
+                && !placer.has(&weight(next)?, packs.get(&next.bound).copied())
+            {
                 weights.will_need(&next.name);
             }
-            let handle = weights.handle(&c.name)?;
-            let dtype = plan.graph.desc(plan.graph.bound()[c.bound]).dtype;
-            let shape = handle.shape.clone();
-            let weight = Weight { handle, dtype, usage: c.usage, home: plan.homes[c.bound] };
+            let weight = weight(c)?;
+            let shape = weight.handle.shape.clone();
             let placed = placer.place(weight, packs.get(&c.bound).copied())?;
             let is_companion = Companion::is_name(&c.name);
             if let Some(dtype) = weights.stored_dtype(&c.name).filter(|_| !is_companion) {
@@ -146,14 +167,31 @@ impl PlacedWeights {
     /// The host's.
     pub(crate) fn unpack(&self, sides: &Sides, plan: &Lowered, constants: &[Constant]) -> Result<()> {
         let Policy::Fallback(fallback) = sides.policy() else { return Ok(()) };
-        let mut placer = Placer { sides, streams: [None, None] };
+        let mut placer = Placer::new(sides);
         for c in constants.iter().filter(|c| plan.unpacked.contains(&c.bound)) {
             let Some(placed) = self.get(c) else { continue };
             let Some((handle, dtype)) = placed.source.clone() else { continue };
-            let weight = Weight { handle, dtype, usage: c.usage, home: Home::Host };
+            let weight = Weight::new(handle, dtype, c.usage, Home::Host)?;
             fallback.keep(&placed.binding, placer.place(weight, None)?.binding);
         }
         Ok(())
+    }
+
+    /// The weights that the device has in layouts of its own, in the order of their names.
+    pub(crate) fn packed(&self) -> Vec<(Packed<'_>, &Binding)> {
+        let on_device = self.placed.iter().filter(|(_, placed)| placed.layout != 0 && placed.home == Home::Device);
+        let mut all: Vec<_> = on_device
+            .map(|((name, usage), Placed { binding, layout, desc, .. })| {
+                (Packed { name, usage: *usage, desc, layout: *layout, bytes: binding.bytes }, binding)
+            })
+            .collect();
+        all.sort_by_key(|(weight, _)| (weight.name, weight.usage == Use::Projection));
+        all
+    }
+
+    /// The file from which weights came packed, or why one that is there was not used; nothing where none is there.
+    pub(crate) fn prepacked(&self) -> Option<&Result<Arc<Prepacked>>> {
+        self.prepacked.as_ref()
     }
 
     /// The binding of a constant, if it was placed.
@@ -226,16 +264,26 @@ fn no_bias_is_lost(weights: &Weights, g: &ModelGraph) -> Result<()> {
 /// A weight on its way.
 struct Weight {
     handle: TensorHandle,
-    /// The dtype that the graph has it in.
-    dtype: DType,
+    /// As the graph has it.
+    desc: TensorDesc,
     usage: Use,
     home: Home,
 }
 
 impl Weight {
+    fn new(handle: TensorHandle, dtype: DType, usage: Use, home: Home) -> Result<Weight> {
+        let desc = TensorDesc::new(dtype, &handle.shape)?.as_constant();
+        Ok(Weight { handle, desc, usage, home })
+    }
+
+    fn packed(&self, pack: &Pack) -> Packed<'_> {
+        let Weight { handle, desc, usage, .. } = self;
+        Packed { name: &handle.name, usage: *usage, desc, layout: pack.layout, bytes: pack.bytes }
+    }
+
     /// The elements in the dtype of the graph.
     fn bytes(&self) -> Result<Cow<'_, [u8]>> {
-        contents(&self.handle, self.dtype, || self.handle.bytes())
+        contents(&self.handle, self.desc.dtype, || self.handle.bytes())
     }
 }
 
@@ -296,37 +344,61 @@ struct Placer<'a> {
     sides: &'a Sides,
     /// Of the device and of the host, made when first needed.
     streams: [Option<Box<dyn Stream>>; 2],
+    /// Weights that the device need not pack.
+    prepacked: Option<Arc<Prepacked>>,
 }
 
-impl Placer<'_> {
+impl<'a> Placer<'a> {
+    fn new(sides: &'a Sides) -> Placer<'a> {
+        Placer { sides, streams: [None, None], prepacked: None }
+    }
+
+    /// Whether a file has the weight packed.
+    fn has(&self, weight: &Weight, pack: Option<&Pack>) -> bool {
+        let (Some(file), Some(pack), Home::Device) = (&self.prepacked, pack, weight.home) else { return false };
+        file.has(&weight.packed(pack), self.sides.device().info())
+    }
+
     fn place(&mut self, weight: Weight, pack: Option<&Pack>) -> Result<Placed> {
-        let home = weight.home;
-        let desc = TensorDesc::new(weight.dtype, &weight.handle.shape)?.as_constant();
-        scales_are_numbers(&weight)?;
+        let (home, desc) = (weight.home, weight.desc.clone());
         let Some(pack) = pack else {
+            scales_are_numbers(&weight)?;
             // A vector is small and read in every step: it is worth a place of its own, aligned as the device likes it.
             if weight.usage != Use::Vector
                 && let Some(binding) = self.import(&weight)
             {
-                return Ok(Placed { binding, home, layout: 0, source: None });
+                return Ok(Placed { binding, home, layout: 0, desc, source: None });
             }
             let binding = self.upload(&weight)?;
             self.sync(home)?;
             weight.handle.release();
-            return Ok(Placed { binding, home, layout: 0, source: None });
+            return Ok(Placed { binding, home, layout: 0, desc, source: None });
         };
-        let source = match self.import(&weight) {
+        let kept = self.prepacked.as_ref().filter(|_| home == Home::Device);
+        let binding = match kept.and_then(|file| file.binding(&weight.packed(pack), &**self.sides.device())) {
             Some(binding) => binding,
-            None => self.upload(&weight)?,
+            None => {
+                scales_are_numbers(&weight)?;
+                self.pack(&weight, pack)?
+            }
         };
-        let device = self.sides.of(home).clone();
-        let binding = alloc_padded(&*device, pack.bytes)?;
-        device.prepack(self.stream(home)?, &desc, &source, pack.layout, &binding)?;
-        self.sync(home)?;
-        weight.handle.release();
         let may_unpack = home == Home::Device && self.sides.policy().host().is_some();
-        let source = may_unpack.then(|| (weight.handle.clone(), weight.dtype));
-        Ok(Placed { binding, home, layout: pack.layout, source })
+        let source = may_unpack.then(|| (weight.handle.clone(), desc.dtype));
+        Ok(Placed { binding, home, layout: pack.layout, desc, source })
+    }
+
+    /// The weight in a layout of the device's own.
+    fn pack(&mut self, weight: &Weight, pack: &Pack) -> Result<Binding> {
+        let source = match self.import(weight) {
+            Some(binding) => binding,
+            None => self.upload(weight)?,
+        };
+        let device = self.sides.of(weight.home).clone();
+        let binding = alloc_padded(&*device, pack.bytes)?;
+        device.prepack(self.stream(weight.home)?, &weight.desc, &source, pack.layout, &binding)?;
+        self.sync(weight.home)?;
+        weight.handle.release();
+        Ok(binding)
     }
 
     /// The tensor where it lies, if the device can read it there. An address that is no multiple of the element size, as the
@@ -338,7 +410,7 @@ impl Placer<'_> {
         // A block is read byte by byte.
         let width = if handle.dtype.is_block() { 1 } else { handle.dtype.block_bytes() };
         let aligned = (bytes.as_ptr() as usize).is_multiple_of(width.max(1));
-        let as_stored = handle.dtype == weight.dtype;
+        let as_stored = handle.dtype == weight.desc.dtype;
         if !device.info().caps.import_host || !aligned || bytes.is_empty() || !as_stored {
             return None;
         }

@@ -16,6 +16,7 @@ use crate::form::WeightForm;
 use crate::homes::{SequenceHomes, fixed};
 use crate::model::{CacheShape, DecoderSpec, ModelGraph, Precision, Step};
 use crate::placing::PlacedWeights;
+use crate::prepacked::Source;
 use crate::prepared::{Key, Prepared};
 use crate::rope::RopeTables;
 use crate::rotary::Rotary;
@@ -62,6 +63,8 @@ struct Whole {
     kv: DType,
     context: usize,
     fingerprint: Fingerprint,
+    /// By what prepacked weights are found.
+    source: Option<Source>,
 }
 
 impl LoadedModel {
@@ -144,6 +147,11 @@ impl LoadedModel {
     /// What tells it from other models.
     pub fn fingerprint(&self) -> Fingerprint {
         self.whole.fingerprint
+    }
+
+    /// By what its prepacked weights are found.
+    pub(crate) fn source(&self) -> Option<&Source> {
+        self.whole.source.as_ref()
     }
 
     /// The longest sequence, in tokens.

@@ -1,7 +1,7 @@
 //! Compiled images on disk, by what they were made from. An entry that is damaged is as good as none, and so is a folder that
 //! can't be written to.
 //!
-//! They lie under `$QIAO_CACHE_DIR`, or where this user keeps what can be made again, in a folder for each kind.
+//! They lie under `$QIAO_CACHE_DIR`, or where this user keeps what can be made again, in a [`folder`] for each kind.
 #![forbid(unsafe_code)]
 
 use std::fs;
@@ -41,7 +41,7 @@ pub struct Entry(Option<PathBuf>);
 impl Entry {
     /// The entry of this name among images of a kind.
     pub fn new(kind: &str, name: &str) -> Self {
-        Entry(folder().map(|folder| folder.join(kind).join(format!("{name}.image"))))
+        Entry(folder(kind).map(|folder| folder.join(format!("{name}.image"))))
     }
 
     /// The image, if it is there and whole.
@@ -72,11 +72,12 @@ impl Entry {
     }
 }
 
-/// `$QIAO_CACHE_DIR`, or this user's folder for what can be made again.
-fn folder() -> Option<PathBuf> {
+/// The folder of a kind under `$QIAO_CACHE_DIR`, or under this user's folder for what can be made again; nothing where there is
+/// neither.
+pub fn folder(kind: &str) -> Option<PathBuf> {
     let named = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let of_user = || named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache")));
-    named("QIAO_CACHE_DIR").or_else(|| Some(of_user()?.join("qiao")))
+    Some(named("QIAO_CACHE_DIR").or_else(|| Some(of_user()?.join("qiao")))?.join(kind))
 }
 
 #[cfg(test)]

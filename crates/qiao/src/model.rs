@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use qiao_engine::config::ModelConfig;
 use qiao_engine::detokenize::decode;
 use qiao_engine::generate;
 use qiao_engine::model::{CacheShape, Step};
+use qiao_engine::prepacked::PrepackedFile;
 use qiao_engine::runner::{LoadOptions, LoadedModel};
 use qiao_engine::serve::{CacheOptions, DraftModel, PagedExecutor, PromptLookup};
 use qiao_engine::stages::Placement;
@@ -30,6 +31,8 @@ pub struct ModelOptions {
     opened: Vec<Arc<dyn Device>>,
     split: Option<Vec<usize>>,
     load: LoadOptions,
+    /// A folder, none, or the user's.
+    prepacked: Option<Option<PathBuf>>,
     fallback: bool,
     progress: Option<Box<dyn FnMut(Progress) + Send>>,
 }
@@ -101,6 +104,13 @@ impl ModelOptions {
         self
     }
 
+    /// The folder in which files of [`Model::prepack`] are looked for: a model whose weights are there as its device wants them is
+    /// mapped, and nothing is packed. `None` = nowhere; without this in [`prepacked_folder`].
+    pub fn prepacked(mut self, folder: impl Into<Option<PathBuf>>) -> ModelOptions {
+        self.prepacked = Some(folder.into());
+        self
+    }
+
     /// Is told how far loading has come, once at the start and after every tensor.
     pub fn on_progress(mut self, tell: impl FnMut(Progress) + Send + 'static) -> ModelOptions {
         self.progress = Some(Box::new(tell));
@@ -130,6 +140,7 @@ impl ModelOptions {
         if self.fallback {
             self.load.policy = host_fallback()?;
         }
+        self.load.prepacked = self.prepacked.unwrap_or_else(prepacked_folder);
         let devices = match self.opened.is_empty() {
             true => open_all(self.device.as_deref().unwrap_or("cpu"))?,
             false => self.opened,
@@ -139,6 +150,12 @@ impl ModelOptions {
         let text = TextModel::load(placement, checkpoint, self.load, &mut *tell)?;
         Ok(Model { text: Arc::new(text) })
     }
+}
+
+/// Where prepacked weights are kept unless another folder is named: `prepacked` under `$QIAO_CACHE_DIR`, or under this user's folder
+/// for what can be made again; nothing where there is neither.
+pub fn prepacked_folder() -> Option<PathBuf> {
+    qiao_images::folder("prepacked")
 }
 
 /// A model on a device. Cheap to clone; every clone is the same model, and any number of generations run from it at once, from
@@ -188,6 +205,28 @@ impl Model {
         let seed = params.seed;
         let inner = generate::Generation::resume(self.text.clone(), session.as_ref(), &prompt.into(), params)?;
         Ok(Generation { inner, seed })
+    }
+
+    /// Writes the weights as the devices have them to files in a folder, [`prepacked_folder`] unless another is given: whoever loads
+    /// this model onto such a device from then on maps them, and its first token comes sooner. They take about as much room as the
+    /// model does, and are used for as long as its files stay as they are. Each file is there whole, or what was there before is there
+    /// still.
+    ///
+    /// # Errors
+    /// The demo model; devices that pack nothing, or do not read files where they are mapped, as `cpu` does; no folder; a file that
+    /// can't be written, as on a full disk.
+    pub fn prepack(&self, folder: Option<&Path>) -> Result<Vec<PrepackedFile>> {
+        let users = || {
+            let mend = "name a folder, or set QIAO_CACHE_DIR";
+            prepacked_folder().ok_or_else(|| qiao_core::Error::invalid("prepacked weights", "no folder for them", mend))
+        };
+        let folder = folder.map_or_else(users, |folder| Ok(folder.to_path_buf()))?;
+        Ok(self.text.model().prepack(&folder)?)
+    }
+
+    /// The file from which the weights came packed, or why the one that is there was not used; nothing where none is there.
+    pub fn prepacked(&self) -> Option<std::result::Result<&Path, String>> {
+        self.text.model().prepacked().map(|found| found.map_err(ToString::to_string))
     }
 
     /// The token ids of a prompt.

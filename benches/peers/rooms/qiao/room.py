@@ -23,6 +23,11 @@ def command(place, shape, kind, threads, context, flags):
     return [at.built("worker"), place.gguf(shape, kind), "--threads", threads, "--context", context]
 
 
+def prepack(place, shape, kind):
+    """The command that keeps weights as they are packed; it has run once before what is measured with it."""
+    return [at.built("qiao", example=False), "prepack", place.gguf(shape, kind)]
+
+
 def first(place, shape, kind, threads, tokens, ids):
     """The command that users run; its one line of JSON is written with the first token."""
     return [at.built("qiao", example=False), "run", place.gguf(shape, kind), "--token-ids",

@@ -62,6 +62,7 @@ impl Command {
             Command::Check(args) => args.device = backend,
             Command::Plan(args) => args.device = backend,
             Command::Eval(args) => args.device = backend,
+            Command::Prepack(args) => args.device = backend,
             Command::Devices(_)
             | Command::Quantize(_)
             | Command::Report(_)

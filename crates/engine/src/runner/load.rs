@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::form::WeightForm;
 use crate::homes::SequenceHomes;
 use crate::model::{Family, ModelGraph, Step};
 use crate::placing::{PlacedWeights, Progress};
+use crate::prepacked::Source;
 use crate::prepared::{Key, Prepared};
 use crate::rope::{RopeScaling, RopeTables};
 use crate::sides::Sides;
@@ -44,6 +45,9 @@ pub struct LoadOptions {
     pub policy: Policy,
     /// The longest wait for any command of the device; `None` = [`PATIENCE`](crate::sides::PATIENCE).
     pub patience: Option<Duration>,
+    /// A folder of weights that [`LoadedModel::prepack`] wrote: what fits checkpoint and device is used where it lies. `None` = every
+    /// weight is packed anew.
+    pub prepacked: Option<PathBuf>,
 }
 
 /// A stage whose weights are not placed yet: the graph of a decode step and its plan.
@@ -80,12 +84,14 @@ impl LoadedModel {
         let spans = placement.layers(weights, &spec)?;
         let infos: Vec<_> = placement.devices.iter().map(|device| device.info()).collect();
         let compute = common_compute_dtype(&infos, weights.handle(&embed)?.dtype, &config, options.dtype)?;
+        let fingerprint = Fingerprint::of(weights, &config, &spec, compute);
         let whole = Arc::new(Whole {
             compute,
             kv: cache_dtype(compute, options.kv_dtype)?,
             context: checked_context(&config, options.context)?,
             rope: RopeTables::new(&config.rope, config.head_dim, config.max_position_embeddings),
-            fingerprint: Fingerprint::of(weights, &config, &spec, compute),
+            source: Source::of(weights, &fingerprint),
+            fingerprint,
             config,
             spec,
         });
@@ -93,7 +99,7 @@ impl LoadedModel {
         let sides = sides.map(|device| Sides::new(device, options.policy.clone(), options.patience));
         let drafts = sides.zip(spans).map(|(sides, layers)| LoadedModel::draft(&whole, sides, layers, weights));
         let drafts = drafts.collect::<Result<Vec<_>>>()?;
-        let mut stages = LoadedModel::place(drafts, weights, progress)?.into_iter();
+        let mut stages = LoadedModel::place(drafts, weights, options.prepacked.as_deref(), progress)?.into_iter();
         let Some(mut first) = stages.next() else {
             return Err(qiao_core::Error::internal("a model", "it was put onto no device").into());
         };
@@ -129,7 +135,12 @@ impl LoadedModel {
     }
 
     /// Puts the weights of all stages onto their devices.
-    fn place(drafts: Vec<Draft>, weights: &Weights, progress: &mut dyn FnMut(Progress)) -> Result<Vec<LoadedModel>> {
+    fn place(
+        drafts: Vec<Draft>,
+        weights: &Weights,
+        prepacked: Option<&Path>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<LoadedModel>> {
         let bytes = |draft: &Draft| draft.g.constants.iter().map(|c| weights.byte_len(&c.name)).sum::<u64>();
         let total = drafts.iter().map(bytes).sum();
         let mut before = 0;
@@ -138,7 +149,9 @@ impl LoadedModel {
             let own = bytes(&draft);
             let Draft { mut stage, key, g, plan } = draft;
             let mut tell = |done| progress(Progress { done: before + done, total });
-            stage.weights = PlacedWeights::place(&stage.sides, weights, &g, &plan, &mut tell)?;
+            let source = stage.source().filter(|_| stage.device().info().caps.import_host);
+            let file = prepacked.zip(source).map(|(folder, source)| source.place(folder, stage.device().info()));
+            stage.weights = PlacedWeights::place(&stage.sides, weights, &g, &plan, file.as_deref(), &mut tell)?;
             before += own;
             stage.unpack(&plan, &g)?;
             let decode = Prepared::new(&**stage.device(), key, g, plan);

@@ -15,17 +15,16 @@ use sha2::{Digest, Sha256};
 use crate::cache::LayerBuffers;
 use crate::error::{EngineError, Result};
 use crate::model::CacheShape;
+use crate::pending::Pending;
 use crate::runner::LoadedModel;
 use crate::session::Session;
 use crate::sides::Deadline;
 
 mod format;
 mod pages;
-mod place;
 
 use format::{FORMAT, HEADER_BYTES, Header, SUM_BYTES, dtype_field};
 use pages::Pages;
-use place::Pending;
 
 /// Token ids that are read at once.
 const IDS: usize = 4096;
@@ -39,7 +38,7 @@ impl Session {
     pub fn save(&mut self, path: impl AsRef<Path>) -> Result<()> {
         self.settle()?;
         let model = self.model().clone();
-        let mut out = Pending::new(path.as_ref())?;
+        let mut out = Summed { file: Pending::new(path.as_ref())?, sum: Sha256::new() };
         out.write(&header(&model, self.len()).encode())?;
         let ids: Vec<u8> = self.tokens().iter().flat_map(|id| id.to_le_bytes()).collect();
         out.write(&ids)?;
@@ -97,6 +96,25 @@ impl Session {
         file.finish()?;
         session.adopt(ids)?;
         Ok(session)
+    }
+}
+
+/// A file that ends with the sum of all before.
+struct Summed {
+    file: Pending,
+    sum: Sha256,
+}
+
+impl Summed {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.sum.update(bytes);
+        self.file.write(bytes)
+    }
+
+    fn finish(mut self) -> Result<()> {
+        let sum = self.sum.finalize();
+        self.file.write(&sum)?;
+        self.file.finish()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::error::{EngineError, Result};
 
@@ -13,6 +14,7 @@ use crate::error::{EngineError, Result};
 #[derive(Debug)]
 pub struct MappedFile {
     path: PathBuf,
+    modified: Option<SystemTime>,
     content: Content,
 }
 
@@ -40,17 +42,22 @@ impl MappedFile {
             0 => Content::Static(&[]),
             _ => Content::Mapped(map_read_only(&file).map_err(|e| EngineError::io("map", path, e))?),
         };
-        Ok(MappedFile { path: path.to_path_buf(), content })
+        Ok(MappedFile { path: path.to_path_buf(), modified: meta.modified().ok(), content })
     }
 
     /// A file whose bytes are part of the program; `path` names it in error texts.
     pub fn embedded(path: impl Into<PathBuf>, bytes: &'static [u8]) -> MappedFile {
-        MappedFile { path: path.into(), content: Content::Static(bytes) }
+        MappedFile { path: path.into(), modified: None, content: Content::Static(bytes) }
     }
 
     /// The file's path, as it was given.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// When it had been written last, as it was mapped; nothing where that is not known.
+    pub(crate) fn modified(&self) -> Option<SystemTime> {
+        self.modified
     }
 
     /// The whole file.

@@ -202,6 +202,15 @@ pub struct Weights {
     metadata: BTreeMap<String, String>,
 }
 
+/// The tensors of a safetensors file of bytes, and where they lie in it.
+///
+/// # Errors
+/// As [`Weights::open`].
+pub(crate) fn tensors_of(file: &MappedFile) -> Result<Vec<(String, Range<usize>)>> {
+    let header = header::parse(file.path(), file.bytes())?;
+    Ok(header.entries.into_iter().map(|entry| (entry.name, entry.range)).collect())
+}
+
 impl Weights {
     /// Opens a checkpoint directory, a `.safetensors` file or an index file; maps the files and checks their headers.
     ///
@@ -450,6 +459,11 @@ impl Weights {
     /// The files as they are mapped, in the same order.
     pub(crate) fn mapped(&self) -> &[Arc<MappedFile>] {
         &self.files
+    }
+
+    /// What was opened.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Gives the resident pages of a tensor back once its bytes have been copied elsewhere. Unknown names are ignored.

@@ -73,7 +73,9 @@ impl Subject {
         let metered: Vec<Arc<Metered>> = opened.into_iter().map(Metered::new).collect();
         let start = Instant::now();
         let devices = metered.iter().map(|metered| metered.clone() as Arc<dyn Device>);
-        let mut loading = ModelOptions::new().on_devices(devices).dtype(options.dtype).on_progress(tell);
+        let loading = ModelOptions::new().on_devices(devices).dtype(options.dtype).on_progress(tell);
+        // How long loading takes is the device's, not that of a file which may be there.
+        let mut loading = loading.prepacked(None);
         if let Some(split) = &options.split {
             loading = loading.split(split.iter().copied());
         }

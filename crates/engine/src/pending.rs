@@ -5,16 +5,13 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sha2::{Digest, Sha256};
-
 use crate::error::{EngineError, Result};
 
 /// A file in the making. Dropped before [`Pending::finish`], it leaves nothing behind.
-pub(super) struct Pending {
+pub(crate) struct Pending {
     target: PathBuf,
     temporary: PathBuf,
     file: BufWriter<File>,
-    sum: Sha256,
     done: bool,
 }
 
@@ -23,7 +20,7 @@ impl Pending {
     ///
     /// # Errors
     /// The operating system's.
-    pub(super) fn new(target: &Path) -> Result<Pending> {
+    pub(crate) fn new(target: &Path) -> Result<Pending> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let Some(name) = target.file_name() else {
             let error = std::io::Error::other("it has no file name");
@@ -34,24 +31,21 @@ impl Pending {
         let temporary = target.with_file_name(name);
         let opened = OpenOptions::new().write(true).create_new(true).open(&temporary);
         let file = BufWriter::new(opened.map_err(|e| EngineError::io("write", target, e))?);
-        Ok(Pending { target: target.to_path_buf(), temporary, file, sum: Sha256::new(), done: false })
+        Ok(Pending { target: target.to_path_buf(), temporary, file, done: false })
     }
 
     /// # Errors
     /// The operating system's, a full disk among them.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.sum.update(bytes);
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).map_err(|e| EngineError::io("write", &self.target, e))
     }
 
-    /// Writes the sum of all before, and puts the file into its place.
+    /// Puts the file into its place.
     ///
     /// # Errors
     /// As [`Pending::write`].
-    pub(super) fn finish(mut self) -> Result<()> {
-        let sum = std::mem::take(&mut self.sum).finalize();
-        let written = self.file.write_all(&sum).and_then(|()| self.file.flush());
-        let synced = written.and_then(|()| self.file.get_ref().sync_all());
+    pub(crate) fn finish(mut self) -> Result<()> {
+        let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
         let placed = synced.and_then(|()| fs::rename(&self.temporary, &self.target));
         placed.map_err(|e| EngineError::io("write", &self.target, e))?;
         self.done = true;
