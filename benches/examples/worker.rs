@@ -77,7 +77,7 @@ fn main() -> Result<(), Anything> {
     say(json!({
         "ready": true, "load_s": start.elapsed().as_secs_f64(), "device": model.device().info().arch,
         "weight_bytes": model.weight_bytes(), "step_weight_bytes": model.step_weight_bytes(), "compute": model.compute_dtype().to_string(),
-        "cache": model.kv_dtype().to_string(), "prepacked": model.prepacked().is_some_and(|found| found.is_ok()),
+        "cache": model.kv_dtype().to_string(), "mapped": model.packed_weights().mapped,
     }))?;
     for line in std::io::stdin().lock().lines() {
         let command: Value = serde_json::from_str(&line?)?;

@@ -51,7 +51,7 @@ class Group:
         self.env["QIAO_ISA"] = flags.get("isa") or ""
         self.env["QIAO_ACTIVATIONS"] = str(self.found["activations"])
         # Of the user's cache nothing is taken.
-        self.env["QIAO_CACHE_DIR"] = str(place.folder / ("cache" if self.found["prepacked"] else "no-cache"))
+        self.env["QIAO_CACHE_DIR"] = str(place.folder / ("prepacked" if self.found["prepacked"] else "not-prepacked"))
 
     def log(self, name, what):
         folder = self.place.folder / "logs"
@@ -151,7 +151,7 @@ def measure(place, args):
                 group.speed(chosen, args.rounds)
                 group.start_up(args.starts, args.prompt)
                 # As large as the model: the next group has its own.
-                shutil.rmtree(place.folder / "cache", ignore_errors=True)
+                shutil.rmtree(place.folder / "prepacked", ignore_errors=True)
                 result["groups"].append(group.found)
                 save(place, args.json, result)
     return result

@@ -22,9 +22,10 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    /// Whether the weights came packed from a file.
+    /// Whether no weight had to be packed, since a file had them all.
     pub(crate) fn prepacked(&self) -> bool {
-        matches!(self.model.prepacked(), Some(Ok(_)))
+        let weights = self.model.packed_weights();
+        weights.mapped > 0 && weights.packed == 0
     }
 }
 
@@ -54,7 +55,7 @@ impl From<KvDtype> for DType {
 /// Loads a checkpoint, or the demo model without one.
 pub(crate) fn load(path: Option<&Path>, on: &Where) -> anyhow::Result<Loaded> {
     let loaded = load_with(path, on, ModelOptions::new())?;
-    if let Some(Err(why)) = loaded.model.prepacked() {
+    for why in loaded.model.packed_weights().refused {
         tell_line(&format!("the weights were packed anew: {why}"));
     }
     Ok(loaded)

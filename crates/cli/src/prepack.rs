@@ -4,10 +4,12 @@ use std::io::Write;
 use std::time::Instant;
 
 use anyhow::Context;
+use qiao::Canceller;
 use serde_json::json;
 
 use crate::args::{Fallback, Prepack, Where};
 use crate::exit::Exit;
+use crate::interrupt::Guard;
 use crate::load::load_anew;
 use crate::terminal::tell_line;
 
@@ -16,10 +18,16 @@ pub(crate) fn prepack(args: &Prepack, out: &mut dyn Write) -> anyhow::Result<Exi
     let on = Where { device, split, dtype, kv_dtype: None, context: None, fallback: Fallback { fallback: None } };
     let start = Instant::now();
     let loaded = load_anew(Some(&args.model), &on)?;
-    let files = loaded.model.prepack(args.folder.as_deref())?;
+    let canceller = Canceller::default();
+    let _guard = Guard::new(canceller.clone());
+    let Some(files) = loaded.model.prepack(args.folder.as_deref(), &canceller)? else {
+        tell_line("interrupted: nothing was left behind");
+        return Ok(Exit::Interrupted);
+    };
     let seconds = start.elapsed().as_secs_f64();
     if args.json {
-        let files: Vec<_> = files.iter().map(|f| json!({ "path": f.path, "bytes": f.bytes })).collect();
+        let files: Vec<_> =
+            files.iter().map(|f| json!({ "path": f.path.display().to_string(), "bytes": f.bytes })).collect();
         writeln!(out, "{}", json!({ "files": files, "seconds": seconds }))
             .context("cannot write to standard output")?;
         return Ok(Exit::Ok);

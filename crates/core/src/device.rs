@@ -297,8 +297,8 @@ pub trait Device: Send + Sync {
 
     /// Converts a constant tensor into a private layout, in stream order; the source may be dropped afterwards.
     ///
-    /// Where the device can [`import`](Device::import), its plans may be bound to memory that holds what another process wrote
-    /// here: the bytes are to follow from tensor, layout and device alone, and [`DeviceInfo::driver`] is to change with them.
+    /// The bytes follow from tensor and layout alone, and a layout's number stands for one order of bytes for good: where the device
+    /// can [`import`](Device::import), its plans may be bound to memory that holds what another process got here.
     ///
     /// # Errors
     /// As [`Device::prepack_bytes`].

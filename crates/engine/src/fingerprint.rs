@@ -17,7 +17,7 @@ const SAMPLE: usize = 64;
 /// Two SHA-256 sums that models with the same keys and values have in common.
 ///
 /// - `settings`: all that the graph is built from, the rotary embedding, and the dtype of activations.
-/// - `weights`: name, shape and form of every tensor; the length of every file and 256 samples of 64 bytes, evenly spread over it.
+/// - `weights`: name, shape and form of every tensor, and how it is unpacked; the length of every file and 256 samples of 64 bytes, evenly spread over it.
 ///   Files up to 16 KiB are covered whole. It costs a few pages of each file; a change to a small part of a large file, such as one
 ///   norm of a model, may go unseen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,8 @@ fn of_weights(weights: &Weights) -> [u8; 32] {
     let mut sum = Sha256::new();
     for name in weights.names() {
         let shape = weights.handle(name).map(|tensor| tensor.shape).unwrap_or_default();
-        let line = format!("{name:?} {shape:?} {:?} {}\n", weights.form(name), weights.byte_len(name));
+        let (form, packed) = (weights.form(name), weights.packed_linear(name));
+        let line = format!("{name:?} {shape:?} {form:?} {packed:?} {}\n", weights.byte_len(name));
         sum.update(line);
     }
     for file in weights.mapped() {

@@ -62,8 +62,10 @@ pub(crate) struct PlacedWeights {
     projections: (u64, u64),
     /// The weights by name, those that are no scales of others: the dtype in which they are stored, and how many they are.
     stored: HashMap<String, (DType, u64)>,
-    /// The file that has weights as the device asks for them, or why the one that is there was not used.
-    prepacked: Option<Result<Arc<Prepacked>>>,
+    /// How many of them a file had as the device asks for them.
+    mapped: usize,
+    /// Why the file that is there was not used.
+    refused: Option<EngineError>,
 }
 
 impl PlacedWeights {
@@ -106,21 +108,20 @@ impl PlacedWeights {
             let dtype = plan.graph.desc(plan.graph.bound()[c.bound]).dtype;
             Weight::new(weights.handle(&c.name)?, dtype, c.usage, plan.homes[c.bound])
         };
-        let found = prepacked.filter(|path| path.exists()).map(|path| -> Result<Arc<Prepacked>> {
-            let file = Prepacked::open(path)?;
-            let packed = g.constants.iter().filter(|c| plan.homes[c.bound] == Home::Device);
-            let packed = packed.filter_map(|c| Some((weight(c), *packs.get(&c.bound)?)));
-            let packed = packed.map(|(weight, pack)| Ok((weight?, pack))).collect::<Result<Vec<_>>>()?;
-            let packed: Vec<_> = packed.iter().map(|(weight, pack)| weight.packed(pack)).collect();
-            file.check(&packed, &**sides.device(), placer.stream(Home::Device)?)?;
-            Ok(Arc::new(file))
-        });
-        placer.prepacked = found.as_ref().and_then(|found| found.as_ref().ok()).cloned();
+        let packed = g.constants.iter().filter(|c| plan.homes[c.bound] == Home::Device);
+        let packed = packed.filter_map(|c| Some((c, *packs.get(&c.bound)?)));
+        let packed = packed.map(|(c, pack)| Ok((weight(c)?, pack))).collect::<Result<Vec<_>>>()?;
+        let (prepacked, refused) = match prepacked.filter(|path| path.exists()) {
+            Some(path) => checked(path, sides, &packed)?,
+            None => (None, None),
+        };
+        drop(packed);
+        placer.prepacked = prepacked;
         let bytes = |c: &Constant| weights.byte_len(&c.name);
         // The largest first: while a tensor is packed it is there twice, and then little else is there yet.
         let mut order: Vec<&Constant> = g.constants.iter().collect();
         order.sort_by_key(|c| std::cmp::Reverse(bytes(c)));
-        let mut out = PlacedWeights { prepacked: found, ..PlacedWeights::default() };
+        let mut out = PlacedWeights { refused, ..PlacedWeights::default() };
         let mut done = 0;
         for (i, c) in order.iter().enumerate() {
             if let Some(next) = order.get(i + 1)
@@ -130,7 +131,8 @@ impl PlacedWeights {
             }
             let weight = weight(c)?;
             let shape = weight.handle.shape.clone();
-            let placed = placer.place(weight, packs.get(&c.bound).copied())?;
+            let pack = packs.get(&c.bound).copied();
+            let placed = placer.place(weight, pack)?;
             let is_companion = Companion::is_name(&c.name);
             if let Some(dtype) = weights.stored_dtype(&c.name).filter(|_| !is_companion) {
                 out.stored.insert(c.name.clone(), (dtype, shape.iter().product::<usize>() as u64));
@@ -144,6 +146,7 @@ impl PlacedWeights {
             done += bytes(c);
             done_bytes(done);
         }
+        out.mapped = placer.mapped;
         Ok(out)
     }
 
@@ -189,9 +192,14 @@ impl PlacedWeights {
         all
     }
 
-    /// The file from which weights came packed, or why one that is there was not used; nothing where none is there.
-    pub(crate) fn prepacked(&self) -> Option<&Result<Arc<Prepacked>>> {
-        self.prepacked.as_ref()
+    /// How many of these a file had.
+    pub(crate) fn mapped(&self) -> usize {
+        self.mapped
+    }
+
+    /// Why the file that is there was not used.
+    pub(crate) fn refused(&self) -> Option<&EngineError> {
+        self.refused.as_ref()
     }
 
     /// The binding of a constant, if it was placed.
@@ -236,6 +244,27 @@ impl PlacedWeights {
 
     fn get(&self, c: &Constant) -> Option<&Placed> {
         self.placed.get(&(c.name.clone(), c.usage))
+    }
+}
+
+/// A file of prepacked weights, or why it is of no use.
+///
+/// # Errors
+/// The device's.
+fn checked(
+    path: &Path,
+    sides: &Sides,
+    weights: &[(Weight, &Pack)],
+) -> Result<(Option<Arc<Prepacked>>, Option<EngineError>)> {
+    let weights: Vec<_> = weights.iter().map(|(weight, pack)| weight.packed(pack)).collect();
+    let checked = Prepacked::open(path).and_then(|file| {
+        file.check(&weights, &**sides.device(), &mut *sides.stream(Home::Device)?)?;
+        Ok(file)
+    });
+    match checked {
+        Ok(file) => Ok((Some(Arc::new(file)), None)),
+        Err(why @ (EngineError::Malformed { .. } | EngineError::Io { .. })) => Ok((None, Some(why))),
+        Err(other) => Err(other),
     }
 }
 
@@ -346,11 +375,13 @@ struct Placer<'a> {
     streams: [Option<Box<dyn Stream>>; 2],
     /// Weights that the device need not pack.
     prepacked: Option<Arc<Prepacked>>,
+    /// How many of them were found.
+    mapped: usize,
 }
 
 impl<'a> Placer<'a> {
     fn new(sides: &'a Sides) -> Placer<'a> {
-        Placer { sides, streams: [None, None], prepacked: None }
+        Placer { sides, streams: [None, None], prepacked: None, mapped: 0 }
     }
 
     /// Whether a file has the weight packed.
@@ -376,7 +407,10 @@ impl<'a> Placer<'a> {
         };
         let kept = self.prepacked.as_ref().filter(|_| home == Home::Device);
         let binding = match kept.and_then(|file| file.binding(&weight.packed(pack), &**self.sides.device())) {
-            Some(binding) => binding,
+            Some(binding) => {
+                self.mapped += 1;
+                binding
+            }
             None => {
                 scales_are_numbers(&weight)?;
                 self.pack(&weight, pack)?

@@ -1,9 +1,11 @@
 //! Weights in the layouts that a device asks for, kept in a file: the next process maps it where it would have packed them.
 //!
-//! A safetensors file for each checkpoint and device, whose name ends with a sum over all that its content follows from. Its tensors are
-//! bytes, each a number of whole pages, named by weight, use, dtype and layout. What another build packed in another way is found
-//! out by probes: a few rows of each kind, packed when the file was written and again when it is opened.
+//! A safetensors file for each checkpoint and kind of device, whose name ends with a sum over all that its content follows from. Its
+//! tensors are bytes, each a number of whole pages, named by weight, use, dtype and layout. A layout's number stands for one order
+//! of bytes; where a device breaks that, probes find it out: a few rows of each kind, packed when the file was written and again
+//! when it is opened. What the engine makes of packed checkpoints is in the sum by samples.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -23,7 +25,10 @@ use crate::runner::LoadedModel;
 use crate::sides::{Sides, alloc_padded};
 use crate::weights::{MappedFile, Weights, tensors_of};
 
-/// Bytes of a page: tensors begin and end at multiples of it, which every alignment of a device divides.
+/// Goes up when what the engine hands to a device of one and the same checkpoint changes.
+const REVISION: u32 = 1;
+
+/// Bytes of a page: tensors begin and end at multiples of it. A device that wants more keeps no files.
 const PAGE: usize = 4096;
 
 /// Bytes that are written at once.
@@ -32,7 +37,11 @@ const PIECE: usize = 16 << 20;
 /// Rows of a probe.
 const PROBE_ROWS: usize = 64;
 
-/// What the files of a checkpoint are: [`Fingerprint::weights`] and the times at which they were written last.
+/// Bytes of a checkpoint's name in that of its file.
+const NAME: usize = 80;
+
+/// What the files of a checkpoint are: [`Fingerprint::weights`], the times at which they were written last, and samples of what is
+/// unpacked.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     /// The checkpoint's own, for whoever reads the folder.
@@ -49,16 +58,20 @@ impl Source {
             let since = file.modified()?.duration_since(UNIX_EPOCH).ok()?;
             sum.update(since.as_nanos().to_le_bytes());
         }
+        for name in weights.samples() {
+            sum.update(weights.bytes(name).ok()?);
+        }
         let root = weights.root().canonicalize().ok()?;
         let name = if root.is_file() { root.file_stem()? } else { root.file_name()? }.to_string_lossy();
-        let name = name.chars().map(|c| if c.is_alphanumeric() || "._-".contains(c) { c } else { '_' });
-        Some(Source { name: name.take(80).collect(), sum: sum.finalize().into() })
+        let mut name = name.replace(|c: char| !c.is_alphanumeric() && !"._-".contains(c), "_");
+        name.truncate((0..=NAME).rev().find(|&at| name.is_char_boundary(at)).unwrap_or(0));
+        Some(Source { name, sum: sum.finalize().into() })
     }
 
     /// Where the packed weights of these files for a device are kept in a folder.
     pub(crate) fn place(&self, folder: &Path, device: &DeviceInfo) -> PathBuf {
-        let DeviceInfo { vendor, name, arch, driver, .. } = device;
-        let of_device = format!("{} {vendor:?} {name:?} {arch:?} {driver:?}", env!("CARGO_PKG_VERSION"));
+        let DeviceInfo { vendor, name, arch, .. } = device;
+        let of_device = format!("{} {REVISION} {vendor:?} {name:?} {arch:?}", env!("CARGO_PKG_VERSION"));
         let sum = Sha256::new().chain_update(of_device).chain_update(self.sum).finalize();
         let sum: String = sum[..16].iter().map(|b| format!("{b:02x}")).collect();
         folder.join(format!("{}-{sum}.safetensors", self.name))
@@ -88,44 +101,63 @@ impl Packed<'_> {
     }
 }
 
+/// Whether a device can use weights where a file has them.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn require_mapping(device: &DeviceInfo) -> Result<(), String> {
+    match device {
+        _ if !device.caps.import_host => Err(format!("{} does not read files where they are mapped", device.name)),
+        _ if device.tensor_align > PAGE => {
+            Err(format!("{} aligns weights to {} bytes, more than a page", device.name, device.tensor_align))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn padded(bytes: usize, device: &DeviceInfo) -> Option<usize> {
     bytes.checked_add(device.tensor_tail_pad)?.checked_next_multiple_of(PAGE)
 }
 
-/// Made-up bytes in the shape of a weight's first rows, as a device packs them, and the name of the entry.
+/// Made-up bytes in the shape of each kind's first rows, as a device packs them, by the names of their entries. A kind is a layout,
+/// a dtype and a shape of rows.
 ///
 /// # Errors
 /// The device's.
-fn probe(weight: &Packed<'_>, device: &dyn Device, stream: &mut dyn Stream) -> Result<(String, Vec<u8>)> {
-    let TensorDesc { dtype, ref shape, .. } = *weight.desc;
-    let rows = |most: usize| -> Result<TensorDesc> {
-        let first = shape.first().map(|&rows| rows.min(most));
-        let shape: Vec<usize> = first.into_iter().chain(shape.iter().skip(1).copied()).collect();
-        Ok(TensorDesc::new(dtype, &shape)?.as_constant())
-    };
-    // A device may pack only so many rows or more.
-    let few = rows(PROBE_ROWS)?;
-    let desc = if device.prepack_bytes(&few, weight.layout).is_ok() { few } else { rows(usize::MAX)? };
+fn probes<'a>(
+    weights: impl IntoIterator<Item = &'a Packed<'a>>,
+    device: &dyn Device,
+    stream: &mut dyn Stream,
+) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut all = BTreeMap::new();
+    for Packed { desc, layout, .. } in weights {
+        let desc = probed(desc, *layout, device)?;
+        if let Entry::Vacant(place) = all.entry(format!("probe {} {layout:#x} {:?}", desc.dtype, desc.shape)) {
+            place.insert(probe(&desc, *layout, device, stream)?);
+        }
+    }
+    Ok(all)
+}
+
+/// The first rows of a weight; the whole of it where a device packs no less.
+fn probed(weight: &TensorDesc, layout: u64, device: &dyn Device) -> Result<TensorDesc> {
+    let mut shape = weight.shape.to_vec();
+    if let Some(rows) = shape.first_mut() {
+        *rows = PROBE_ROWS.min(*rows);
+    }
+    let few = TensorDesc::new(weight.dtype, &shape)?.as_constant();
+    Ok(if device.prepack_bytes(&few, layout).is_ok() { few } else { weight.clone() })
+}
+
+fn probe(desc: &TensorDesc, layout: u64, device: &dyn Device, stream: &mut dyn Stream) -> Result<Vec<u8>> {
     let bytes: Vec<u8> = (0..desc.bytes()?).map(|i| (i * 37 % 251) as u8).collect();
     let source = alloc_padded(device, bytes.len())?;
     stream.upload(&source, &bytes)?;
-    let packed = alloc_padded(device, device.prepack_bytes(&desc, weight.layout)?)?;
-    device.prepack(stream, &desc, &source, weight.layout, &packed)?;
+    let packed = alloc_padded(device, device.prepack_bytes(desc, layout)?)?;
+    device.prepack(stream, desc, &source, layout, &packed)?;
     let mut bytes = vec![0; packed.bytes];
     stream.download(&mut bytes, &packed)?;
-    Ok((format!("probe {dtype} {:#x} {:?}", weight.layout, desc.shape), bytes))
-}
-
-/// The smallest weight of each layout and dtype, the first in the order of names among equals.
-fn smallest<'a>(weights: impl IntoIterator<Item = Packed<'a>>) -> impl Iterator<Item = Packed<'a>> {
-    let mut kinds: BTreeMap<(u64, &str), Packed<'_>> = BTreeMap::new();
-    for weight in weights {
-        let kind = kinds.entry((weight.layout, weight.desc.dtype.name())).or_insert(weight);
-        if (weight.bytes, weight.name) < (kind.bytes, kind.name) {
-            *kind = weight;
-        }
-    }
-    kinds.into_values()
+    Ok(bytes)
 }
 
 /// A file of packed weights.
@@ -178,11 +210,12 @@ impl Prepacked {
     /// # Errors
     /// Others in the file, or none; the device's own.
     pub(crate) fn check(&self, weights: &[Packed<'_>], device: &dyn Device, stream: &mut dyn Stream) -> Result<()> {
-        for weight in smallest(weights.iter().copied()) {
-            let (entry, now) = probe(&weight, device, stream)?;
-            let then = self.tensors.get(&entry).and_then(|at| self.file.bytes()[at.clone()].get(..now.len()));
-            if then != Some(&now[..]) {
-                return Err(unusable(self.path(), format!("{entry} is not what this build packs")));
+        for (entry, now) in probes(weights, device, stream)? {
+            let Some(at) = self.tensors.get(&entry) else {
+                return Err(unusable(self.path(), format!("there is no {entry}")));
+            };
+            if self.file.bytes()[at.clone()].get(..now.len()) != Some(&now[..]) {
+                return Err(unusable(self.path(), format!("{entry} is not what the device packs")));
             }
         }
         Ok(())
@@ -202,43 +235,59 @@ pub struct PrepackedFile {
     pub bytes: u64,
 }
 
+/// Where the weights came from that devices have in layouts of their own, over all devices of a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PackedWeights {
+    /// How many were packed while the model was loaded.
+    pub packed: usize,
+    /// How many a file had.
+    pub mapped: usize,
+    /// Why files that are there were not used, a text for each.
+    pub refused: Vec<String>,
+}
+
 impl LoadedModel {
     /// Writes the weights that devices have in layouts of their own to a file in a folder, one for each kind of device:
     /// [`LoadOptions::prepacked`](crate::runner::LoadOptions::prepacked) finds it there. Each is there whole, or what was there
-    /// before is there still.
+    /// before is there still. Nothing where `stop` said so on the way.
     ///
     /// # Errors
-    /// A model that is part of the program; devices that pack nothing, or do not read files where they are mapped; a file that
-    /// can't be written, as on a full disk; the devices' own.
-    pub fn prepack(self: &Arc<Self>, folder: &Path) -> Result<Vec<PrepackedFile>> {
-        let refuse = |found: &str| Error::invalid("prepacked weights", found, "load the model as it is");
-        let source = self.source().ok_or_else(|| refuse("the model is part of the program"))?;
+    /// A model that is part of the program, or whose files have no times; devices that pack nothing, do not read files where they
+    /// are mapped, or align weights to more than a page; a file that can't be written, as on a full disk; the devices' own.
+    pub fn prepack(self: &Arc<Self>, folder: &Path, stop: &dyn Fn() -> bool) -> Result<Option<Vec<PrepackedFile>>> {
+        let refuse = |found: String| Error::invalid("prepacked weights", found, "load the model as it is");
+        let source = self.source().ok_or_else(|| refuse("the model lies in no files that have times".into()))?;
         let stages = self.stages();
         let mut files: BTreeMap<PathBuf, BTreeMap<String, Placed<'_>>> = BTreeMap::new();
         for stage in &stages {
-            let device = stage.device();
-            if !device.info().caps.import_host {
-                return Err(refuse(&format!("{} does not read files where they are mapped", device.info().name)).into());
-            }
+            let info = stage.device().info();
+            require_mapping(info).map_err(refuse)?;
             let packed = stage.weights().packed().into_iter();
             let packed = packed.map(|(weight, binding)| (weight.entry(), (weight, binding, stage.sides())));
-            files.entry(source.place(folder, device.info())).or_default().extend(packed);
+            files.entry(source.place(folder, info)).or_default().extend(packed);
         }
-        let files = files.into_iter().filter_map(|(path, weights)| {
-            let weights: Vec<_> = weights.into_values().collect();
-            let (_, _, sides) = *weights.first()?;
-            Some(write(&path, sides, &weights))
-        });
-        let files = files.collect::<Result<Vec<_>>>()?;
+        files.retain(|_, weights| !weights.is_empty());
         if files.is_empty() {
-            return Err(refuse("the device has every weight as it is stored").into());
+            return Err(refuse("the device has every weight as it is stored".into()).into());
         }
-        Ok(files)
+        let mut written = Vec::new();
+        for (path, weights) in files {
+            let weights: Vec<_> = weights.into_values().collect();
+            let Some(bytes) = write(&path, &weights, stop)? else { return Ok(None) };
+            written.push(PrepackedFile { path, bytes });
+        }
+        Ok(Some(written))
     }
 
-    /// The file from which the weights came packed, or why the one that is there was not used; nothing where none is there.
-    pub fn prepacked(&self) -> Option<std::result::Result<&Path, &EngineError>> {
-        self.weights().prepacked().map(|found| found.as_ref().map(|file| file.path()))
+    /// Where the weights came from that devices have in layouts of their own.
+    pub fn packed_weights(self: &Arc<Self>) -> PackedWeights {
+        let mut all = PackedWeights::default();
+        for stage in self.stages() {
+            let (weights, mapped) = (stage.weights().packed().len(), stage.weights().mapped());
+            (all.packed, all.mapped) = (all.packed + weights - mapped, all.mapped + mapped);
+            all.refused.extend(stage.weights().refused().map(ToString::to_string));
+        }
+        all
     }
 }
 
@@ -269,14 +318,13 @@ impl Header {
     }
 }
 
-/// Writes weights, all on devices of one kind, of which `sides` is one.
-fn write(path: &Path, sides: &Sides, weights: &[Placed<'_>]) -> Result<PrepackedFile> {
+/// Writes weights that are on devices of one kind; how many bytes, or nothing where it was stopped.
+fn write(path: &Path, weights: &[Placed<'_>], stop: &dyn Fn() -> bool) -> Result<Option<u64>> {
+    let Some((_, _, sides)) = weights.first() else { return Ok(None) };
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(|e| EngineError::io("make the folder of", path, e))?;
     let device = sides.device();
-    let mut stream = sides.stream(Home::Device)?;
-    let probes = smallest(weights.iter().map(|(weight, ..)| *weight));
-    let probes = probes.map(|weight| probe(&weight, &**device, &mut *stream)).collect::<Result<Vec<_>>>()?;
+    let probes = probes(weights.iter().map(|(weight, ..)| weight), &**device, &mut *sides.stream(Home::Device)?)?;
     let mut header = Header::default();
     for (entry, bytes) in &probes {
         header.add(entry.clone(), padded(bytes.len(), device.info()))?;
@@ -287,7 +335,7 @@ fn write(path: &Path, sides: &Sides, weights: &[Placed<'_>]) -> Result<Prepacked
     let first = header.bytes();
     let mut out = Pending::new(path)?;
     out.write(&first)?;
-    for (_, bytes) in &probes {
+    for bytes in probes.values() {
         out.write(bytes)?;
         fill(&mut out, bytes.len(), device.info())?;
     }
@@ -295,6 +343,9 @@ fn write(path: &Path, sides: &Sides, weights: &[Placed<'_>]) -> Result<Prepacked
     for (weight, binding, sides) in weights {
         let mut stream = sides.stream(Home::Device)?;
         for start in (0..weight.bytes).step_by(PIECE) {
+            if stop() {
+                return Ok(None);
+            }
             piece.resize(PIECE.min(weight.bytes - start), 0);
             let from = Binding::part(&binding.buffer, binding.offset + start, piece.len());
             stream.download(&mut piece, &from)?;
@@ -303,7 +354,7 @@ fn write(path: &Path, sides: &Sides, weights: &[Placed<'_>]) -> Result<Prepacked
         fill(&mut out, weight.bytes, device.info())?;
     }
     out.finish()?;
-    Ok(PrepackedFile { path: path.to_path_buf(), bytes: (first.len() + header.end) as u64 })
+    Ok(Some((first.len() + header.end) as u64))
 }
 
 /// Zeros behind so many bytes, up to where the next ones begin.

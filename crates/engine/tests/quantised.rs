@@ -77,8 +77,13 @@ fn projections(module: &str) -> bool {
 }
 
 fn open(device: &Arc<dyn Device>, dir: &Path) -> Arc<LoadedModel> {
+    open_with(device, dir, None)
+}
+
+fn open_with(device: &Arc<dyn Device>, dir: &Path, prepacked: Option<&Path>) -> Arc<LoadedModel> {
     let checkpoint = Checkpoint::open(dir).unwrap();
-    let options = LoadOptions { dtype: Some(DType::F32), ..Default::default() };
+    let prepacked = prepacked.map(Path::to_path_buf);
+    let options = LoadOptions { dtype: Some(DType::F32), prepacked, ..Default::default() };
     let load = LoadedModel::load(device.clone(), &checkpoint.weights, checkpoint.config, dir, options, &mut |_| {});
     Arc::new(load.unwrap())
 }
@@ -122,6 +127,50 @@ fn holds(packed: &Packed) -> Vec<f32> {
         assert!(found < limit, "{} on {}: {found:e}", packed.name, device.info().arch);
     }
     logits(open(&reference(), quantised.path()))
+}
+
+fn bits(model: &Arc<LoadedModel>) -> Vec<u32> {
+    logits(model.clone()).into_iter().map(f32::to_bits).collect()
+}
+
+#[test]
+fn weights_of_every_scheme_are_kept_as_they_are_packed() {
+    let device = cpu(Isa::Scalar).unwrap();
+    for packed in schemes() {
+        let [model, kept] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        write(model.path(), &packed.config, projections, &|module, w, n, k| (packed.pack)(module, w, n, k).tensors);
+        if let Some((name, text)) = &packed.beside {
+            std::fs::write(model.path().join(name), text.to_string()).unwrap();
+        }
+        let before = open(&device, model.path());
+        before.prepack(kept.path(), &|| false).unwrap().unwrap();
+        let after = open_with(&device, model.path(), Some(kept.path()));
+        let weights = after.packed_weights();
+        assert_eq!((weights.packed, weights.refused), (0, vec![]), "{}", packed.name);
+        assert_eq!(weights.mapped, before.packed_weights().packed, "{}", packed.name);
+        assert_eq!(bits(&after), bits(&before), "{}", packed.name);
+    }
+}
+
+/// The weights' files are the same, and mean something else.
+#[test]
+fn what_is_kept_of_a_checkpoint_ends_with_a_change_of_its_config() {
+    let device = cpu(Isa::Scalar).unwrap();
+    let schemes = schemes();
+    let packed = schemes.iter().find(|p| p.name == "gptq, 2 bits").unwrap();
+    let [model, kept] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    write(model.path(), &packed.config, projections, &|module, w, n, k| (packed.pack)(module, w, n, k).tensors);
+    let before = open(&device, model.path());
+    before.prepack(kept.path(), &|| false).unwrap().unwrap();
+    let config = model.path().join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let changed = text.replace("\"checkpoint_format\":\"gptq\"", "\"checkpoint_format\":\"gptq_v2\"");
+    assert_ne!(changed, text);
+    std::fs::write(&config, changed).unwrap();
+    let after = open_with(&device, model.path(), Some(kept.path()));
+    assert_eq!(after.packed_weights().mapped, 0);
+    assert_ne!(bits(&after), bits(&before));
+    assert_eq!(bits(&after), bits(&open(&device, model.path())));
 }
 
 #[test]

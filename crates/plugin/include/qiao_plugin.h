@@ -622,7 +622,9 @@ typedef struct qiao_api {
   qiao_status (*plan_execute)(qiao_plan*, qiao_stream*, const qiao_binding* bindings, uint32_t n_bindings,
                               const qiao_binding* workspace, qiao_error*);                                        /*[G]*/
 
-  /* Once per weight at load, in stream order; afterwards the tensor carries `layout` and the source is dropped. */
+  /* Once per weight at load, in stream order; afterwards the tensor carries `layout` and the source is dropped. The bytes
+   * follow from tensor and layout alone, and a number stands for one order of bytes for good: with buffer_import, a process
+   * may bind what another one got here. */
   qiao_status (*prepack_size)(qiao_device*, const qiao_tensor*, uint64_t layout, uint64_t* bytes, qiao_error*);   /*[P]*/
   qiao_status (*prepack)(qiao_stream*, const qiao_tensor*, const qiao_binding* src, uint64_t layout,
                          const qiao_binding* dst, qiao_error*);                                                   /*[P]*/

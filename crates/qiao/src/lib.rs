@@ -80,7 +80,7 @@ pub use qiao_engine::eval::Evaluation;
 pub use qiao_engine::forecast::{Forecast, ForecastOptions, read_peaks};
 pub use qiao_engine::generate::{Canceller, FinishReason, Piece, Stats};
 pub use qiao_engine::placing::Progress;
-pub use qiao_engine::prepacked::PrepackedFile;
+pub use qiao_engine::prepacked::{PackedWeights, PrepackedFile};
 pub use qiao_engine::serve::{Balance, Chunk, End, Load, Replica, Usage};
 pub use qiao_engine::sides::{HostWork, PATIENCE};
 pub use qiao_engine::text::Prompt;

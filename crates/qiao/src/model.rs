@@ -14,7 +14,7 @@ use qiao_engine::config::ModelConfig;
 use qiao_engine::detokenize::decode;
 use qiao_engine::generate;
 use qiao_engine::model::{CacheShape, Step};
-use qiao_engine::prepacked::PrepackedFile;
+use qiao_engine::prepacked::{PackedWeights, PrepackedFile};
 use qiao_engine::runner::{LoadOptions, LoadedModel};
 use qiao_engine::serve::{CacheOptions, DraftModel, PagedExecutor, PromptLookup};
 use qiao_engine::stages::Placement;
@@ -210,23 +210,23 @@ impl Model {
     /// Writes the weights as the devices have them to files in a folder, [`prepacked_folder`] unless another is given: whoever loads
     /// this model onto such a device from then on maps them, and its first token comes sooner. They take about as much room as the
     /// model does, and are used for as long as its files stay as they are. Each file is there whole, or what was there before is there
-    /// still.
+    /// still. `None` where it was cancelled.
     ///
     /// # Errors
     /// The demo model; devices that pack nothing, or do not read files where they are mapped, as `cpu` does; no folder; a file that
     /// can't be written, as on a full disk.
-    pub fn prepack(&self, folder: Option<&Path>) -> Result<Vec<PrepackedFile>> {
+    pub fn prepack(&self, folder: Option<&Path>, canceller: &Canceller) -> Result<Option<Vec<PrepackedFile>>> {
         let users = || {
             let mend = "name a folder, or set QIAO_CACHE_DIR";
             prepacked_folder().ok_or_else(|| qiao_core::Error::invalid("prepacked weights", "no folder for them", mend))
         };
         let folder = folder.map_or_else(users, |folder| Ok(folder.to_path_buf()))?;
-        Ok(self.text.model().prepack(&folder)?)
+        Ok(self.text.model().prepack(&folder, &|| canceller.is_cancelled())?)
     }
 
-    /// The file from which the weights came packed, or why the one that is there was not used; nothing where none is there.
-    pub fn prepacked(&self) -> Option<std::result::Result<&Path, String>> {
-        self.text.model().prepacked().map(|found| found.map_err(ToString::to_string))
+    /// Where the weights came from that the devices have in layouts of their own, and why a file of [`Model::prepack`] was not used.
+    pub fn packed_weights(&self) -> PackedWeights {
+        self.text.model().packed_weights()
     }
 
     /// The token ids of a prompt.

@@ -9,9 +9,9 @@ use super::Dtype;
 /// What `qiao prepack --help` adds.
 pub(crate) const PREPACK_HELP: &str = "\
 Loading a model, a device such as the CPU packs its weights into a layout of its own, which takes time and fresh memory. This
-writes them down once. Every later command that loads the same files onto the same device maps what was written: nothing is
-packed, and the first token comes sooner. The file takes about as much room as the model. It is used for as long as the model's
-files stay as they are, and may be deleted at any time.
+writes them down once. Every later command that loads the same files onto the same kind of device maps what was written: nothing
+is packed, and the first token comes sooner. 'bench model' and 'adapt' measure loading and pack all the same. The file takes about
+as much room as the model. It is used for as long as the model's files stay as they are, and may be deleted at any time.
 
 It lies under $QIAO_CACHE_DIR, or the user's cache folder, unless --folder names another; only the library looks there
 (ModelOptions::prepacked).

@@ -161,9 +161,9 @@ fn ask(subject: &Subject) -> Held {
     const STREAMS: usize = 200;
     let mut scene = Scene::new(subject)?;
     let event = scene.device.event()?;
-    let (device, cell) = (scene.device.clone(), scene.alloc(2000)?);
+    let device = scene.device.clone();
     let record = |round: usize| -> Held {
-        let mut stream = device.stream()?;
+        let (mut stream, cell) = (device.stream()?, Binding::whole(device.alloc(0, 2000)?));
         for _ in 0..round % 20 {
             stream.fill(&cell, round as u8)?;
         }
@@ -178,7 +178,8 @@ fn ask(subject: &Subject) -> Held {
     };
     thread::scope(|s| {
         let asking: Vec<_> = (1..THREADS).map(|_| s.spawn(ask)).collect();
-        let recorded = (0..STREAMS).try_for_each(record);
+        let recorder = s.spawn(|| (0..STREAMS).try_for_each(record));
+        let recorded = joined(recorder);
         done.store(true, Ordering::Relaxed);
         let asked: Vec<Held> = asking.into_iter().map(joined).collect();
         asked.into_iter().collect::<Held>().and(recorded)

@@ -19,7 +19,7 @@ use crate::form::WeightForm;
 use crate::homes::SequenceHomes;
 use crate::model::{Family, ModelGraph, Step};
 use crate::placing::{PlacedWeights, Progress};
-use crate::prepacked::Source;
+use crate::prepacked::{Source, require_mapping};
 use crate::prepared::{Key, Prepared};
 use crate::rope::{RopeScaling, RopeTables};
 use crate::sides::Sides;
@@ -149,7 +149,7 @@ impl LoadedModel {
             let own = bytes(&draft);
             let Draft { mut stage, key, g, plan } = draft;
             let mut tell = |done| progress(Progress { done: before + done, total });
-            let source = stage.source().filter(|_| stage.device().info().caps.import_host);
+            let source = stage.source().filter(|_| require_mapping(stage.device().info()).is_ok());
             let file = prepacked.zip(source).map(|(folder, source)| source.place(folder, stage.device().info()));
             stage.weights = PlacedWeights::place(&stage.sides, weights, &g, &plan, file.as_deref(), &mut tell)?;
             before += own;

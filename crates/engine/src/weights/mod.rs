@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use qiao_core::DType;
+use qiao_quant::import::Linear;
 
 use crate::error::{EngineError, Result, excerpt};
 use crate::form::WeightForm;
@@ -391,6 +392,23 @@ impl Weights {
             Some(part) => Some(WeightForm::Plain(part.dtype)),
             None => self.tensors.get(name).and_then(native),
         }
+    }
+
+    /// How the module is packed that a tensor is a part of.
+    pub(crate) fn packed_linear(&self, name: &str) -> Option<&Linear> {
+        self.packed.get(name).map(|part| part.module.linear())
+    }
+
+    /// What is unpacked, one tensor of each kind: the smallest, the first by name among equals.
+    pub(crate) fn samples(&self) -> Vec<&str> {
+        let mut kinds: BTreeMap<String, &str> = BTreeMap::new();
+        for (name, part) in self.packed.iter().filter(|(_, part)| part.as_stored().is_none()) {
+            let kind = kinds.entry(format!("{:?} {} {:?}", part.part, part.dtype, part.module.form())).or_insert(name);
+            if self.byte_len(name) < self.byte_len(kind) {
+                *kind = name;
+            }
+        }
+        kinds.into_values().collect()
     }
 
     /// The dtypes of all weights that are used as they are stored.

@@ -98,6 +98,10 @@ impl PackedModule {
         }
     }
 
+    pub(crate) fn linear(&self) -> &Linear {
+        &self.linear
+    }
+
     pub(crate) fn unpack(&self, part: Part) -> Result<Vec<u8>> {
         self.linear.unpack(part, self).map_err(|e| self.refuse(e))
     }
