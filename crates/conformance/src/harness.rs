@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use qiao_core::{Binding, DType, Device, Error, Graph, OpKind, Plan, Stream, Support, TensorDesc};
-use qiao_layers::{Lowered, Policy, Way, lower};
+use qiao_layers::{Lowered, Pack, Policy, Way, lower};
 use qiao_reference::round::ulp;
 use qiao_reference::trial::{Built, Golden};
 use qiao_reference::truth::class;
@@ -179,6 +179,13 @@ struct Place {
     image: Vec<u8>,
 }
 
+impl Place {
+    /// What the operand itself must hold.
+    fn elements(&self) -> &[u8] {
+        &self.image[self.binding.offset..][..self.binding.bytes]
+    }
+}
+
 /// Bindings for one execution.
 struct Set {
     places: Vec<Place>,
@@ -233,14 +240,15 @@ impl Bench<'_> {
         }
         let mut packed = Vec::new();
         for pack in &self.lowered.packs {
-            let mut target = self.place(&vec![dress.poison; pack.bytes], 1, dress)?;
-            let (device, source) = (&self.subject.device, &places[pack.bound]);
-            device
-                .prepack(&mut *self.stream, &pack.tensor, &source.binding, pack.layout, &target.binding)
-                .map_err(broken(Check::Execute))?;
-            let after = self.read(&target)?;
-            guards_hold(&target, &after, &format!("packed operand {}", pack.bound))?;
-            target.image = after;
+            let target = self.pack(pack, &places[pack.bound].binding, dress)?;
+            if dress.shift == 0 {
+                let elsewhere = Dressing { shift: 1, poison: !dress.poison, ..dress };
+                let again = self.pack(pack, &places[pack.bound].binding, elsewhere)?;
+                if again.elements() != target.elements() {
+                    let why = format!("operand {}, packed twice into one layout, came to other bytes", pack.bound);
+                    return Err(Failure::new(Check::Repeat, why));
+                }
+            }
             packed.push((pack.bound, target));
             // The source may be dropped once it is packed: whoever still reads it finds nothing of it.
             let source = &mut places[pack.bound];
@@ -250,6 +258,19 @@ impl Bench<'_> {
         let info = self.lowered.info();
         let workspace = self.place(&vec![dress.poison; info.workspace_bytes], info.workspace_align, dress)?;
         Ok(Set { places, packed, workspace })
+    }
+
+    /// A constant in the layout that the device asked for.
+    fn pack(&mut self, pack: &Pack, source: &Binding, dress: Dressing) -> Checked<Place> {
+        let mut target = self.place(&vec![dress.poison; pack.bytes], 1, dress)?;
+        let device = &self.subject.device;
+        device
+            .prepack(&mut *self.stream, &pack.tensor, source, pack.layout, &target.binding)
+            .map_err(broken(Check::Execute))?;
+        let after = self.read(&target)?;
+        guards_hold(&target, &after, &format!("packed operand {}", pack.bound))?;
+        target.image = after;
+        Ok(target)
     }
 
     /// Puts everything that may have changed back as it was.

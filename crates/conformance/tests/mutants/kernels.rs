@@ -1,5 +1,7 @@
 //! What any kernel can do wrong around its arithmetic: memory, plans, answers.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use qiao_conformance::Check::{
     Contract, Execute, Guards, Inputs, Limit, Panic, Plan, Rebind, Repeat, Special, Support, Unwritten,
 };
@@ -274,6 +276,19 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         Answers(|asked, mut answers| {
             answers[0].answer = Answer::Relayout { operand: 1, layout: 0x100 + asked as u64 };
             answers
+        }),
+    ),
+    Mutant::new(
+        "packs_otherwise_the_second_time",
+        "op/matmul/f32/*",
+        &[Repeat],
+        Pack(|bytes| {
+            static TIMES: AtomicUsize = AtomicUsize::new(0);
+            if TIMES.fetch_add(1, Ordering::Relaxed) % 2 == 1
+                && let Some(first) = bytes.first_mut()
+            {
+                *first ^= 1;
+            }
         }),
     ),
     Mutant::new(
