@@ -17,9 +17,9 @@ const SAMPLE: usize = 64;
 /// Two SHA-256 sums that models with the same keys and values have in common.
 ///
 /// - `settings`: all that the graph is built from, the rotary embedding, and the dtype of activations.
-/// - `weights`: name, shape and form of every tensor, and how it is unpacked; the length of every file and 256 samples of 64 bytes, evenly spread over it.
-///   Files up to 16 KiB are covered whole. It costs a few pages of each file; a change to a small part of a large file, such as one
-///   norm of a model, may go unseen.
+/// - `weights`: name, shape and form of every tensor, and how it is unpacked; the length of every file and 256 samples of 64 bytes,
+///   evenly spread over it. Files up to 16 KiB are covered whole. It costs a few pages of each file; a change to a small part of a
+///   large file, such as one norm of a model, may go unseen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
     /// What `config.json` and the load options decide.

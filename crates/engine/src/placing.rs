@@ -1,6 +1,6 @@
 //! Weights onto a device, or onto the host that it falls back to: mapped where that can read host memory, packed where it asks
-//! for a private layout and no file has it packed, converted where the device does not store the dtype, copied otherwise. One tensor at a time, so that
-//! memory stays near the size of the weights.
+//! for a private layout and no file has it packed, converted where the device does not store the dtype, copied otherwise. One
+//! tensor at a time, so that memory stays near the size of the weights.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
