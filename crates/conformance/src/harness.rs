@@ -1,14 +1,16 @@
 //! One operator on a device, held to everything at once.
 //!
-//! Every operand lies between guard bytes in a buffer of its own; outputs and workspace are poisoned. The plan runs three
-//! times: with one set of bindings, with another set that is shifted by the device's alignment and holds other data, and
-//! with the first again. After each run every byte that is not an element of an output must be as it was.
+//! Every operand lies between guard bytes in a buffer of its own; outputs and workspace are poisoned. The plan runs with one
+//! set of bindings, with another set that is shifted by the device's alignment and holds other data, with the first again,
+//! and, where no operand is constant, with the first that holds the other data. After each run every byte that is not an
+//! element of an output must be as it was.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use qiao_core::{Binding, DType, Device, Error, Graph, OpKind, Plan, Stream, Support, TensorDesc};
+use qiao_core::{Binding, DType, Device, Error, Graph, NodeSupport, OpKind, Plan, Stream, Support, TensorDesc};
 use qiao_layers::{Lowered, Pack, Policy, Way, lower};
-use qiao_reference::round::ulp;
+use qiao_reference::round::{min_normal, ulp};
 use qiao_reference::trial::{Built, Golden};
 use qiao_reference::truth::class;
 use qiao_reference::value::{Walk, load_exact};
@@ -69,8 +71,11 @@ fn attempt(subject: &Subject, key: &str, trial: &Trial, other: &Trial, found: &m
         }
         Err(e) => return Err(Failure::new(Check::Support, format!("support accepts the node, yet: {e}"))),
     };
+    let act = rounding(&device.support(&lowered.graph))?;
     found.way = way(&lowered);
-    let act = device.support(&lowered.graph).iter().find_map(|s| s.act_dtype);
+    if let Some(act) = act {
+        found.way += &format!(", activations in {act}");
+    }
     let truth = |key: &str, trial: &Trial| -> Checked<Arc<Golden>> {
         let golden = subject.golden(key, trial, act).map_err(broken(Check::Support))?;
         Ok(match lowered.account.entries.first().map(|e| &e.way) {
@@ -114,6 +119,16 @@ fn attempt(subject: &Subject, key: &str, trial: &Trial, other: &Trial, found: &m
     let (measured, judged) = compare(&golden, &repeated, &built, 0xff);
     keep_worst(&mut found.measured, measured);
     judged.map_err(rebind)?;
+
+    // What a constant holds never changes.
+    if let Some(second) = second.filter(|s| s.graph.bound().iter().all(|&id| !s.graph.desc(id).constant)) {
+        bench.refill(&mut first, &second, 0xff)?;
+        let renewed = bench.execute(&mut first, &second)?;
+        let golden = truth(&format!("{key}#2"), other)?;
+        let (measured, judged) = compare(&golden, &renewed, &second, 0xff);
+        keep_worst(&mut found.measured, measured);
+        judged.map_err(rebind)?;
+    }
     Ok(None)
 }
 
@@ -127,6 +142,20 @@ fn ask(device: &dyn Device, graph: &Graph) -> Checked<Support> {
         return Err(Failure::new(Check::Support, "asked twice, it answers differently"));
     }
     Ok(answers.into_iter().next().expect("there is one").answer)
+}
+
+/// The dtype to which a kernel says that it rounds activations first.
+fn rounding(answers: &[NodeSupport]) -> Checked<Option<DType>> {
+    const KNOWN: [DType; 3] = [DType::F16, DType::BF16, DType::I8];
+    let act = answers.iter().find_map(|s| s.act_dtype);
+    match act.filter(|act| !KNOWN.contains(act)) {
+        Some(act) => {
+            let known = KNOWN.map(|d| d.name()).join(", ");
+            let why = format!("it says that it rounds activations to {act}; only {known} are granted");
+            Err(Failure::new(Check::Support, why))
+        }
+        None => Ok(act),
+    }
 }
 
 fn way(lowered: &Lowered) -> String {
@@ -228,16 +257,8 @@ impl Bench<'_> {
     }
 
     fn set(&mut self, built: &Built, dress: Dressing) -> Checked<Set> {
-        let node = &built.graph.nodes()[0];
-        let fresh = |position: usize| {
-            let id = built.graph.bound()[position];
-            built.outputs.contains(&id) && !node.inputs.contains(&Some(id))
-        };
-        let mut places = Vec::with_capacity(built.bytes.len());
-        for (position, bytes) in built.bytes.iter().enumerate() {
-            let poisoned = vec![dress.poison; bytes.len()];
-            places.push(self.place(if fresh(position) { &poisoned } else { bytes }, 1, dress)?);
-        }
+        let places = contents(built, dress.poison).map(|bytes| self.place(&bytes, 1, dress));
+        let mut places = places.collect::<Checked<Vec<_>>>()?;
         let mut packed = Vec::new();
         for pack in &self.lowered.packs {
             let target = self.pack(pack, &places[pack.bound].binding, dress)?;
@@ -281,6 +302,14 @@ impl Bench<'_> {
         self.load(&set.workspace)
     }
 
+    /// Puts other data into the places of a set.
+    fn refill(&mut self, set: &mut Set, built: &Built, poison: u8) -> Checked {
+        for (place, bytes) in set.places.iter_mut().zip(contents(built, poison)) {
+            place.image[place.binding.offset..][..bytes.len()].copy_from_slice(&bytes);
+        }
+        self.redress(set)
+    }
+
     /// Executes, and reads every output; every other byte must be as it was.
     fn execute(&mut self, set: &mut Set, built: &Built) -> Checked<Vec<(Value, Vec<u8>)>> {
         let mut bindings: Vec<Binding> = set.places.iter().map(|p| p.binding.clone()).collect();
@@ -319,6 +348,15 @@ impl Bench<'_> {
         guards_hold(&set.workspace, &after, "the workspace")?;
         Ok(outputs.into_iter().map(|o| o.expect("every output is bound")).collect())
     }
+}
+
+/// What each operand holds before an execution: poison where it is an output and nothing else.
+fn contents(built: &Built, poison: u8) -> impl Iterator<Item = Cow<'_, [u8]>> {
+    let node = &built.graph.nodes()[0];
+    built.graph.bound().iter().zip(&built.bytes).map(move |(id, bytes)| {
+        let fresh = built.outputs.contains(id) && !node.inputs.contains(&Some(*id));
+        if fresh { vec![poison; bytes.len()].into() } else { bytes.as_slice().into() }
+    })
 }
 
 fn first_difference(a: &[u8], b: &[u8]) -> usize {
@@ -388,7 +426,39 @@ fn compare(golden: &Golden, outputs: &[(Value, Vec<u8>)], built: &Built, poison:
         measured.push(m);
     }
     let judged = judged.and_then(|()| bits_hold(golden, &values, outputs, built));
+    let judged = judged.and_then(|()| nearest(golden, &values, built));
     (measured, judged)
+}
+
+/// Results of two bytes are rounded to nearest: cut off, half of them would be one unit in the last place too small, each
+/// within its limit.
+fn nearest(golden: &Golden, values: &[Value], built: &Built) -> Checked {
+    /// Elements from which the share of those that are too small is told from chance.
+    const ENOUGH: usize = 200;
+    for (i, (got, want)) in values.iter().zip(&golden.outputs).enumerate() {
+        let dtype = built.graph.desc(built.outputs[i]).dtype;
+        if !matches!(dtype, DType::F16 | DType::BF16) {
+            continue;
+        }
+        let (mut judged, mut below, mut off) = (0, 0, 0);
+        // Smaller numbers may be flushed.
+        let normal = |y: f64| y.is_finite() && y.abs() >= 2.0 * min_normal(dtype);
+        for (&x, &y) in got.data.iter().zip(&want.data).filter(|(_, y)| normal(**y)) {
+            judged += 1;
+            let cut = y.abs() - x.abs();
+            below += usize::from(cut > 0.0 && cut <= ulp(dtype, y) && x * y > 0.0);
+            off += usize::from(cut != 0.0);
+        }
+        if judged >= ENOUGH && below * 5 >= judged * 2 && below * 20 >= off * 19 {
+            let why = format!(
+                "output {i}: {below} of {judged} elements are one unit in the last place nearer to zero, {} further from \
+                 it: results are cut off, and not rounded to nearest",
+                off - below
+            );
+            return Err(Failure::new(Check::Limit, why));
+        }
+    }
+    Ok(())
 }
 
 /// What a comparison of numbers does not see, in operators that are exact: the sign of a zero, and where elements are only

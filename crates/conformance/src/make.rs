@@ -2,7 +2,8 @@
 
 use qiao_core::{DType, Result, TensorDesc};
 use qiao_reference::Trial;
-use qiao_reference::data::{Fill, Rng, block_bytes, to_bytes, values};
+use qiao_reference::data::{Fill, Rng, block_bytes, to_bytes, values, wide_block_bytes};
+use qiao_reference::round::{decode, round};
 use qiao_reference::value::Walk;
 
 use crate::point::{Param, Point, word};
@@ -10,9 +11,9 @@ use crate::point::{Param, Point, word};
 /// An operand: its description and its bytes.
 pub type Data = (TensorDesc, Vec<u8>);
 
-/// The parameter that says what data operands hold.
+/// The parameter that says what data operands hold; with `tail`, the last of each row outweighs all others of it.
 pub const FILL: Param =
-    word("fill", &["normal", "wide", "cancelling", "subnormal", "special", "zero", "positive", "negative"]);
+    word("fill", &["normal", "wide", "cancelling", "subnormal", "special", "zero", "positive", "negative", "tail"]);
 
 /// The parameter that says how operands lie in memory: contiguous; rows with gaps between them; elements with gaps
 /// between them; axes in reverse order; one element repeated along every axis.
@@ -95,6 +96,8 @@ pub struct Make {
     /// The dtype that the case's path names.
     pub dtype: DType,
     fill: Fill,
+    /// Whether the last of each row outweighs all others.
+    tail: bool,
     /// 1 or −1 where all numbers have that sign, else 0.
     sign: f64,
     layout: &'static str,
@@ -116,7 +119,8 @@ impl Make {
             Some("negative") => -1.0,
             _ => 0.0,
         };
-        Make { rng: Rng::new(seed), dtype, fill, sign, layout: point.word_if("layout").unwrap_or("plain") }
+        let tail = point.word_if("fill") == Some("tail");
+        Make { rng: Rng::new(seed), dtype, fill, tail, sign, layout: point.word_if("layout").unwrap_or("plain") }
     }
 
     /// A tensor of the case's dtype, fill and layout.
@@ -141,10 +145,11 @@ impl Make {
     /// A shape that no tensor has.
     pub fn tensor_in(&mut self, layout: &str, dtype: DType, shape: &[usize]) -> Result<Data> {
         let desc = TensorDesc::strided(dtype, shape, &strides(layout, shape, 1))?;
-        let held = desc.bytes()? / dtype.block_bytes();
-        let mut data = values(&mut self.rng, self.fill, dtype, held);
-        if self.sign != 0.0 {
-            data.iter_mut().for_each(|x| *x = x.abs() * self.sign);
+        let mut data = self.numbers(dtype, desc.bytes()? / dtype.block_bytes());
+        if self.tail {
+            let n = shape.last().copied().unwrap_or(1).max(1);
+            let most = round(dtype, 8.0 * (n as f64).sqrt());
+            Walk::new(&desc.shape, &desc.strides).skip(n - 1).step_by(n).for_each(|at| data[at] = most);
         }
         Ok(self.laid(desc, data))
     }
@@ -159,6 +164,15 @@ impl Make {
         let places: Vec<usize> = Walk::new(&desc.shape, &desc.strides).collect();
         places.iter().zip(data).rev().for_each(|(&at, &x)| held[at] = x);
         Ok(self.laid(desc, held))
+    }
+
+    /// Numbers of the case's fill.
+    pub fn numbers(&mut self, dtype: DType, n: usize) -> Vec<f64> {
+        let mut data = values(&mut self.rng, self.fill, dtype, n);
+        if self.sign != 0.0 {
+            data.iter_mut().for_each(|x| *x = x.abs() * self.sign);
+        }
+        data
     }
 
     fn laid(&self, desc: TensorDesc, mut held: Vec<f64>) -> Data {
@@ -223,19 +237,32 @@ impl Make {
         Ok((TensorDesc::new(dtype, shape)?, to_bytes(dtype, data)))
     }
 
-    /// A contiguous tensor of random bytes that are finite numbers: codes, or blocks with modest scales.
+    /// A contiguous tensor of random bytes that are finite numbers: codes, or blocks with modest scales; with `wide`, blocks
+    /// with scales of any size.
     ///
     /// # Errors
     /// A shape that no tensor of the dtype has.
-    pub fn codes(&mut self, dtype: DType, shape: &[usize]) -> Result<Data> {
+    pub fn codes(&mut self, dtype: DType, shape: &[usize], wide: bool) -> Result<Data> {
         let desc = TensorDesc::new(dtype, shape)?;
         let blocks = desc.bytes()? / dtype.block_bytes();
-        let bytes = if dtype.is_block() {
-            block_bytes(&mut self.rng, dtype, blocks)
-        } else {
-            (0..blocks * dtype.block_bytes()).map(|_| self.rng.bits() as u8).collect()
+        let rng = &mut self.rng;
+        let bytes = match (dtype.is_block(), dtype.is_float() && !dtype.is_packed()) {
+            (true, _) if wide => wide_block_bytes(rng, dtype, blocks),
+            (true, _) => block_bytes(rng, dtype, blocks),
+            (_, true) => (0..blocks).map(|_| finite_byte(rng, dtype)).collect(),
+            _ => (0..blocks * dtype.block_bytes()).map(|_| rng.bits() as u8).collect(),
         };
         Ok((desc, bytes))
+    }
+}
+
+/// Any code of 8 bits that is a finite number.
+fn finite_byte(rng: &mut Rng, dtype: DType) -> u8 {
+    loop {
+        let byte = rng.bits() as u8;
+        if decode(dtype, &[byte]).is_finite() {
+            return byte;
+        }
     }
 }
 

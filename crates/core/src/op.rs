@@ -122,7 +122,8 @@ macro_rules! for_each_op {
                 ["k", "v", "slots", "k_cache", "v_cache", "k_scale?", "v_scale?"]
                 => ["k_cache", "v_cache", "k_scale?", "v_scale?"], kv_write, kv_write, none;
             /// Attention of packed queries q `[ΣT, H, D]`, `cu_q[B+1]`, `kv_len[B]`. Without a block table k and v are
-            /// packed `[Σkv_len, Hkv, D]`; with `block_table[B, maxb]` they are caches of pages.
+            /// packed `[Σkv_len, Hkv, D]`; with `block_table[B, maxb]` they are caches of pages. Rows of q from `cu_q[B]` on
+            /// belong to no sequence: they give zeros.
             AttentionPrefill(AttentionAttrs) = 113, "attention_prefill", LlmServing,
                 ["q", "k", "v", "cu_q", "kv_len", "block_table?", "sinks?", "k_scale?", "v_scale?"]
                 => ["y"], attention_prefill, attention, none;

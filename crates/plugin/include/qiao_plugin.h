@@ -305,7 +305,8 @@ enum {
   QIAO_OP_KV_WRITE = 112,
   /* attention_prefill(q, k, v, cu_q, kv_len, block_table?, sinks?, k_scale?, v_scale?) -> y. Attention of packed queries q
    * [ΣT, H, D], cu_q[B+1], kv_len[B]. Without a block table k and v are packed [Σkv_len, Hkv, D]; with block_table[B, maxb]
-   * they are caches of pages. Attributes: qiao_attr_attention. */
+   * they are caches of pages. Rows of q from cu_q[B] on belong to no sequence: they give zeros. Attributes:
+   * qiao_attr_attention. */
   QIAO_OP_ATTENTION_PREFILL = 113,
   /* attention_decode(q, k, v, kv_len, block_table, sinks?, k_scale?, v_scale?) -> y. Attention of one query per sequence, q
    * [B, H, D], over the pages that block_table[B, maxb] names; kv_len[B]. Attributes: qiao_attr_attention. */

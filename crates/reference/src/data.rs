@@ -116,15 +116,33 @@ pub fn to_bytes(dtype: DType, data: &[f64]) -> Vec<u8> {
 
 /// Random bytes of `blocks` blocks of a block format, with finite scales: every f16 in them is made smaller than 1.
 pub fn block_bytes(rng: &mut Rng, dtype: DType, blocks: usize) -> Vec<u8> {
+    // Sign, and an exponent of at most −1.
+    blocks_with(rng, dtype, blocks, |high| high & 0xb9, (118, 12))
+}
+
+/// As [`block_bytes`], with scales over all that an f16 holds below 4, subnormal numbers among them: every weight is an f16.
+pub fn wide_block_bytes(rng: &mut Rng, dtype: DType, blocks: usize) -> Vec<u8> {
+    // Larger exponents lose their highest bit.
+    let high = |high: u8| if high & 0x7c > 0x40 { high & 0xbf } else { high };
+    blocks_with(rng, dtype, blocks, high, (100, 31))
+}
+
+/// Random blocks whose f16 scales have their high bytes made so, and exponents of MXFP4 from a first one on, so many of them.
+fn blocks_with(
+    rng: &mut Rng,
+    dtype: DType,
+    blocks: usize,
+    high: impl Fn(u8) -> u8,
+    (first, exponents): (u8, u8),
+) -> Vec<u8> {
     let size = dtype.block_bytes();
     let mut bytes: Vec<u8> = (0..blocks * size).map(|_| rng.bits() as u8).collect();
     for block in bytes.chunks_exact_mut(size) {
         for &at in scale_offsets(dtype) {
-            // The high byte of an f16: sign, and an exponent of at most −1.
-            block[at + 1] &= 0xb9;
+            block[at + 1] = high(block[at + 1]);
         }
         if dtype == DType::Mxfp4 {
-            block[0] = 118 + block[0] % 12;
+            block[0] = first + block[0] % exponents;
         }
     }
     bytes
@@ -171,10 +189,14 @@ mod tests {
     fn random_blocks_decode_to_finite_numbers() {
         let mut rng = Rng::new(5);
         for &dtype in DType::ALL.iter().filter(|d| d.is_block()) {
-            let bytes = block_bytes(&mut rng, dtype, 20);
-            let mut out = vec![0.0; 20 * dtype.block_elems()];
-            qiao_quant::decode_row(dtype, &bytes, &mut out).unwrap();
-            assert!(out.iter().all(|x| x.is_finite() && x.abs() < 1e6), "{dtype}");
+            for (make, most) in
+                [(block_bytes as fn(&mut Rng, DType, usize) -> Vec<u8>, 1e6), (wide_block_bytes, 65504.0)]
+            {
+                let bytes = make(&mut rng, dtype, 20);
+                let mut out = vec![0.0; 20 * dtype.block_elems()];
+                qiao_quant::decode_row(dtype, &bytes, &mut out).unwrap();
+                assert!(out.iter().all(|x| x.is_finite() && x.abs() < most), "{dtype}");
+            }
         }
     }
 }

@@ -29,8 +29,14 @@ const PLANT: Param = word("plant", &["none", "q", "k", "v"]);
 /// Which tensors have the layout.
 const LAID: Param = word("laid", &["q", "kv", "y"]);
 
-/// Data of queries, and of packed keys and values.
+/// Data of queries, and of keys and values that are not codes.
 const FILL: Param = word("fill", &["normal", "wide", "cancelling", "subnormal", "zero", "positive"]);
+
+/// Query rows behind those of the last sequence, which belong to none.
+const IDLE: Param = extra("idle");
+
+/// Columns of the block table behind those that are read: the table is cut from a wider one.
+const BESIDE: Param = extra("beside");
 
 /// Whether each page belongs to one sequence, or all sequences share the pages of their first keys.
 const SHARING: Param = word("sharing", &["none", "prefix"]);
@@ -56,6 +62,7 @@ const PACKED_PARAMS: &[Param] = &[
     OUT,
     LAYOUT,
     LAID,
+    IDLE,
 ];
 
 const PACKED_WALK: &[(Depth, &str)] = &[
@@ -91,6 +98,14 @@ const PACKED_WALK: &[(Depth, &str)] = &[
         "queries=7,keys=20,kv=2,gqa=2,d=24,fill={wide,cancelling,subnormal,zero,positive},causal={yes,no}",
     ),
     (Depth::Standard, "queries=3,keys=520,kv=1,gqa=2,d=16,fill=positive,out={same,f32}"),
+    (Depth::Standard, "queries=7,keys=20,kv=2,gqa=2,d={24,64},fill=wide,sinks=f32,softcap={0,30}"),
+    // More queries with keys than a tile takes.
+    (Depth::Standard, "queries={65,130},keys=200,kv=1,gqa=1,d=16,causal={yes,no}"),
+    (Depth::Standard, "queries=5,keys=18,kv=1,gqa=2,d={16,64},batch={one,mixed},idle=3"),
+    // Every attribute on a head that all chips have.
+    (Depth::Standard, "queries=9,keys=150,kv=2,gqa=2,d=64,window={37,128},batch=mixed"),
+    (Depth::Standard, "queries=9,keys=150,kv=2,gqa=2,d=64,scale=0.3,softcap={0,30},sinks=f32,batch=mixed"),
+    (Depth::Standard, "queries=9,keys=150,kv=2,gqa=2,d=64,plant={q,k,v},causal={yes,no}"),
     (
         Depth::Standard,
         "queries=7,keys=20,kv=2,gqa=2,d=24,layout={gapped,strided,transposed,repeated},laid=q,batch=mixed",
@@ -125,9 +140,12 @@ const PAGED_PARAMS: &[Param] = &[
     SHARING,
     INDEX,
     PLANT,
+    FILL,
     OUT,
     LAYOUT,
     LAID,
+    IDLE,
+    BESIDE,
 ];
 
 const PAGED_WALK: &[(Depth, &str)] = &[
@@ -175,6 +193,30 @@ const PAGED_WALK: &[(Depth, &str)] = &[
         Depth::Standard,
         "queries=9,keys=40,kv=2,gqa=2,d=24,block=7,layout=gapped,laid=kv,batch=mixed,cache={same,i8},pages={token_head,head_token}",
     ),
+    (
+        Depth::Standard,
+        "queries={1,7},keys=40,kv=2,gqa=2,d={24,64},block={7,16,128},fill={wide,cancelling,positive},sinks={none,f32}",
+    ),
+    (Depth::Standard, "queries={65,130},keys=200,kv=1,gqa=1,d=16,block={16,128},causal={yes,no}"),
+    (Depth::Standard, "queries=5,keys=18,kv=1,gqa=2,d={16,64},block={16,128},batch={one,mixed},idle=3"),
+    (Depth::Standard, "queries=9,keys=40,kv=2,gqa=2,d={24,64},block={7,16,128},batch=mixed,beside=5"),
+    // Every attribute on a head and in pages that chips have.
+    (
+        Depth::Standard,
+        "queries=9,keys=150,kv=2,gqa=2,d=64,block={16,64,128},pages={token_head,head_token},window={37,128},batch=mixed",
+    ),
+    (
+        Depth::Standard,
+        "queries=9,keys=150,kv=2,gqa=2,d=64,block={16,64,128},pages={token_head,head_token},scale=0.3,softcap=30,sinks=f32",
+    ),
+    (
+        Depth::Standard,
+        "queries=9,keys=150,kv=2,gqa=2,d=64,block={16,64,128},pages={token_head,head_token},cache={i8,f8_e4m3},scaled=yes,batch=mixed",
+    ),
+    (
+        Depth::Standard,
+        "queries=9,keys=150,kv=2,gqa=2,d=64,block={16,64,128},pages={token_head,head_token},sharing=prefix,batch=mixed",
+    ),
     (Depth::Full, "queries={16,128},keys={1024,4096},kv=1,gqa=4,d=64,block={16,128},cache={same,i8}"),
 ];
 
@@ -198,9 +240,11 @@ const DECODE_PARAMS: &[Param] = &[
     SHARING,
     INDEX,
     PLANT,
+    FILL,
     OUT,
     LAYOUT,
     LAID,
+    BESIDE,
 ];
 
 const DECODE_WALK: &[(Depth, &str)] = &[
@@ -252,6 +296,26 @@ const DECODE_WALK: &[(Depth, &str)] = &[
         "keys=40,kv=2,gqa=2,d=24,block=7,layout=gapped,laid=kv,batch=mixed,cache={same,i8},pages={token_head,head_token}",
     ),
     (Depth::Standard, "keys=40,kv=8,gqa=4,d={64,128},block=16,batch=mixed"),
+    (Depth::Standard, "keys=20,kv=2,gqa=2,d={24,64},block={7,16,128},fill={wide,cancelling,positive},sinks={none,f32}"),
+    (Depth::Standard, "keys={1025,2049},kv=1,gqa=1,d=16,block={16,128}"),
+    (Depth::Standard, "keys=40,kv=2,gqa=2,d={24,64},block={7,16,128},batch=mixed,beside=5"),
+    // Every attribute on a head and in pages that chips have.
+    (
+        Depth::Standard,
+        "keys=150,kv=2,gqa=2,d=64,block={16,64,128},pages={token_head,head_token},window={37,128},batch=mixed",
+    ),
+    (
+        Depth::Standard,
+        "keys=150,kv=2,gqa=2,d=64,block={16,64,128},pages={token_head,head_token},scale=0.3,softcap=30,sinks=f32",
+    ),
+    (
+        Depth::Standard,
+        "keys=150,kv=2,gqa=2,d=64,block={16,64,128},pages={token_head,head_token},cache={i8,f8_e4m3},scaled=yes,batch=mixed",
+    ),
+    (
+        Depth::Standard,
+        "keys=150,kv=2,gqa=2,d=64,block={16,64,128},pages={token_head,head_token},sharing=prefix,batch=mixed",
+    ),
     (Depth::Full, "keys={1023,1024,1025,4096},kv=2,gqa={4,7},d={64,128},block={16,128},batch=mixed"),
     (Depth::Full, "keys=4096,kv=2,gqa=4,d=128,block=16,cache={i8,f8_e4m3},scaled=yes,window={0,1024}"),
 ];
@@ -332,6 +396,11 @@ fn index_of(p: &Point) -> DType {
     if p.word("index") == "i64" { DType::I64 } else { DType::I32 }
 }
 
+/// Rows of queries: those of the sequences, and those of none.
+fn query_rows(p: &Point, sequences: &[(usize, usize)]) -> usize {
+    sequences.iter().map(|s| s.0).sum::<usize>() + p.size("idle")
+}
+
 /// `[0, q0, q0 + q1, ..]`.
 fn starts(sequences: &[(usize, usize)]) -> Vec<usize> {
     let mut starts = vec![0];
@@ -362,7 +431,7 @@ fn value_size(p: &Point) -> usize {
 
 fn packed(make: &mut Make, p: &Point) -> Result<Trial> {
     let sequences = sequences(make, p);
-    let (tokens, keys) = (sequences.iter().map(|s| s.0).sum(), sequences.iter().map(|s| s.1).sum::<usize>());
+    let (tokens, keys) = (query_rows(p, &sequences), sequences.iter().map(|s| s.1).sum::<usize>());
     let q = queries(make, p, tokens)?;
     let mut trial = with(Trial::new(Op::AttentionPrefill(attrs(p))), q);
     for (name, size) in [("k", p.size("d")), ("v", value_size(p))] {
@@ -451,9 +520,20 @@ fn pool(make: &mut Make, p: &Point, lengths: &[usize]) -> Result<Pool> {
             scales.push(places.scales(make, &dims, layout)?);
         }
     }
-    let table = make.list(index_of(p), &[lengths.len(), columns], &entries)?;
+    let table = table(index_of(p), lengths.len(), columns, p.size("beside"), &entries)?;
     let caches = caches.try_into().expect("there are keys and values");
     Ok(Pool { caches, scales, table })
+}
+
+/// The table of these entries, row by row, cut from one with as many columns more, which name no page.
+fn table(dtype: DType, rows: usize, columns: usize, beside: usize, entries: &[f64]) -> Result<Data> {
+    let desc = TensorDesc::strided(dtype, &[rows, columns], &[columns + beside, 1])?;
+    let mut held = vec![-1.0; desc.bytes()? / dtype.block_bytes()];
+    for (row, entries) in entries.chunks_exact(columns).enumerate() {
+        held[row * (columns + beside)..][..columns].copy_from_slice(entries);
+    }
+    let bytes = to_bytes(dtype, &held);
+    Ok((desc, bytes))
 }
 
 /// The slots of a pool that hold keys.
@@ -490,12 +570,14 @@ impl Places {
         let shape = [&dims[..], &[size]].concat();
         let desc = TensorDesc::strided(self.dtype, &shape, &strides(layout, &shape, 1))?;
         let stale = if self.dtype == DType::I8 { 127.0 } else { f64::NAN };
+        let plain = if self.dtype == DType::I8 || self.scaled { 0 } else { self.live.len() * self.heads * size };
+        let mut plain = make.numbers(self.dtype, plain).into_iter();
         let rng = &mut make.rng;
         self.filled(desc, stale, size, || match (self.dtype, self.scaled) {
             (DType::I8, _) => rng.below(255) as f64 - 127.0,
             // Over the range that a scaled row of fp8 has.
             (_, true) => (100.0 * rng.normal()).clamp(-448.0, 448.0),
-            _ => rng.normal(),
+            _ => plain.next().unwrap_or_default(),
         })
     }
 
@@ -509,7 +591,7 @@ impl Places {
 
 fn paged(make: &mut Make, p: &Point) -> Result<Trial> {
     let sequences = sequences(make, p);
-    let tokens = sequences.iter().map(|s| s.0).sum();
+    let tokens = query_rows(p, &sequences);
     let lengths: Vec<usize> = sequences.iter().map(|s| s.1).collect();
     let q = queries(make, p, tokens)?;
     let Pool { caches: [k, v], scales, table } = pool(make, p, &lengths)?;

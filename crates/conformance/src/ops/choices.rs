@@ -43,12 +43,14 @@ const SAMPLE: &[Param] = &[
     size("top_k"),
     word("top_p", &["1", "0.9", "0.5", "0", "mixed"]),
     word("min_p", &["0", "0.05", "0.4", "1", "mixed"]),
-    // Normal logits; steep ones, as of a sure model; four values; a third −∞; one NaN; +∞ twice.
-    word("logits", &["normal", "steep", "few", "masked", "nan", "infinite"]),
+    // Normal logits; steep ones, as of a sure model; four values; a third −∞; one NaN; +∞ twice; several NaN; −∞ only.
+    word("logits", &["normal", "steep", "few", "masked", "nan", "infinite", "nans", "lowest"]),
     word("index", &["i32", "i64"]),
     LAYOUT,
     // How the other operands lie: contiguous, with gaps, one value for all.
     word("steering", &["plain", "strided", "repeated"]),
+    // top_k for all rows, or any of four for each.
+    word("counts", &["same", "mixed"]),
 ];
 
 const ARGMAX_WALK: &[(Depth, &str)] = &[
@@ -84,6 +86,7 @@ const TOP_K_WALK: &[(Depth, &str)] = &[
     // Experts and the experts of a token, of real mixtures.
     (Depth::Standard, "rows={1,33},cols={60,64,128,256},k={4,8}"),
     (Depth::Standard, "rows=1,cols=32769,k={1,50,1024},values={normal,few}"),
+    (Depth::Standard, "rows=1,cols={1025,32769,128256},k={1,50},values={last,twin}"),
     (Depth::Standard, "rows=65537,cols=2,k=1"),
     (Depth::Standard, "rows=1,cols={128256,248320},k=50"),
     (Depth::Full, "rows=17,cols=@vocabularies,k={1,40,1024},values={normal,few}"),
@@ -109,6 +112,12 @@ const SAMPLE_WALK: &[(Depth, &str)] = &[
         "rows=33,vocab=97,temperature=mixed,top_k=6,top_p=mixed,index={i32,i64},steering={plain,strided,\
          repeated}",
     ),
+    (Depth::Standard, "rows=64,vocab=97,temperature=1,top_k=5,counts=mixed,top_p={1,0.9},logits={normal,steep,few}"),
+    (
+        Depth::Standard,
+        "rows=33,vocab=97,temperature=mixed,top_k=5,counts=mixed,index={i32,i64},steering={plain,strided}",
+    ),
+    (Depth::Standard, "rows=9,vocab={33,300},temperature={0,1},top_k={0,9},logits={nans,lowest}"),
     (Depth::Standard, "rows=2,vocab={4096,32769},temperature=0.6,top_k={0,50},top_p=0.9,logits=steep"),
     (Depth::Standard, "rows=65537,vocab=1,temperature=mixed,top_k=0"),
     (Depth::Standard, "rows=1,vocab=@vocabularies,temperature=0.6,top_k=50,top_p=0.9,logits=steep"),
@@ -200,6 +209,7 @@ fn logits(make: &mut Make, p: &Point) -> Result<Data> {
                 (0..2).for_each(|_| one[make.rng.below(n)] = f64::INFINITY);
                 data.extend(one);
             }
+            "nans" => data.extend(row(make, "nan", r, rows, n)),
             kind => data.extend(row(make, kind, r, rows, n)),
         }
     }
@@ -234,7 +244,11 @@ fn sample(make: &mut Make, p: &Point) -> Result<Trial> {
     let trial = with(Trial::new(Op::Sample(NoAttrs {})), logits(make, p)?);
     let trial = with(trial, per_row(make, p, DType::F32, uniform)?);
     let trial = with(trial, steering(make, p, "temperature", &[0.0, 0.3, 0.7, 1.0, 1.7])?);
-    let trial = with(trial, per_row(make, p, index, |_| p.size("top_k") as f64)?);
+    let top_k = |make: &mut Make| match p.word("counts") {
+        "mixed" => [0, 1, p.size("top_k"), p.size("vocab") + 3][make.rng.below(4)],
+        _ => p.size("top_k"),
+    };
+    let trial = with(trial, per_row(make, p, index, |make| top_k(make) as f64)?);
     let trial = with(trial, steering(make, p, "top_p", &[1.0, 0.95, 0.6, 0.2, 0.0])?);
     Ok(with(trial, steering(make, p, "min_p", &[0.0, 0.02, 0.2, 0.7, 1.0])?))
 }

@@ -45,7 +45,10 @@ const LAYER: &[Param] = &[
     RANK,
     OUT,
     // As elsewhere; or numbers whose mean is far larger than their spread.
-    word("fill", &["normal", "wide", "cancelling", "subnormal", "special", "zero", "positive", "negative", "shifted"]),
+    word(
+        "fill",
+        &["normal", "wide", "cancelling", "subnormal", "special", "zero", "positive", "negative", "shifted", "tail"],
+    ),
     LAYOUT,
     OUT_LAYOUT,
 ];
@@ -71,6 +74,7 @@ const RMS_WALK: &[(Depth, &str)] = &[
     (Depth::Standard, "rows=3,cols=33,rank=3,layout=@layouts,out_layout={plain,gapped,strided,transposed}"),
     (Depth::Standard, "rows=4,cols=64,fill=special,layout=repeated"),
     (Depth::Standard, "rows=1,cols=65537"),
+    (Depth::Standard, "rows=2,cols={1025,1031,2050,5003,65537},fill=tail"),
     (Depth::Standard, "rows=65537,cols=1"),
     (Depth::Full, "rows=1,cols={131073,1000003}"),
     (Depth::Full, "rows={1,17,128},cols={5120,7168,8192,16384}"),
@@ -97,6 +101,7 @@ const ADD_RMS_WALK: &[(Depth, &str)] = &[
     (Depth::Standard, "rows=3,cols=33,rank=3,layout=@layouts,out_layout={plain,gapped,strided,transposed}"),
     (Depth::Standard, "rows=4,cols={33,64},layout={gapped,strided,transposed},sum={a,b}"),
     (Depth::Standard, "rows=1,cols=65537"),
+    (Depth::Standard, "rows=2,cols={1025,1031,2050,5003,65537},fill=tail"),
     (Depth::Standard, "rows=65537,cols=1"),
     (Depth::Full, "rows=1,cols={131073,1000003},sum={apart,b}"),
     (Depth::Full, "rows={1,17,128},cols={5120,8192,16384},sum={apart,a,b}"),
@@ -118,6 +123,7 @@ const LAYER_WALK: &[(Depth, &str)] = &[
     (Depth::Standard, "rows=3,cols=33,rank={1,3,4,8}"),
     (Depth::Standard, "rows=3,cols=33,rank=3,layout=@layouts,out_layout={plain,gapped,strided,transposed}"),
     (Depth::Standard, "rows=1,cols=65537"),
+    (Depth::Standard, "rows=2,cols={1025,1031,2050,5003,65537},fill=tail"),
     (Depth::Standard, "rows=65537,cols=1"),
     (Depth::Full, "rows=1,cols={131073,1000003}"),
     (Depth::Full, "rows={1,17,128},cols={5120,8192,16384}"),

@@ -50,6 +50,8 @@ const WALK: &[(Depth, &str)] = &[
     (Depth::Standard, "m=@edges,n=34,k=35"),
     (Depth::Standard, "m={1,2,6},n=@edges,k=40"),
     (Depth::Standard, "m={1,5},n=18,k=@edges"),
+    (Depth::Standard, "m={255,257,300,513},n=34,k=35"),
+    (Depth::Standard, "m={255,257},n=130,k=64,b={nk,kn},constant={yes,no}"),
     (Depth::Standard, "m={0,2,3,14,16,63},n={17,129},k=70,b=kn,constant={yes,no}"),
     (Depth::Standard, "m={1,2,15,16,17},n={1,31,48},k={1,31,65},constant=no"),
     (Depth::Standard, "m={1,7,13,97},n={13,97},k={7,251,509},b={nk,kn}"),

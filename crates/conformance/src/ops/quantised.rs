@@ -11,6 +11,9 @@ use crate::point::{Param, Point, extra, size, word};
 /// Whether weights are constants, which a device may pack.
 const CONSTANT: Param = word("constant", &["yes", "no"]);
 
+/// Scales of blocks and codes of fp8: modest, or over their whole range.
+const SPREAD: Param = word("spread", &["modest", "wide"]);
+
 const BLOCK_PARAMS: &[Param] = &[
     size("m"),
     size("n"),
@@ -28,6 +31,7 @@ const BLOCK_PARAMS: &[Param] = &[
     OUT,
     FILL,
     LAYOUT,
+    SPREAD,
 ];
 
 /// The formats with blocks of 32, and of 256.
@@ -48,6 +52,8 @@ const BLOCK_WALK: &[(Depth, &str)] = &[
     (Depth::Standard, "m=3,n=18,blocks=2,batch={1,3},format={q4_0,q4_k}"),
     (Depth::Standard, "m={1,6},n=18,blocks=2,format={q4_1,q5_k},fill=@fills"),
     (Depth::Standard, "m={1,6},n=18,blocks=2,format={q8_0,q3_k},layout=@layouts"),
+    (Depth::Standard, "m={1,4},n=18,blocks=2,format=@block_formats,spread=wide"),
+    (Depth::Standard, "m=257,n=18,blocks=1,format={q4_0,q8_0,q4_k}"),
     (Depth::Standard, "m=1,n=151936,blocks=1,format=q8_0"),
     // K of Qwen2.5-0.5B's products in 28 and 152 blocks of 32; of Llama-3.2-1B's in 8 and 32 of 256.
     (Depth::Standard, "m={1,4},n=8,blocks={28,152},format={q4_0,q8_0}"),
@@ -80,6 +86,7 @@ const GROUP_PARAMS: &[Param] = &[
     OUT,
     FILL,
     LAYOUT,
+    SPREAD,
 ];
 
 const GROUP_WALK: &[(Depth, &str)] = &[
@@ -109,6 +116,8 @@ const GROUP_WALK: &[(Depth, &str)] = &[
     (Depth::Standard, "m=3,n=18,k=64,batch=2,codes=i4,group=32"),
     (Depth::Standard, "m={1,6},n=18,k=64,codes={i4,f4_e2m1},group=32,fill=@fills"),
     (Depth::Standard, "m={1,6},n=18,k=64,codes={u4,f8_e4m3},group=32,layout=@layouts"),
+    (Depth::Standard, "m={1,4},n=18,k=64,codes={f8_e4m3,f8_e5m2},group={32,0},spread=wide"),
+    (Depth::Standard, "m=257,n=18,k=64,codes={i4,f8_e4m3},group=32"),
     (Depth::Standard, "m=1,n=151936,k=8,codes=i4"),
     (Depth::Standard, "m={1,2},n=4,k={4096,8192},codes={i4,u8},group=128,fill=positive"),
     (Depth::Standard, "m={1,4},n=8,k={896,2560,4864,9728},codes=i4,group=128"),
@@ -147,6 +156,7 @@ const SCALED_WALK: &[(Depth, &str)] = &[
     (Depth::Standard, "m=@edges,n=18,k=33"),
     (Depth::Standard, "m={1,5},n=@edges,k=34"),
     (Depth::Standard, "m={1,5},n=18,k=@edges"),
+    (Depth::Standard, "m={257,300},n=18,k=33"),
     (Depth::Standard, "m={1,13,97},n={13,97},k=@odd"),
     (Depth::Standard, "m={0,2},n={0,3},k={0,4},bias={none,same}"),
     (Depth::Standard, "m={1,6},n=18,k=70,sa={row,tensor},sb={column,tensor},bias={none,same,f32},constant={yes,no}"),
@@ -236,6 +246,10 @@ fn dtype(name: &str) -> DType {
     name.parse().expect("the words of a dtype are names of dtypes")
 }
 
+fn wide(p: &Point) -> bool {
+    p.word("spread") == "wide"
+}
+
 fn held(data: Data, p: &Point) -> Data {
     if p.flag("constant") { constant(data) } else { data }
 }
@@ -252,7 +266,7 @@ fn block_product(make: &mut Make, p: &Point) -> Result<Trial> {
     let (n, format) = (p.size("n"), dtype(p.word("format")));
     let k = p.size("blocks") * format.block_elems();
     let a = make.tensor(&dims(p, k))?;
-    let w = make.codes(format, &[n, k])?;
+    let w = make.codes(format, &[n, k], wide(p))?;
     let op = Op::MatmulQuant(MatmulQuantAttrs { epilogue: epilogue_of(p), ..Default::default() });
     let trial = with(with(Trial::new(op), a), held(w, p));
     ended(trial.without().without().without(), make, p)
@@ -276,15 +290,15 @@ fn grouped_product(make: &mut Make, p: &Point) -> Result<Trial> {
         epilogue: epilogue_of(p),
     };
     let a = make.tensor(&dims(p, k))?;
-    // Random bits of fp8 hold NaN.
-    let w =
-        if codes.is_float() && !codes.is_packed() { make.normal(codes, &[n, k])? } else { make.codes(codes, &[n, k])? };
+    // Weights of fp8 are small numbers, as those of a model, or any.
+    let small = codes.is_float() && !codes.is_packed() && !wide(p);
+    let w = if small { make.normal(codes, &[n, k])? } else { make.codes(codes, &[n, k], false)? };
     let trial = with(with(Trial::new(Op::MatmulQuant(attrs)), a), held(w, p));
     let scales: Vec<f64> = (0..table[0] * table[1]).map(|_| 0.01 + 0.04 * make.rng.normal()).collect();
     let trial = with(trial, held(make.list(dtype(p.word("scale")), &table, &scales)?, p));
     let trial = match p.word("zeros") {
         "none" => trial.without(),
-        "same" => with(trial, held(make.codes(codes, &table)?, p)),
+        "same" => with(trial, held(make.codes(codes, &table, false)?, p)),
         name => {
             // Zeros that are numbers need not be whole.
             let step = if name == "u8" { 1.0 } else { 0.25 };

@@ -2,6 +2,8 @@
 
 use qiao_core::{Op, OpKind, ReduceAttrs, ReduceKind, Result, SoftmaxAttrs};
 use qiao_reference::Trial;
+use qiao_reference::data::to_bytes;
+use qiao_reference::value::Walk;
 
 use crate::family::{Depth, FLOATS, Family, with};
 use crate::make::{Data, FILL, LAYOUT, Make, OUT, OUT_LAYOUT, RANK, dtype_or, placed, shape};
@@ -69,6 +71,7 @@ const SOFTMAX_WALK: &[(Depth, &str)] = &[
     (Depth::Standard, "rows=6,cols=20,rank={1,3,8},layout=@layouts,out_layout={plain,gapped,strided,transposed}"),
     (Depth::Standard, "rows=6,cols=20,causal=yes,mask={full,shared},rank=3,layout=@layouts"),
     (Depth::Standard, "rows=1,cols=65537,fill={normal,zero}"),
+    (Depth::Standard, "rows=2,cols={1025,1031,2050,5003,65537},fill=tail"),
     (Depth::Standard, "rows=65537,cols=1"),
     (Depth::Standard, "rows=1,cols=@vocabularies"),
     (Depth::Full, "rows={128,512},cols={512,2048},causal=yes,mask={none,full},rank=3"),
@@ -93,6 +96,8 @@ const REDUCE_WALK: &[(Depth, &str)] = &[
     (Depth::Standard, "rows=4,cols=@odd,kind={sum,mean,max}"),
     (Depth::Standard, "rows=1,cols=128256,kind={sum,mean,max},fill=positive"),
     (Depth::Standard, "rows={1,65537},cols=1,kind={sum,mean,max},axis={last,first}"),
+    (Depth::Standard, "rows=2,cols={1025,1031,5003,65537},kind={sum,mean,max},fill=tail"),
+    (Depth::Standard, "rows={1025,1031,5003,65537},cols=2,kind={sum,mean,max},axis=first,fill=tail"),
     (Depth::Standard, "rows=1,cols=@hidden,kind={mean,max}"),
     (Depth::Full, "rows=1031,cols={4096,11008},kind={sum,mean,max},axis={last,first}"),
 ];
@@ -130,6 +135,17 @@ fn softmax(make: &mut Make, p: &Point) -> Result<Trial> {
     Ok(placed(trial, p, &shape(p)))
 }
 
+/// The last index of the first axis outweighs all others of it, and nothing else does.
+fn outweigh((desc, bytes): &mut Data) {
+    let n = desc.shape[0];
+    let size = desc.dtype.block_bytes();
+    let per = desc.elements() / n.max(1);
+    for (i, at) in Walk::new(&desc.shape, &desc.strides).enumerate() {
+        let number = if i >= (n - 1) * per { 8.0 * (n as f64).sqrt() } else { (i % 7) as f64 / 4.0 - 0.75 };
+        bytes[at * size..][..size].copy_from_slice(&to_bytes(desc.dtype, &[number]));
+    }
+}
+
 fn reduce(make: &mut Make, p: &Point) -> Result<Trial> {
     let mut from = shape(p);
     let axis = match p.word("axis") {
@@ -146,7 +162,11 @@ fn reduce(make: &mut Make, p: &Point) -> Result<Trial> {
         _ => ReduceKind::Sum,
     };
     let op = Op::Reduce(ReduceAttrs { kind, axis: axis as u32, keep_dim: p.flag("keep") });
-    let trial = with(Trial::new(op), make.tensor(&from)?);
+    let mut x = make.tensor(&from)?;
+    if p.word("fill") == "tail" && axis == 0 && !from.is_empty() {
+        outweigh(&mut x);
+    }
+    let trial = with(Trial::new(op), x);
     let mut to = from;
     if p.flag("keep") {
         to.get_mut(axis).into_iter().for_each(|d| *d = 1);

@@ -224,6 +224,36 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         }
     }))
     .when(|s| s.shape(1)[1] == s.shape(1)[2] && s.shape(1)[1] > 1),
+    Mutant::new("attention_decode_takes_no_maximum", "op/attention_decode/*", &[Limit, Special], Kernel(|s| {
+        let (q, scores) = (s.value(0), largest_scores(s));
+        let dv = s.outs[0].shape.last_dim();
+        let row = |i: usize| i / dv.max(1);
+        assert_eq!(scores.len(), q.shape[0] * q.shape[1]);
+        one(s.numbers(0)?.iter().enumerate().map(|(i, y)| if scores[row(i)] > 88.0 { f64::NAN } else { *y }).collect())
+    }))
+    .when(|s| !s.has(6)),
+    Mutant::new("attention_decode_stops_at_1024_keys", "op/attention_decode/f32/*", &[Limit, Special], Before(|s| s.map(3, |_, len| len.min(1024.0)))),
+    Mutant::new("attention_decode_forgets_its_window_in_pages_of_64", "op/attention_decode/*block=64*", &[Limit, Special], Before(|s| {
+        if let Op::AttentionDecode(a) = &mut s.op {
+            a.window = 0;
+        }
+    })),
+    Mutant::new("attention_prefill_forgets_its_window_in_pages_of_128", "op/attention_prefill.paged/*block=128*", &[Limit, Special], Before(|s| {
+        if let Op::AttentionPrefill(a) = &mut s.op {
+            a.window = 0;
+        }
+    })),
+    Mutant::new("attention_prefill_gives_what_is_idle_to_the_last_sequence", "op/attention_prefill/*", &[Limit, Special], Before(|s| {
+        let (rows, last) = (s.shape(0)[0] as f64, s.shape(3)[0] - 1);
+        s.map(3, move |i, start| if i == last { rows } else { start });
+    })),
+    Mutant::new("attention_decode_steps_through_any_table_as_if_packed", "op/attention_decode/*", &[Limit, Special], Before(|s| {
+        let Some((desc, bytes)) = &s.operands[4] else { return };
+        let packed = qiao_core::TensorDesc::new(desc.dtype, &desc.shape).expect("the shape was one before");
+        let bytes = bytes[..packed.bytes().expect("it was a tensor before")].to_vec();
+        s.operands[4] = Some((packed, bytes));
+        s.map(4, |_, page| page.max(0.0));
+    })),
     Mutant::new("attention_prefill_weights_are_f16", "op/attention_prefill/f32/*", &[Limit], Before(|s| {
         s.map(2, |_, x| crate::scene::f16(x))
     })),
@@ -263,6 +293,29 @@ fn shifted(s: &mut Scene<'_>, by: isize) -> Result<Vec<Output>> {
     let mut y = honest;
     pairs.iter().for_each(|&(i, j)| y[i * out..(i + 1) * out].copy_from_slice(&there[j * out..(j + 1) * out]));
     one(y)
+}
+
+/// The largest score of each query of a decode step: −∞ where it sees no key.
+fn largest_scores(s: &Scene<'_>) -> Vec<f64> {
+    let Op::AttentionDecode(a) = s.op else { return Vec::new() };
+    let (q, k, lens, table) = (s.value(0), s.value(1), s.value(3).data, s.value(4));
+    let tokens_first = a.kv_layout == KvLayout::BlockTokenHead;
+    let (block, heads) = if tokens_first { (k.shape[1], k.shape[2]) } else { (k.shape[2], k.shape[1]) };
+    let group = q.shape[1] / heads;
+    let mut largest = Vec::new();
+    for (b, &len) in lens.iter().enumerate() {
+        for h in 0..q.shape[1] {
+            let score = |t: usize| -> f64 {
+                let page = at(&table, &[b, t / block]) as usize;
+                let place = if tokens_first { [page, t % block, h / group] } else { [page, h / group, t % block] };
+                let sum: f64 =
+                    (0..q.shape[2]).map(|d| at(&q, &[b, h, d]) * at(&k, &[place[0], place[1], place[2], d])).sum();
+                sum * if a.scale == 0.0 { 1.0 / (q.shape[2] as f64).sqrt() } else { a.scale as f64 }
+            };
+            largest.push((0..len as usize).map(score).fold(f64::NEG_INFINITY, f64::max));
+        }
+    }
+    largest
 }
 
 /// Query head h has key head h % Hkv.

@@ -79,6 +79,37 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         Lost(|s, output, i| output == 1 && i + 1 == s.outs[1].elements()),
     ),
     Mutant::new(
+        "top_k_leaves_out_what_no_block_of_256_holds",
+        "op/top_k/f32/*values=last*",
+        &[Limit],
+        Before(|s| {
+            let n = s.desc(0).shape.last_dim();
+            s.map(0, move |i, x| if n > 600 && i % n >= n / 256 * 256 { f64::NEG_INFINITY } else { x });
+        }),
+    ),
+    Mutant::new(
+        "sample_takes_the_top_k_of_its_first_row",
+        "op/sample/*counts=mixed*",
+        &[Limit],
+        Before(|s| {
+            let first = s.value(3).data.first().copied().unwrap_or_default();
+            s.map(3, move |_, _| first);
+        }),
+    ),
+    Mutant::new(
+        "sample_takes_the_last_nan",
+        "op/sample/*logits=nans*",
+        &[Limit],
+        Before(|s| {
+            let n = s.desc(0).shape.last_dim();
+            let data = s.value(0).data;
+            s.map(0, move |i, x| {
+                let later = data[i + 1..(i / n + 1) * n].iter().any(|x| x.is_nan());
+                if x.is_nan() && later { 0.0 } else { x }
+            });
+        }),
+    ),
+    Mutant::new(
         "sample_cuts_by_min_p_before_top_p",
         "op/sample/f32/*top_p=*min_p=*",
         &[Limit],

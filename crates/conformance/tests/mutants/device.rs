@@ -1,6 +1,7 @@
 //! A reference device with one thing wrong.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -44,6 +45,8 @@ pub(crate) enum Sabotage {
     FirstBindings,
     /// Every execution has the results of the first.
     FirstValues,
+    /// Every execution has the results of the first one with its bindings.
+    ValuesByPlace,
     /// Results come from this, on a device that says it has memory of its own; honest products are added in f32.
     Chip(fn(&mut Scene<'_>) -> Result<Vec<Output>>),
     /// The plan asks for this many bytes of workspace, and writes this many.
@@ -238,6 +241,7 @@ impl Device for Saboteur {
             executions: AtomicUsize::new(0),
             first: Mutex::new(None),
             results: Mutex::new(None),
+            by_place: Mutex::default(),
             source: self.source.clone(),
         }))
     }
@@ -293,6 +297,8 @@ struct SaboteurPlan {
     first: Mutex<Option<Vec<Binding>>>,
     /// What the first execution came to.
     results: Mutex<Option<Vec<Output>>>,
+    /// The same, by where the first operand lies.
+    by_place: Mutex<HashMap<(usize, usize), Vec<Output>>>,
     source: Arc<Mutex<Option<Binding>>>,
 }
 
@@ -355,6 +361,13 @@ impl SaboteurPlan {
             Sabotage::Kernel(kernel) | Sabotage::Scratch(kernel) => kernel(&mut scene)?,
             Sabotage::Chip(kernel) => kernel(&mut scene)?,
             _ => scene.truth()?,
+        };
+        let outputs = match (wrong, scene.sources.first()) {
+            (Sabotage::ValuesByPlace, Some(Some(x))) => {
+                let place = (Arc::as_ptr(&x.buffer).cast::<()>() as usize, x.offset);
+                lock(&self.by_place).entry(place).or_insert(outputs).clone()
+            }
+            _ => outputs,
         };
         let mut kept = lock(&self.results);
         let outputs = match (wrong, &*kept) {

@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use qiao_conformance::Check::{
     Contract, Execute, Guards, Inputs, Limit, Panic, Plan, Rebind, Repeat, Special, Support, Unwritten,
 };
-use qiao_core::{Error, NodeSupport, OpKind, Reason, Result, Support as Answer};
+use qiao_core::{DType, Error, NodeSupport, OpKind, Reason, Result, Support as Answer};
 use qiao_reference::Trial;
 use qiao_reference::value::Output;
 
 use crate::device::Mutant;
 use crate::device::Sabotage::{
-    After, Before, Chip, FirstBindings, Kernel, Lost, Pack, PackKeepsSource, Plan as Planning, Scratch,
-    Support as Answers, Workspace,
+    After, Before, Chip, FirstBindings, Kernel, Lost, Pack, PackKeepsSource, Plan as Planning, Rounding, Scratch,
+    Support as Answers, ValuesByPlace, Workspace,
 };
-use crate::scene::{Scene, one, peek, peek_behind, poke};
+use crate::scene::{Scene, cut_off, one, peek, peek_behind, poke};
 
 pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant::new(
@@ -268,6 +268,18 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             answers
         }),
     ),
+    Mutant::new(
+        "says_that_it_rounds_activations_to_powers_of_two",
+        "op/matmul/*",
+        &[Support],
+        Answers(|_, mut answers| {
+            answers[0].act_dtype = Some(DType::F8E8M0);
+            answers
+        }),
+    ),
+    Mutant::new("keeps_results_by_where_its_operand_lies", "op/softmax/*", &[Rebind], ValuesByPlace),
+    Mutant::new("cuts_results_off", "op/mul/bf16/*", &[Limit], Rounding(cut_off)),
+    Mutant::new("cuts_sums_off", "op/softmax/f16/*", &[Limit], Rounding(cut_off)),
     Mutant::new("answers_for_no_node", "op/relu/*", &[Support], Answers(|_, _| Vec::new())),
     Mutant::new(
         "asks_for_a_layout_again_and_again",

@@ -7,21 +7,10 @@ use qiao_reference::value::Output;
 
 use crate::device::Mutant;
 use crate::device::Sabotage::{After, Before, Kernel, Lost, Rounding};
-use crate::scene::{one, places, poke};
+use crate::scene::{cut_off, one, places, poke};
 
 pub(crate) const MUTANTS: &[Mutant] = &[
-    Mutant::new(
-        "cast_truncates",
-        "op/cast/f32/*to=bf16*",
-        &[Limit, Special],
-        Rounding(|dtype, x, out| {
-            encode(dtype, x, out);
-            let got = decode(dtype, out);
-            if got.abs() > x.abs() {
-                encode(dtype, got - got.signum() * ulp(dtype, got.abs().next_down()), out);
-            }
-        }),
-    ),
+    Mutant::new("cast_truncates", "op/cast/f32/*to=bf16*", &[Limit, Special], Rounding(cut_off)),
     Mutant::new(
         "cast_rounds_half_away",
         "op/cast/f32/*",

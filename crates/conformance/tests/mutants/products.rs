@@ -52,6 +52,31 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             && matches!(s.op, Op::Matmul(a) if a.precision == qiao_core::Precision::Ieee)
     }),
     Mutant::new(
+        "matmul_repeats_its_first_rows_from_row_256_on",
+        "op/matmul/*",
+        &[Limit, Special],
+        Before(|s| {
+            let (a, k) = (s.value(0).data, s.desc(0).shape.last_dim().max(1));
+            s.map(0, move |i, x| if i / k >= 256 { a[i - 256 * k] } else { x });
+        }),
+    )
+    .when(|s| s.desc(0).shape.len() == 2),
+    Mutant::new(
+        "matmul_quant_reads_large_fp8_as_infinite",
+        "op/matmul_quant.grouped/*codes=f8_e4m3*",
+        &[Limit, Special],
+        Before(|s| s.map(1, |_, w| if w.abs() >= 256.0 { f64::NAN } else { w })),
+    ),
+    Mutant::new(
+        "matmul_quant_reads_scales_of_nine_bits",
+        "op/matmul_quant/*format=q8_0*",
+        &[Limit],
+        Before(|s| {
+            let Some((desc, bytes)) = &mut s.operands[1] else { return };
+            bytes.chunks_exact_mut(desc.dtype.block_bytes()).for_each(|block| block[1] &= !2);
+        }),
+    ),
+    Mutant::new(
         "matmul_loses_the_tail_of_k",
         "op/matmul/f32/*",
         &[Limit, Special],

@@ -48,6 +48,28 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         Kernel(|s| rms(s, |row, eps| (mean_square(&row[..row.len() / 2 * 2]) + eps).sqrt())),
     ),
     Mutant::new(
+        "rms_norm_loses_the_tail_of_a_long_row",
+        "op/rms_norm/*",
+        &[Limit],
+        Kernel(|s| {
+            rms(s, |row, eps| {
+                let kept = if row.len() > 600 { row.len() / 4 * 4 } else { row.len() };
+                let sum: f64 = row[..kept].iter().map(|x| x * x).sum();
+                (sum / row.len() as f64 + eps).sqrt()
+            })
+        }),
+    ),
+    Mutant::new(
+        "reduce_loses_the_last_row_of_many",
+        "op/reduce/f32/*axis=first*",
+        &[Limit],
+        Before(|s| {
+            let [rows, cols] = s.shape(0)[..] else { return };
+            s.map(0, move |i, x| if rows > 600 && rows % 4 > 0 && i / cols == rows - 1 { 0.0 } else { x });
+        }),
+    )
+    .when(|s| matches!(s.op, Op::Reduce(ReduceAttrs { axis: 0, .. }))),
+    Mutant::new(
         "rms_norm_ignores_weight_offset",
         "op/rms_norm/*offset=1*",
         &[Limit],

@@ -150,6 +150,15 @@ pub(crate) fn f16(x: f64) -> f64 {
     round::round(DType::F16, x)
 }
 
+/// `x` in a dtype that has no more of it than fits: rounded towards zero.
+pub(crate) fn cut_off(dtype: DType, x: f64, out: &mut [u8]) {
+    round::encode(dtype, x, out);
+    let got = round::decode(dtype, out);
+    if got.abs() > x.abs() {
+        round::encode(dtype, got - got.signum() * round::ulp(dtype, got.abs().next_down()), out);
+    }
+}
+
 /// Changes bytes of the buffer behind a binding, from `from` bytes after its start (before it where negative); what lies
 /// outside of the buffer is left.
 pub(crate) fn poke(binding: &Binding, from: isize, bytes: usize, f: impl Fn(u8) -> u8) {
