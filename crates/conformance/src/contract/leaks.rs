@@ -176,7 +176,11 @@ fn commands(subject: &Subject) -> Held {
 }
 
 fn plans(subject: &Subject) -> Held {
-    let (probe, mut scene) = Probe::with_scene(subject)?;
+    Probe::each(&*subject.device, usize::MAX)?.iter().try_for_each(|probe| plans_of(subject, probe))
+}
+
+fn plans_of(subject: &Subject, probe: &Probe) -> Held {
+    let mut scene = Scene::new(subject)?;
     let (bound, data) = (probe.room(&*scene.device)?, probe.data(1)?);
     probe.load(&mut *scene.stream, &bound, &data)?;
     let device = scene.device.clone();

@@ -6,7 +6,7 @@
 //!
 //! Kinds, one file each: `info`, `memory`, `bounds`, `copies`, `import`, `streams`, `events`, `order`, `errors`, `time`,
 //! `lives` (what is dropped while work is pending), `threads`, `leaks`; and for devices that run an operator, whichever:
-//! `plans`, `bindings`, `compute`, `batches`. `scene` and `probe` are what they stand on.
+//! `plans`, `graphs`, `bindings`, `compute`, `batches`. `scene` and `probe` are what they stand on.
 
 mod scene;
 
@@ -29,6 +29,7 @@ mod probe;
 mod batches;
 mod bindings;
 mod compute;
+mod graphs;
 mod plans;
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -156,6 +157,7 @@ const CLAUSES: &[&[Clause]] = &[
     threads::CLAUSES,
     leaks::CLAUSES,
     plans::CLAUSES,
+    graphs::CLAUSES,
     bindings::CLAUSES,
     compute::CLAUSES,
     batches::CLAUSES,

@@ -121,7 +121,11 @@ fn refusals(subject: &Subject) -> Held {
 }
 
 fn again(subject: &Subject) -> Held {
-    let (probe, mut scene) = Probe::with_scene(subject)?;
+    Probe::each(&*subject.device, usize::MAX)?.iter().try_for_each(|probe| again_and_again(subject, probe))
+}
+
+fn again_and_again(subject: &Subject, probe: &Probe) -> Held {
+    let mut scene = Scene::new(subject)?;
     let rooms = [probe.room(&*scene.device)?, probe.room(&*scene.device)?];
     let mut seen: Vec<Vec<u8>> = Vec::new();
     for round in 0..12usize {
@@ -250,8 +254,12 @@ fn over_and_over(probe: &Probe, scene: &mut Scene, room: &Bound, data: &Data, ti
 }
 
 fn two_streams(subject: &Subject) -> Held {
+    Probe::each(&*subject.device, usize::MAX)?.iter().try_for_each(|probe| on_two_streams(subject, probe))
+}
+
+fn on_two_streams(subject: &Subject, probe: &Probe) -> Held {
     const TIMES: usize = 150;
-    let (probe, mut scene) = Probe::with_scene(subject)?;
+    let mut scene = Scene::new(subject)?;
     let mut other = scene.device.stream()?;
     let rooms = [probe.room(&*scene.device)?, probe.room(&*scene.device)?];
     let data = [probe.data(1)?, probe.data(2)?];
@@ -278,11 +286,14 @@ fn two_streams(subject: &Subject) -> Held {
 }
 
 fn threads(subject: &Subject) -> Held {
-    let probe = Probe::find(&*subject.device)?;
+    Probe::each(&*subject.device, usize::MAX)?.iter().try_for_each(|probe| on_sixteen_threads(subject, probe))
+}
+
+fn on_sixteen_threads(subject: &Subject, probe: &Probe) -> Held {
     let job = |thread: u64| -> Held {
         let mut scene = Scene::new(subject)?;
         let (room, data) = (probe.room(&*scene.device)?, probe.data(thread)?);
-        over_and_over(&probe, &mut scene, &room, &data, 12, &format!("thread {thread}"))
+        over_and_over(probe, &mut scene, &room, &data, 12, &format!("thread {thread}"))
     };
     thread::scope(|s| {
         let job = &job;

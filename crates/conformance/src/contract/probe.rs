@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use qiao_core::{
-    Binding, DType, Device, Graph, KvLayout, KvWriteAttrs, MatmulAttrs, NoAttrs, Op, Plan, Stream, Support, TensorDesc,
+    Binding, DType, Device, Graph, KvLayout, KvWriteAttrs, MatmulAttrs, NoAttrs, Op, Plan, SoftmaxAttrs, Stream,
+    Support, TensorDesc,
 };
 use qiao_reference::data::{Fill, Rng, to_bytes, values};
 use qiao_reference::trial::Golden;
@@ -38,7 +39,15 @@ impl Candidate {
     pub(crate) fn all() -> Found<Vec<Candidate>> {
         let plain = NoAttrs {};
         let matmul = MatmulAttrs { trans_b: true, ..Default::default() };
-        let ops = [(Op::Add(plain), 2), (Op::Silu(plain), 1), (Op::Copy(plain), 1), (Op::Matmul(matmul), 2)];
+        let softmax = Op::Softmax(SoftmaxAttrs::default());
+        let ops = [
+            (Op::Add(plain), 2),
+            (Op::Silu(plain), 1),
+            (Op::Copy(plain), 1),
+            (Op::Matmul(matmul), 2),
+            (softmax, 1),
+            (Op::Argmax(plain), 1),
+        ];
         let dtypes = [DType::F32, DType::F16, DType::BF16];
         dtypes.iter().flat_map(|&d| ops.iter().map(move |&(op, n)| Candidate::new(op, d, n))).collect()
     }
@@ -85,16 +94,26 @@ impl Bound {
 impl Probe {
     /// The first candidate that the device runs as it is.
     pub(crate) fn find(device: &dyn Device) -> Found<Probe> {
+        Ok(Probe::each(device, 1)?.remove(0))
+    }
+
+    /// Of each operator the first candidate that the device runs as it is: one operator or more, at most so many.
+    pub(crate) fn each(device: &dyn Device, most: usize) -> Found<Vec<Probe>> {
+        let mut found: Vec<Probe> = Vec::new();
         for what in Candidate::all()? {
-            let native = device.support(&what.graph).iter().all(|s| s.answer == Support::Native);
-            if native {
+            let kind = what.op.kind();
+            let native = || device.support(&what.graph).iter().all(|s| s.answer == Support::Native);
+            if found.len() < most && found.iter().all(|p| p.what.op.kind() != kind) && native() {
                 let plan = device.plan(&what.graph).map_err(|e| {
-                    Broken::contract(format!("support calls {} native, yet it can't be planned: {e}", what.op.kind()))
+                    Broken::contract(format!("support calls {kind} native, yet it can't be planned: {e}"))
                 })?;
-                return Ok(Probe { what, plan });
+                found.push(Probe { what, plan });
             }
         }
-        Err(Broken::unsupported("it runs none of add, silu, copy and matmul as they are"))
+        if found.is_empty() {
+            return Err(Broken::unsupported("it runs none of add, silu, copy, matmul, softmax and argmax as they are"));
+        }
+        Ok(found)
     }
 
     /// A probe and a scene on one device.

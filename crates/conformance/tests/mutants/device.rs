@@ -49,6 +49,8 @@ pub(crate) enum Sabotage {
     ValuesByPlace,
     /// Results come from this, on a device that says it has memory of its own; honest products are added in f32.
     Chip(fn(&mut Scene<'_>) -> Result<Vec<Output>>),
+    /// A plan of several nodes is one of this graph.
+    Rewired(fn(&Graph) -> Result<Graph>),
     /// The plan asks for this many bytes of workspace, and writes this many.
     Workspace(usize, usize),
     /// The contract is broken, by a device that runs behind its caller.
@@ -225,7 +227,10 @@ impl Device for Saboteur {
             return Err(device::refuse(&self.info, graph, &answers));
         }
         if graph.nodes().len() != 1 {
-            return self.inner.plan(graph);
+            return match self.wrong.sabotage {
+                Sabotage::Rewired(rewire) => self.inner.plan(&rewire(graph)?),
+                _ => self.inner.plan(graph),
+            };
         }
         let workspace_bytes = match self.wrong.sabotage {
             Sabotage::Workspace(reported, _) if mine => reported,

@@ -1,18 +1,19 @@
 //! What any kernel can do wrong around its arithmetic: memory, plans, answers.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use qiao_conformance::Check::{
     Contract, Execute, Guards, Inputs, Limit, Panic, Plan, Rebind, Repeat, Special, Support, Unwritten,
 };
-use qiao_core::{DType, Error, NodeSupport, OpKind, Reason, Result, Support as Answer};
+use qiao_core::{DType, Error, Graph, Node, NodeSupport, OpKind, Reason, Result, Storage, Support as Answer, TensorId};
 use qiao_reference::Trial;
 use qiao_reference::value::Output;
 
 use crate::device::Mutant;
 use crate::device::Sabotage::{
-    After, Before, Chip, FirstBindings, Kernel, Lost, Pack, PackKeepsSource, Plan as Planning, Rounding, Scratch,
-    Support as Answers, ValuesByPlace, Workspace,
+    After, Before, Chip, FirstBindings, Kernel, Lost, Pack, PackKeepsSource, Plan as Planning, Rewired, Rounding,
+    Scratch, Support as Answers, ValuesByPlace, Workspace,
 };
 use crate::scene::{Scene, cut_off, one, peek, peek_behind, poke};
 
@@ -320,11 +321,77 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         &[Rebind, Special, Limit],
         PackKeepsSource,
     ),
+    Mutant::new(
+        "adds_the_newest_result_and_not_the_residual",
+        "device/graphs/a_residual_lives_on",
+        &[Contract],
+        Rewired(|g| {
+            rewired(g, 0, |g, node, inputs| {
+                if node.op.kind() == OpKind::Add && is_between(g, inputs[1]) {
+                    inputs[1] = inputs[0];
+                }
+            })
+        }),
+    ),
+    Mutant::new(
+        "forgets_its_first_result_where_it_may",
+        "device/graphs/the_first_result_is_read_last",
+        &[Contract],
+        Rewired(|g| {
+            rewired(g, 0, |g, node, inputs| {
+                if node.op.kind() == OpKind::Mul && is_between(g, inputs[1]) {
+                    inputs[1] = g.nodes()[1].outputs.first().copied();
+                }
+            })
+        }),
+    ),
+    Mutant::new(
+        "begins_every_part_at_the_start",
+        "device/graphs/operands_are_*",
+        &[Contract],
+        Rewired(|g| rewired(g, usize::MAX, |_, _, _| ())),
+    ),
     Mutant::new("host_computes_in_f64_in_silence", "device/compute/*", &[Contract], Chip(|s| s.truth())),
     Mutant::new("host_kernels_compute_in_silence", "device/compute/*", &[Contract], Chip(on_cpu)),
 ];
 
 use crate::device::Sabotage::FirstValues as FirstBindingsValues;
+
+fn is_between(graph: &Graph, id: Option<TensorId>) -> bool {
+    id.is_some_and(|id| matches!(graph.tensor(id).storage, Storage::Temporary))
+}
+
+/// The graph with other operands; parts of tensors begin that many bytes earlier, or at the start.
+fn rewired(graph: &Graph, earlier: usize, change: fn(&Graph, &Node, &mut Vec<Option<TensorId>>)) -> Result<Graph> {
+    let mut made = Graph::new();
+    let mut known: HashMap<TensorId, TensorId> =
+        graph.bound().iter().map(|&id| (id, made.bind("bound", graph.desc(id).clone()))).collect();
+    for node in graph.nodes() {
+        let mut inputs = node.inputs.clone();
+        change(graph, node, &mut inputs);
+        let mut mapped = Vec::new();
+        for id in inputs {
+            let Some(id) = id else {
+                mapped.push(None);
+                continue;
+            };
+            mapped.push(Some(match graph.tensor(id).storage {
+                Storage::View(of, from) => {
+                    made.view(known[&of], graph.desc(id).clone(), from.saturating_sub(earlier))?
+                }
+                _ => known[&id],
+            }));
+        }
+        if node.outputs.iter().all(|id| known.contains_key(id)) {
+            let outputs: Vec<_> = node.outputs.iter().map(|id| known[id]).collect();
+            made.add_into(node.op, &mapped, &outputs)?;
+        } else {
+            let outputs = made.add(node.op, &mapped)?;
+            known.extend(node.outputs.iter().copied().zip(outputs));
+        }
+    }
+    Ok(made)
+}
 
 fn refused(answers: Vec<NodeSupport>) -> Vec<NodeSupport> {
     answers.iter().map(|_| NodeSupport::no(Reason::operator())).collect()
