@@ -29,6 +29,9 @@ const NOTHING_FAILS: [&str; 3] = [
     "device/errors/the_first_failure_of_a_stream_is_kept",
 ];
 
+/// Runs where there is memory to spare.
+const FAR_OFFSETS: &str = "device/memory/offsets_may_pass_32_bits";
+
 /// A clause that asks for sums in f32.
 const SUMS: &str = "device/compute/results_are_not_the_hosts";
 
@@ -59,7 +62,7 @@ fn the_contract_holds() {
     }
     let said = card.fault().unwrap_or_default();
     assert!(failures.is_empty(), "{} clauses fail:\n{}\n{said}", failures.len(), failures.join("\n"));
-    unsupported.retain(|id| !NOTHING_FAILS.contains(id) && *id != SUMS);
+    unsupported.retain(|id| !NOTHING_FAILS.contains(id) && *id != SUMS && *id != FAR_OFFSETS);
     unsupported.sort_unstable();
     assert_eq!(unsupported, GAPS);
 }

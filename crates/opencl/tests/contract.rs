@@ -37,6 +37,9 @@ const OF_CHIPS: [&str; 3] = [
     "device/time/a_short_wait_for_an_event_ends_in_time",
 ];
 
+/// Runs where there is memory to spare.
+const FAR_OFFSETS: &str = "device/memory/offsets_may_pass_32_bits";
+
 #[test]
 fn the_contract_holds() {
     for ordinal in 0..rig::devices() {
@@ -58,7 +61,7 @@ fn the_contract_holds() {
             println!("{:6} ms {}", start.elapsed().as_millis(), clause.id);
         }
         assert!(failures.is_empty(), "opencl:{ordinal}: {} clauses fail:\n{}", failures.len(), failures.join("\n"));
-        unsupported.retain(|id| !NOTHING_FAILS.contains(id) && !OF_CHIPS.contains(id));
+        unsupported.retain(|id| !NOTHING_FAILS.contains(id) && !OF_CHIPS.contains(id) && *id != FAR_OFFSETS);
         unsupported.sort_unstable();
         assert_eq!(unsupported, GAPS);
     }

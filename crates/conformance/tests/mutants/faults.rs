@@ -39,6 +39,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     fault("copies_lose_their_tail", "device/copies/*", &[Contract], Fault::CopiesLoseTheirTail),
     fault("odd_offsets_are_rounded_down", "device/copies/*", &[Contract], Fault::OddOffsetsAreRoundedDown),
     fault("overlapping_copies_smear", "device/copies/ranges*", &[Contract], Fault::OverlappingCopiesSmear),
+    fault("offsets_are_of_32_bits", "device/memory/offsets*", &[Contract], Fault::OffsetsAreOf32Bits),
     fault("large_copies_are_cut", "device/copies/a_large*", &[Contract], Fault::LargeCopiesAreCut),
     fault("refusals_poison_their_stream", "device/errors/*", &[Contract], Fault::RefusalsPoison),
     fault("failures_are_forgotten", "device/errors/the_first*", &[Contract], Fault::FailuresAreForgotten),

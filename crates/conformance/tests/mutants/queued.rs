@@ -64,6 +64,8 @@ pub(crate) enum Fault {
     OddOffsetsAreRoundedDown,
     /// A copy within a buffer reads what it has just written.
     OverlappingCopiesSmear,
+    /// A copy drops the higher bits of its offsets.
+    OffsetsAreOf32Bits,
     /// A copy moves at most 1 MiB.
     LargeCopiesAreCut,
     /// A refused call poisons its stream.
@@ -109,6 +111,11 @@ pub(crate) enum Fault {
 /// Bytes of the one memory.
 const TOTAL: u64 = 48 << 20;
 
+/// The same, where offsets are to be large.
+const fn total(fault: Fault) -> u64 {
+    if matches!(fault, Fault::OffsetsAreOf32Bits) { 64 << 30 } else { TOTAL }
+}
+
 /// How long a copy takes beyond itself, so that whoever does not wait is found out. Where it is to be measured, it is much
 /// longer than what a busy machine adds.
 fn slow(fault: Fault) -> Duration {
@@ -149,7 +156,7 @@ impl Queued {
     pub(crate) fn new(fault: Fault) -> Queued {
         let mut info = ReferenceDevice::default().info().clone();
         let kind = MemoryKind { device_local: true, host_visible: true, ..Default::default() };
-        let memory = MemoryInfo { kind, total_bytes: TOTAL, max_alloc: TOTAL, base_align: 64, ..Default::default() };
+        let memory = MemoryInfo { kind, total_bytes: total(fault), max_alloc: total(fault), base_align: 64, ..Default::default() };
         info.name = "queued".into();
         info.memories = vec![memory];
         info.tensor_align = 64;
@@ -216,14 +223,14 @@ impl Device for Queued {
         let none = || Error::OutOfMemory {
             device: self.info.name.clone(),
             asked: bytes as u64,
-            free: TOTAL.saturating_sub(self.shared.used.load(Ordering::SeqCst)),
+            free: total(self.fault).saturating_sub(self.shared.used.load(Ordering::SeqCst)),
         };
-        if bytes as u64 > TOTAL && self.fault == Fault::AbsurdSizesAreGranted {
+        if bytes as u64 > total(self.fault) && self.fault == Fault::AbsurdSizesAreGranted {
             return Ok(buffer(Arc::new(HostBuffer::new(&self.info.name, 0)?), bytes, 0));
         }
         let counted = (bytes as u64).max(1);
         let taken = self.shared.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |used| {
-            used.checked_add(counted).filter(|sum| *sum <= TOTAL)
+            used.checked_add(counted).filter(|sum| *sum <= total(self.fault))
         });
         if taken.is_err() || self.full.load(Ordering::SeqCst) {
             if taken.is_ok() {
@@ -452,6 +459,8 @@ impl Stream for QueuedStream {
             Fault::LargeCopiesAreCut => bytes.min(room).min(1 << 20),
             _ => bytes.min(room),
         };
+        let narrow = |at: usize| if fault == Fault::OffsetsAreOf32Bits { at as u32 as usize } else { at };
+        let (at, start) = (narrow(at), narrow(start));
         let smears = fault == Fault::OverlappingCopiesSmear && Arc::ptr_eq(&from, &to);
         let (from, to) = (self.hold(from), self.hold(to));
         self.queue(move || {

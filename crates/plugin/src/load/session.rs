@@ -29,7 +29,7 @@ pub(super) struct Session {
     pub(super) path: Option<PathBuf>,
     pub(super) timeout: Duration,
     raw: Raw<abi::Backend>,
-    services: Arc<Services>,
+    services: Services,
     notes: Mutex<Vec<String>>,
 }
 
@@ -42,7 +42,7 @@ impl Session {
         let services = Services::new(&asked.name, options);
         let calls = Calls::new(&asked.name);
         let raw = calls.handle("backend_init", Kind::Backend, |out, err| {
-            // SAFETY: the host struct outlives the backend; the out-pointers are the call's.
+            // SAFETY: the host struct never goes; the out-pointers are the call's.
             unsafe { (asked.slots.required.backend_init)(services.host(), out, err) }
         });
         let raw = raw.map_err(|failure| failure.error(&asked.name, Asked::default()))?;
