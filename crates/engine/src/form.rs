@@ -14,6 +14,8 @@ pub enum WeightForm {
     Int8 {
         /// Whether scale and zero point of the activations stand in the checkpoint; else every row has its own scale.
         is_static: bool,
+        /// Whether what joins the integer sum holds the bias, so that none is added to the product.
+        bias_in_sum: bool,
     },
 }
 
@@ -51,12 +53,17 @@ impl WeightForm {
             WeightForm::Int8 { .. } => DType::I8,
         }
     }
+
+    /// Whether what joins an integer sum holds the bias.
+    pub(crate) fn has_bias_in_sum(&self) -> bool {
+        matches!(self, WeightForm::Int8 { bias_in_sum: true, .. })
+    }
 }
 
 impl From<&Linear> for WeightForm {
     fn from(linear: &Linear) -> WeightForm {
         match linear.form {
-            Form::Int8 { is_static } => WeightForm::Int8 { is_static },
+            Form::Int8 { is_static, bias_in_sum } => WeightForm::Int8 { is_static, bias_in_sum },
             Form::Grouped { group_size, group_rows, scales, zeros, g_idx } => {
                 WeightForm::Grouped(GroupForm { codes: linear.codes, scales, zeros, group_size, group_rows, g_idx })
             }
@@ -71,15 +78,8 @@ pub(crate) fn expected(scheme: &Scheme) -> Option<WeightForm> {
         let (scales, group_size) = (DType::F16, group_size.unwrap_or(0));
         Some(WeightForm::Grouped(GroupForm { codes, scales, zeros, group_size, group_rows: 1, g_idx: false }))
     };
-    let wide = |bits: u32, narrow| if bits > 4 { DType::U8 } else { narrow };
     match scheme {
-        Scheme::Gptq { bits, group_size, symmetric: true, .. } if *bits <= 4 => grouped(DType::I4, *group_size, None),
-        Scheme::Gptq { bits, group_size, .. } => {
-            let codes = wide(*bits, DType::U4);
-            grouped(codes, *group_size, Some(DType::U8))
-        }
-        Scheme::Awq { group_size, .. } => grouped(DType::U4, *group_size, Some(DType::U8)),
-        Scheme::Packed { bits, group_size, symmetric } => {
+        Scheme::Gptq { bits, group_size, symmetric, .. } | Scheme::Packed { bits, group_size, symmetric } => {
             let codes = match (*bits > 4, symmetric) {
                 (true, true) => DType::I8,
                 (true, false) => DType::U8,
@@ -88,13 +88,17 @@ pub(crate) fn expected(scheme: &Scheme) -> Option<WeightForm> {
             };
             grouped(codes, *group_size, (!symmetric).then_some(DType::U8))
         }
+        Scheme::Awq { group_size, .. } => grouped(DType::U4, *group_size, Some(DType::U8)),
         Scheme::Int8 { activations: Activations::Float, .. } | Scheme::Ascend { kind: AscendKind::W8A16 } => {
             grouped(DType::I8, None, None)
         }
         Scheme::Int8 { activations, .. } => {
-            Some(WeightForm::Int8 { is_static: matches!(activations, Activations::Int8Static) })
+            Some(WeightForm::Int8 { is_static: matches!(activations, Activations::Int8Static), bias_in_sum: false })
         }
-        Scheme::Ascend { kind } => Some(WeightForm::Int8 { is_static: matches!(kind, AscendKind::W8A8) }),
+        Scheme::Ascend { kind } => {
+            let is_static = matches!(kind, AscendKind::W8A8);
+            Some(WeightForm::Int8 { is_static, bias_in_sum: is_static })
+        }
         Scheme::Fp8 { block } => {
             let [group_rows, group_size] = block.unwrap_or([1, 0]);
             let (codes, scales) = (DType::F8E4M3, DType::F32);

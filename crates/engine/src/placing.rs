@@ -274,7 +274,9 @@ fn no_bias_is_lost(weights: &Weights, g: &ModelGraph) -> Result<()> {
     let used: HashSet<&str> = g.constants.iter().map(|c| c.name.as_str()).collect();
     for c in g.constants.iter().filter(|c| c.usage == Use::Projection) {
         let Some(name) = c.name.strip_suffix(".weight").map(|module| format!("{module}.bias")) else { continue };
-        if used.contains(name.as_str()) || !weights.contains(&name) {
+        let in_sum = weights.form(&c.name).is_some_and(|form| form.has_bias_in_sum())
+            && used.contains(Companion::SumBias.of(&c.name).as_str());
+        if in_sum || used.contains(name.as_str()) || !weights.contains(&name) {
             continue;
         }
         let bias = weights.handle(&name)?;

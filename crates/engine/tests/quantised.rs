@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use fixture::{cpu, fixtures, reference};
+use fixture::{SmallPages, cpu, fixtures, reference};
 use pack::{Packed, Stored, schemes};
 use qiao_core::{DType, Device};
 use qiao_cpu::Isa;
 use qiao_engine::checkpoint::Checkpoint;
-use qiao_engine::form::WeightForm;
+use qiao_engine::form::{GroupForm, WeightForm};
 use qiao_engine::runner::{LoadOptions, LoadedModel};
 use qiao_engine::session::Session;
 use qiao_engine::weights::Weights;
@@ -29,9 +29,9 @@ const PROMPT: [u32; 12] = [1, 17, 40, 99, 5, 63, 8, 120, 77, 31, 2, 54];
 /// What a module of this name and these weights `[n, k]` becomes.
 type Tensors<'a> = dyn Fn(&str, &[f32], usize, usize) -> Vec<(String, Stored)> + 'a;
 
-/// The fixture's tensors, with each module that is chosen given to `pack`, in a folder with this configuration.
-fn write(dir: &Path, extra: &serde_json::Value, chosen: fn(&str) -> bool, pack: &Tensors<'_>) {
-    let source = fixtures().join("llama3-gqa");
+/// A fixture's tensors, with each module that is chosen given to `pack`, in a folder with this configuration.
+fn write(dir: &Path, fixture: &str, extra: &serde_json::Value, chosen: fn(&str) -> bool, pack: &Tensors<'_>) {
+    let source = fixtures().join(fixture);
     let mut config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(source.join("config.json")).unwrap()).unwrap();
     config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
@@ -76,6 +76,23 @@ fn projections(module: &str) -> bool {
     module.ends_with("_proj")
 }
 
+/// A checkpoint whose projections are packed.
+fn write_packed(dir: &Path, packed: &Packed) {
+    let tensors = |module: &str, w: &[f32], n: usize, k: usize| (packed.pack)(module, w, n, k).tensors;
+    write(dir, packed.fixture, &packed.config, projections, &tensors);
+    if let Some((name, text)) = &packed.beside {
+        std::fs::write(dir.join(name), text.to_string()).unwrap();
+    }
+}
+
+/// The same with the numbers that the codes stand for.
+fn write_floats(dir: &Path, packed: &Packed) {
+    write(dir, packed.fixture, &serde_json::json!({}), projections, &|module, w, n, k| {
+        let floats = (packed.pack)(module, w, n, k).floats;
+        vec![("weight".to_string(), Stored::floats(&floats, vec![n, k]))]
+    });
+}
+
 fn open(device: &Arc<dyn Device>, dir: &Path) -> Arc<LoadedModel> {
     open_with(device, dir, None)
 }
@@ -107,14 +124,8 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 /// The logits on the reference.
 fn holds(packed: &Packed) -> Vec<f32> {
     let [quantised, plain] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-    write(quantised.path(), &packed.config, projections, &|module, w, n, k| (packed.pack)(module, w, n, k).tensors);
-    if let Some((name, text)) = &packed.beside {
-        std::fs::write(quantised.path().join(name), text.to_string()).unwrap();
-    }
-    write(plain.path(), &serde_json::json!({}), projections, &|module, w, n, k| {
-        let floats = (packed.pack)(module, w, n, k).floats;
-        vec![("weight".to_string(), Stored::floats(&floats, vec![n, k]))]
-    });
+    write_packed(quantised.path(), packed);
+    write_floats(plain.path(), packed);
     let expected = logits(open(&reference(), plain.path()));
     for device in [Some(reference()), cpu(Isa::Scalar), cpu(Isa::Avx2), cpu(Isa::Avx512)].into_iter().flatten() {
         let model = open(&device, quantised.path());
@@ -138,10 +149,7 @@ fn weights_of_every_scheme_are_kept_as_they_are_packed() {
     let device = cpu(Isa::Scalar).unwrap();
     for packed in schemes() {
         let [model, kept] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-        write(model.path(), &packed.config, projections, &|module, w, n, k| (packed.pack)(module, w, n, k).tensors);
-        if let Some((name, text)) = &packed.beside {
-            std::fs::write(model.path().join(name), text.to_string()).unwrap();
-        }
+        write_packed(model.path(), &packed);
         let before = open(&device, model.path());
         before.prepack(kept.path(), &|| false).unwrap().unwrap();
         let after = open_with(&device, model.path(), Some(kept.path()));
@@ -159,7 +167,7 @@ fn what_is_kept_of_a_checkpoint_ends_with_a_change_of_its_config() {
     let schemes = schemes();
     let packed = schemes.iter().find(|p| p.name == "gptq, 2 bits").unwrap();
     let [model, kept] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-    write(model.path(), &packed.config, projections, &|module, w, n, k| (packed.pack)(module, w, n, k).tensors);
+    write_packed(model.path(), packed);
     let before = open(&device, model.path());
     before.prepack(kept.path(), &|| false).unwrap().unwrap();
     let config = model.path().join("config.json");
@@ -193,8 +201,10 @@ fn an_embedding_of_codes_is_decoded_for_its_rows_and_for_the_head() {
     let schemes = schemes();
     let packed = schemes.iter().find(|p| p.name == "compressed-tensors, with zeros").unwrap();
     let [quantised, plain] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-    write(quantised.path(), &packed.config, all, &|module, w, n, k| (packed.pack)(module, w, n, k).tensors);
-    write(plain.path(), &serde_json::json!({}), all, &|module, w, n, k| {
+    write(quantised.path(), packed.fixture, &packed.config, all, &|module, w, n, k| {
+        (packed.pack)(module, w, n, k).tensors
+    });
+    write(plain.path(), packed.fixture, &serde_json::json!({}), all, &|module, w, n, k| {
         let floats = (packed.pack)(module, w, n, k).floats;
         vec![("weight".to_string(), Stored::floats(&floats, vec![n, k]))]
     });
@@ -214,7 +224,7 @@ fn a_device_without_the_codes_is_given_floats() {
     let dir = tempfile::tempdir().unwrap();
     let all = schemes();
     let packed = all.iter().find(|p| p.name == "gptq with act-order").unwrap();
-    write(dir.path(), &packed.config, projections, &|module, w, n, k| (packed.pack)(module, w, n, k).tensors);
+    write_packed(dir.path(), packed);
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     let name = "model.layers.0.self_attn.q_proj.weight";
     let handle = checkpoint.weights.handle(name).unwrap();
@@ -227,11 +237,48 @@ fn a_device_without_the_codes_is_given_floats() {
 }
 
 #[test]
+fn a_device_without_int8_adds_the_bias_that_a_sum_holds() {
+    let dir = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let all = schemes();
+    let packed = all.iter().find(|p| p.name == "ascend w8a8, with biases").unwrap();
+    write_packed(dir[0].path(), packed);
+    write_floats(dir[1].path(), packed);
+    let device = SmallPages::storing_floats(reference());
+    let model = open(&device, dir[0].path());
+    assert_eq!(model.weight_form("model.layers.0.self_attn.q_proj.weight"), Some(WeightForm::Plain(DType::F32)));
+    let found = distance(&logits(model), &logits(open(&reference(), dir[1].path())));
+    // Inside a sum a bias is rounded to whole steps.
+    assert!(found < 1e-3, "{found:e}");
+}
+
+#[test]
+fn the_form_that_is_expected_of_a_checkpoint_is_the_one_that_it_has() {
+    // Only the tensors tell of which dtype scales are, whether one stands for all outputs, and in which order channels lie.
+    let told = |form: WeightForm| match form {
+        WeightForm::Grouped(form) => {
+            let group_rows = if form.group_size == 0 { 1 } else { form.group_rows };
+            WeightForm::Grouped(GroupForm { scales: DType::F32, group_rows, g_idx: false, ..form })
+        }
+        other => other,
+    };
+    for packed in schemes() {
+        let dir = tempfile::tempdir().unwrap();
+        write_packed(dir.path(), &packed);
+        let Checkpoint { config, weights, .. } = Checkpoint::open(dir.path()).unwrap();
+        let quantisation = config.quantisation.unwrap();
+        for name in weights.names().filter(|name| name.ends_with("_proj.weight")) {
+            let expected = quantisation.expected_form(name, true).map(told);
+            assert_eq!(expected, weights.form(name).map(told), "{}: {name}", packed.name);
+        }
+    }
+}
+
+#[test]
 fn a_module_that_breaks_its_scheme_is_named() {
     let all = schemes();
     let packed = all.iter().find(|p| p.name == "compressed-tensors, int4 in groups").unwrap();
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), &packed.config, projections, &|module, w, n, k| {
+    write(dir.path(), packed.fixture, &packed.config, projections, &|module, w, n, k| {
         let mut tensors = (packed.pack)(module, w, n, k).tensors;
         if module.ends_with("layers.1.mlp.up_proj") {
             tensors.retain(|(suffix, _)| suffix != "weight_scale" && suffix != "weight_shape");
@@ -248,8 +295,8 @@ fn what_older_tools_write_beside_the_weights_means_the_same() {
     let packed = schemes.iter().find(|p| p.name == "gptq, 4 bits").unwrap();
     let [inside, beside] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let tensors = |module: &str, w: &[f32], n: usize, k: usize| (packed.pack)(module, w, n, k).tensors;
-    write(inside.path(), &packed.config, projections, &tensors);
-    write(beside.path(), &serde_json::json!({}), projections, &tensors);
+    write(inside.path(), packed.fixture, &packed.config, projections, &tensors);
+    write(beside.path(), packed.fixture, &serde_json::json!({}), projections, &tensors);
     let text = packed.config["quantization_config"].to_string();
     std::fs::write(beside.path().join("quantize_config.json"), text).unwrap();
     assert_eq!(logits(open(&reference(), inside.path())), logits(open(&reference(), beside.path())));
@@ -261,9 +308,7 @@ fn ascend_folders_have_weights_and_smoothed_norms_under_their_own_names() {
     let packed = schemes.iter().find(|p| p.name == "ascend w8a8 dynamic").unwrap();
     let [usual, own, biased] = [(); 3].map(|()| tempfile::tempdir().unwrap());
     for dir in [&usual, &own, &biased] {
-        write(dir.path(), &packed.config, projections, &|m, w, n, k| (packed.pack)(m, w, n, k).tensors);
-        let (name, text) = packed.beside.as_ref().unwrap();
-        std::fs::write(dir.path().join(name), text.to_string()).unwrap();
+        write_packed(dir.path(), packed);
     }
     let smoothed = |bias: f32| {
         move |tensors: &mut BTreeMap<String, Stored>| {
@@ -291,7 +336,7 @@ fn a_bias_without_a_place_in_the_model_is_refused_unless_it_is_zero() {
     let packed = schemes.iter().find(|p| p.name == "gptq, 4 bits").unwrap();
     for (bias, refused) in [(0.0, false), (0.25, true)] {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), &packed.config, projections, &|module, w, n, k| {
+        write(dir.path(), packed.fixture, &packed.config, projections, &|module, w, n, k| {
             let mut tensors = (packed.pack)(module, w, n, k).tensors;
             tensors.push(("bias".into(), Stored::floats(&vec![bias; n], vec![n])));
             tensors

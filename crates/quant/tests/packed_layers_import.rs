@@ -156,12 +156,13 @@ fn an_index_table_is_kept_only_where_channels_are_out_of_order() {
 fn static_int8_layers_give_the_outputs_of_their_definition() {
     for name in ["int8_static", "ascend_static", "ascend_static_i64"] {
         let (layer, linear) = linear(name);
-        assert_eq!(linear.form, Form::Int8 { is_static: true });
+        let bias_in_sum = name != "int8_static";
+        assert_eq!(linear.form, Form::Int8 { is_static: true, bias_in_sum });
         let tensor = |suffix: &str| numbers(layer.0[suffix].0, &layer.0[suffix].2);
         let of = |p| part(&linear, p, &layer).unwrap();
         let (codes, scales, sum_bias) = (of(Part::Codes), of(Part::Scales), of(Part::SumBias));
         let (scale, zero) = (of(Part::InputScale)[0], of(Part::InputZero)[0]);
-        let bias = part(&linear, Part::Bias, &layer);
+        let bias = part(&linear, Part::Bias, &layer).filter(|_| !bias_in_sum);
         let (x, y, k) = (tensor("x"), tensor("y"), linear.k);
         for (i, want) in y.iter().enumerate() {
             let (t, n) = (i / linear.n, i % linear.n);
@@ -178,19 +179,29 @@ fn static_int8_layers_give_the_outputs_of_their_definition() {
 }
 
 #[test]
-fn a_bias_stays_as_it_is_stored_and_one_that_is_inside_another_is_left_out() {
+fn a_bias_stays_as_it_is_stored_and_one_inside_a_sum_is_found_there() {
     let (layer, gptq) = linear("gptq4");
     assert_eq!(gptq.part(Part::Bias), Some((DType::F16, vec![gptq.n])));
     assert_eq!(gptq.unpack(Part::Bias, &layer).unwrap(), layer.0["bias"].2);
-    let (layer, ascend) = linear("ascend_static");
-    assert!(layer.0.contains_key("bias") && ascend.bias.is_none());
-    assert!(ascend.unpack(Part::Bias, &layer).is_err());
+    for name in ["ascend_static", "ascend_static_i64"] {
+        let (mut layer, ascend) = linear(name);
+        let (dtype, _, stored) = layer.0.remove("bias").unwrap();
+        let (scale, of) = (part(&ascend, Part::InputScale, &layer).unwrap()[0], |p| part(&ascend, p, &layer).unwrap());
+        let (found, scales) = (of(Part::Bias), of(Part::Scales));
+        assert_eq!(ascend.part(Part::Bias), Some((DType::F32, vec![ascend.n])));
+        // Inside the sum it is a whole number.
+        for ((found, stored), scale) in found.iter().zip(numbers(dtype, &stored)).zip(scales.iter().map(|s| s * scale))
+        {
+            assert!((found - stored).abs() <= 0.501 * scale, "{name}: {found} for {stored}");
+        }
+        assert!(found.iter().any(|bias| *bias != 0.0), "{name}");
+    }
 }
 
 #[test]
 fn int8_with_zero_points_or_groups_is_multiplied_as_floats() {
     assert!(matches!(linear("int8_zeros").1.form, Form::Grouped { zeros: Some(DType::I8), .. }));
     assert!(matches!(linear("ascend_dynamic_offsets").1.form, Form::Grouped { zeros: Some(DType::F32), .. }));
-    assert_eq!(linear("ascend_dynamic").1.form, Form::Int8 { is_static: false });
+    assert_eq!(linear("ascend_dynamic").1.form, Form::Int8 { is_static: false, bias_in_sum: false });
     assert!(matches!(linear("ascend_w8a16_groups").1.form, Form::Grouped { group_size: 32, .. }));
 }

@@ -204,6 +204,7 @@ impl<'a> Builder<'a> {
         let k = self.g.desc(x).shape.last_dim();
         let form = (self.precision.weight)(&weight);
         let w = self.constant(weight.clone(), &[n, k], Use::Projection)?;
+        let bias = bias.filter(|_| !form.has_bias_in_sum());
         let epilogue = if bias.is_some() { Epilogue::Bias } else { Epilogue::None };
         let bias = bias.map(|name| self.constant(name, &[n], Use::Vector)).transpose()?;
         Ok(match form {
@@ -221,7 +222,7 @@ impl<'a> Builder<'a> {
                 let op = Op::MatmulQuant(MatmulQuantAttrs { group_size, group_rows, epilogue });
                 (op, vec![Some(x), Some(w), scales, zeros, g_idx, bias])
             }
-            WeightForm::Int8 { is_static } => {
+            WeightForm::Int8 { is_static, .. } => {
                 let part = |c: Companion| c.of(&weight);
                 let scale = self.constant_of(part(Companion::Scales), DType::F32, &[n], Use::Vector)?;
                 let (codes, sum_bias) = match is_static {

@@ -1,7 +1,10 @@
 //! Rounding to codes and packing them as the field's tools do, plainly and from the formats' definitions alone.
 
+use qiao_engine::weights::Weights;
 use safetensors::Dtype;
 use serde_json::{Value, json};
+
+use crate::fixture::fixtures;
 
 /// Input channels to a scale.
 pub(crate) const GROUP: usize = 8;
@@ -48,6 +51,8 @@ type Pack = Box<dyn Fn(&str, &[f32], usize, usize) -> Module>;
 /// A way to write a checkpoint.
 pub(crate) struct Packed {
     pub(crate) name: &'static str,
+    /// The checkpoint that is packed.
+    pub(crate) fixture: &'static str,
     pub(crate) config: Value,
     /// A file beside `config.json`.
     pub(crate) beside: Option<(&'static str, Value)>,
@@ -226,11 +231,22 @@ fn w8(activations: &'static str) -> Pack {
     })
 }
 
-fn ascend(kind: &'static str) -> Pack {
+/// The bias of a module of a fixture.
+fn bias(fixture: &str, module: &str) -> Option<Vec<f32>> {
+    let weights = Weights::open(fixtures().join(fixture)).unwrap();
+    let name = format!("{module}.bias");
+    weights.contains(&name).then(|| weights.tensor(&name).unwrap().to_f32().unwrap())
+}
+
+fn ascend(kind: &'static str, fixture: &'static str) -> Pack {
     Box::new(move |module, w, n, k| {
         let (scale, zero) = input(module);
         let (codes, scales, floats) = int8(w, k);
-        let joins: Vec<u32> = sums(&codes, k).iter().map(|&s| (-(zero as i32) * s) as u32).collect();
+        let biases = bias(fixture, module).unwrap_or_else(|| vec![0.0; n]);
+        let whole = |(bias, weight): (&f32, &f32)| (bias / (weight * scale)).round_ties_even() as i32;
+        let inside = biases.iter().zip(&scales).map(whole);
+        let joins: Vec<u32> =
+            sums(&codes, k).iter().zip(inside).map(|(&s, bias)| (bias - (zero as i32) * s) as u32).collect();
         let mut tensors = vec![("weight".into(), Stored::bytes(Dtype::I8, codes, vec![n, k]))];
         if kind == "W8A8" {
             let deq: Vec<i64> = scales.iter().map(|s| i64::from((s * scale).to_bits())).collect();
@@ -301,7 +317,10 @@ pub(crate) fn schemes() -> Vec<Packed> {
     const EXACT: f64 = 1e-4;
     const INT8: f64 = 0.06;
     const STATIC: f64 = 0.2;
-    let of = |name, config, pack, limit| Packed { name, config, beside: None, pack, limit };
+    let of = |name, config, pack, limit| {
+        let fixture = "llama3-gqa";
+        Packed { name, fixture, config, beside: None, pack, limit }
+    };
     let dynamic = json!({"num_bits": 8, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true});
     let fixed = json!({"num_bits": 8, "type": "int", "symmetric": false, "strategy": "tensor", "dynamic": false});
     let fp8_block =
@@ -314,9 +333,10 @@ pub(crate) fn schemes() -> Vec<Packed> {
         let names = (0..2).flat_map(|l| parts.map(|p| format!("model.layers.{l}.{p}_proj.weight")));
         Value::Object(names.map(|name| (name, Value::from(kind))).collect())
     };
-    let ascend_of = |name, kind, limit| Packed {
+    let ascend_of = |name, kind, fixture, limit| Packed {
+        fixture,
         beside: Some(("quant_model_description.json", described(kind))),
-        ..of(name, json!({}), ascend(kind), limit)
+        ..of(name, json!({}), ascend(kind, fixture), limit)
     };
     vec![
         of("gptq, 4 bits", gptq_config(4, true, "gptq"), gptq(4, true, false, true), EXACT),
@@ -324,6 +344,7 @@ pub(crate) fn schemes() -> Vec<Packed> {
         of("gptq v2, 3 bits", gptq_config(3, false, "gptq_v2"), gptq(3, false, false, false), EXACT),
         of("gptq, 2 bits", gptq_config(2, false, "gptq"), gptq(2, false, false, true), EXACT),
         of("gptq, 8 bits", gptq_config(8, false, "gptq"), gptq(8, false, false, true), EXACT),
+        of("gptq, 8 bits, symmetric", gptq_config(8, true, "gptq"), gptq(8, true, false, true), EXACT),
         of("awq", awq_config, awq(), EXACT),
         of("compressed-tensors, int4 in groups", group("pack-quantized", int4(true), Value::Null), packed(true), EXACT),
         of("compressed-tensors, with zeros", group("pack-quantized", int4(false), Value::Null), packed(false), EXACT),
@@ -332,8 +353,10 @@ pub(crate) fn schemes() -> Vec<Packed> {
         of("compressed-tensors, w8a8 static", group("int-quantized", channel(), fixed), w8("static"), STATIC),
         of("fp8 in blocks", fp8_block, fp8(Some(16)), EXACT),
         of("fp8 by tensor", fp8_tensor, fp8(None), EXACT),
-        ascend_of("ascend w8a8", "W8A8", STATIC),
-        ascend_of("ascend w8a8 dynamic", "W8A8_DYNAMIC", INT8),
-        ascend_of("ascend w8a16", "W8A16", EXACT),
+        ascend_of("ascend w8a8", "W8A8", "llama3-gqa", STATIC),
+        ascend_of("ascend w8a8, with biases", "W8A8", "qwen2-bias", STATIC),
+        ascend_of("ascend w8a8 dynamic", "W8A8_DYNAMIC", "llama3-gqa", INT8),
+        ascend_of("ascend w8a8 dynamic, with biases", "W8A8_DYNAMIC", "qwen2-bias", INT8),
+        ascend_of("ascend w8a16", "W8A16", "llama3-gqa", EXACT),
     ]
 }

@@ -17,7 +17,7 @@ pub(super) fn linear(m: &Module<'_>, kind: AscendKind) -> Result<Linear> {
     }
 }
 
-/// Static activations. `bias` is inside `quant_bias` already.
+/// Static activations. The bias is inside `quant_bias`; a `bias` beside it is not read.
 fn fixed(m: &Module<'_>, n: usize, k: usize) -> Result<Linear> {
     let (dtype, shape) = m.need("deq_scale", &[DType::F32, DType::I64], "[N]")?;
     if shape.iter().product::<usize>() != n {
@@ -33,8 +33,8 @@ fn fixed(m: &Module<'_>, n: usize, k: usize) -> Result<Linear> {
         n,
         k,
         codes: DType::I8,
-        form: Form::Int8 { is_static: true },
-        bias: None,
+        form: Form::Int8 { is_static: true, bias_in_sum: true },
+        bias: Some(DType::F32),
         recipe: Recipe {
             scheme: m.scheme,
             codes: Codes::Bytes("weight"),
@@ -71,7 +71,7 @@ fn by_scale(m: &Module<'_>, n: usize, k: usize, dynamic: bool) -> Result<Linear>
     let integer = dynamic && groups == 1 && offset.is_none();
     let layout = if integer { Layout::PerOutput } else { Layout::Straight };
     let form = match integer {
-        true => Form::Int8 { is_static: false },
+        true => Form::Int8 { is_static: false, bias_in_sum: false },
         false => Form::Grouped { group_size, group_rows: 1, scales: dtype, zeros: offset, g_idx: false },
     };
     Ok(Linear {

@@ -145,7 +145,7 @@ pub(super) fn int8(m: &Module<'_>, activations: Activations, symmetric: bool) ->
         if is_static {
             input = static_input(m)?;
         }
-        Form::Int8 { is_static }
+        Form::Int8 { is_static, bias_in_sum: false }
     } else {
         Form::Grouped { group_size: size, group_rows, scales: dtype, zeros: zero_dtype, g_idx: false }
     };

@@ -131,7 +131,7 @@ pub struct Linear {
     pub codes: DType,
     /// What stands beside the codes.
     pub form: Form,
-    /// The dtype of a bias `[n]` that is added to the product.
+    /// The dtype of a bias `[n]` that is added to the product, unless what joins an integer sum holds it.
     pub bias: Option<DType>,
     recipe: Recipe,
 }
@@ -158,6 +158,9 @@ pub enum Form {
         /// `xq = clamp(rint(x/input_scale + input_zero), −128, 127)` it is
         /// `y = input_scale·scale·(sum + sum_bias) (+ bias)`. Else each row of activations has a scale of its own.
         is_static: bool,
+        /// What joins the integer sum holds the bias, so that none is added to the product. [`Part::Bias`] is then for those who
+        /// multiply floats.
+        bias_in_sum: bool,
     },
 }
 
@@ -172,7 +175,7 @@ pub enum Part {
     Zeros,
     /// The group of each input channel, i32 `[k]`.
     GroupIndex,
-    /// The bias `[n]`.
+    /// The bias `[n]`; of a layer whose integer sum holds it, as far as it can be told from there.
     Bias,
     /// The scale of static activations, f32 `[1]`.
     InputScale,
@@ -226,8 +229,8 @@ impl Linear {
             }
             (Part::GroupIndex, Form::Grouped { g_idx, .. }) => g_idx.then(|| (DType::I32, vec![self.k])),
             (Part::Scales, Form::Int8 { .. }) => Some((DType::F32, vec![self.n])),
-            (Part::InputScale | Part::InputZero, Form::Int8 { is_static: true }) => Some((DType::F32, vec![1])),
-            (Part::SumBias, Form::Int8 { is_static: true }) => Some((DType::I32, vec![self.n])),
+            (Part::InputScale | Part::InputZero, Form::Int8 { is_static: true, .. }) => Some((DType::F32, vec![1])),
+            (Part::SumBias, Form::Int8 { is_static: true, .. }) => Some((DType::I32, vec![self.n])),
             _ => None,
         }
     }

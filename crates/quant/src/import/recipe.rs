@@ -98,7 +98,7 @@ impl Recipe {
             Part::Scales => self.scales(shape, m),
             Part::Zeros => self.zeros(dtype, [shape[0], shape[1]], m),
             Part::GroupIndex => self.index(linear, m),
-            Part::Bias => Ok(m.bytes("bias", dtype, linear.n)?.into_owned()),
+            Part::Bias => self.bias(dtype, linear, m),
             Part::InputScale => Ok((self.input_scale(m)? as f32).to_le_bytes().to_vec()),
             Part::InputZero => Ok((self.input_zero(m)? as f32).to_le_bytes().to_vec()),
             Part::SumBias => self.sum_bias(linear, m),
@@ -261,15 +261,37 @@ impl Recipe {
         Ok(value)
     }
 
+    /// The bias as it is stored, or what is in the tensor that joins the integer sum beside the correction for the input's zero
+    /// point: `(sum_bias + input_zero·Σ codes)·scale·input_scale`.
+    fn bias(&self, dtype: DType, linear: &Linear, m: &Module<'_>) -> Result<Vec<u8>> {
+        let Input::Static { sum_bias: Some(suffix), .. } = self.input else {
+            return Ok(m.bytes("bias", dtype, linear.n)?.into_owned());
+        };
+        let (scale, zero) = (self.input_scale(m)?, self.input_zero(m)?);
+        let joins = m.numbers(suffix, DType::I32, linear.n)?;
+        let scales = self.scales(&[linear.n], m)?;
+        let mut out = Vec::with_capacity(4 * linear.n);
+        for ((row, joins), scales) in self.row_sums(linear, m)?.into_iter().zip(joins).zip(scales.as_chunks::<4>().0) {
+            let bias = (joins + zero * row as f64) * f64::from(f32::from_le_bytes(*scales)) * scale;
+            out.extend((bias as f32).to_le_bytes());
+        }
+        Ok(out)
+    }
+
+    /// The sum of each output's int8 codes.
+    fn row_sums(&self, linear: &Linear, m: &Module<'_>) -> Result<Vec<i64>> {
+        let codes = self.codes(DType::I8, linear, m)?;
+        Ok(codes.chunks_exact(linear.k).map(|row| row.iter().map(|c| *c as i8 as i64).sum()).collect())
+    }
+
     fn sum_bias(&self, linear: &Linear, m: &Module<'_>) -> Result<Vec<u8>> {
         if let Input::Static { sum_bias: Some(suffix), .. } = self.input {
             return Ok(m.bytes(suffix, DType::I32, linear.n)?.into_owned());
         }
         let zero = self.input_zero(m)? as i64;
-        let codes = self.codes(DType::I8, linear, m)?;
         let mut out = Vec::with_capacity(4 * linear.n);
-        for (row, codes) in codes.chunks_exact(linear.k).enumerate() {
-            let correction = -zero * codes.iter().map(|c| *c as i8 as i64).sum::<i64>();
+        for (row, sum) in self.row_sums(linear, m)?.into_iter().enumerate() {
+            let correction = -zero * sum;
             let correction = i32::try_from(correction).map_err(|_| {
                 let found = format!("that of output {row} is {correction}");
                 m.refuse("the correction for the input's zero point", found, "K is too large for an int32 sum")
