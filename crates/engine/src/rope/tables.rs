@@ -8,7 +8,8 @@ use qiao_core::DType;
 
 use super::config::{RopeConfig, RopeScaling};
 
-/// Which frequencies are in force. They change with the sequence length for dynamic and longrope scaling only.
+/// Which frequencies are in force. They change with the sequence length for dynamic scaling, and for longrope scaling of two
+/// sets of divisors, only.
 ///
 /// Keys already rotated in a cache keep the frequencies they were written with; so does the reference. A runner that sees another
 /// regime than at its last step uploads another table (or, to be exact where the reference is not, rotates the cache anew).
@@ -87,10 +88,10 @@ impl RopeTables {
             }
             RopeScaling::LongRope { original, short, long, attention_factor } => {
                 attention = *attention_factor;
-                Rule::LongRope {
-                    original: *original,
-                    short: divided(config.theta, dim, short),
-                    long: divided(config.theta, dim, long),
+                let (short, long) = (divided(config.theta, dim, short), divided(config.theta, dim, long));
+                match short == long {
+                    true => Rule::Fixed(short),
+                    false => Rule::LongRope { original: *original, short, long },
                 }
             }
         };

@@ -253,6 +253,24 @@ fn longrope_switches_to_its_long_divisors_past_the_original_context() {
 }
 
 #[test]
+fn longrope_with_one_set_of_divisors_does_not_look_at_the_length() {
+    let divisors = [1.0, 1.0, 2.0, 2.0, 4.0, 4.0, 8.0, 8.0];
+    let (_, tables) = model(
+        16,
+        64,
+        json!({"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 32,
+        "attention_factor": 1.5, "short_factor": divisors, "long_factor": divisors}),
+    );
+    assert!(!tables.depends_on_length());
+    assert_eq!((tables.for_length(32), tables.for_length(64)), (RopeRegime::Base, RopeRegime::Base));
+    let plain = RopeTables::new(&RopeConfig::plain(10000.0), 16, 64).inverse_frequencies(RopeRegime::Base);
+    for ((found, plain), divisor) in tables.inverse_frequencies(RopeRegime::Base).iter().zip(plain).zip(divisors) {
+        assert!((f64::from(found * divisor as f32) / f64::from(plain) - 1.0).abs() < 1e-6, "{found}");
+    }
+    assert_eq!(tables.table(RopeRegime::Base, 0..1).cos, [1.5; 8]);
+}
+
+#[test]
 fn a_partial_rope_rotates_the_first_part_of_a_head() {
     let (config, tables) =
         model(16, 64, json!({"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}));

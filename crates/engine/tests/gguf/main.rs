@@ -15,8 +15,14 @@ use qiao_cpu::Isa;
 use qiao_engine::checkpoint::Checkpoint;
 use qiao_engine::compare::{Golden, Limits, compare};
 use qiao_engine::forecast::{ForecastOptions, forecast};
+use qiao_engine::generate::Generation;
+use qiao_engine::generation::SamplingParams;
 use qiao_engine::runner::{LoadOptions, LoadedModel};
+use qiao_engine::serve::{
+    CacheOptions, PagedExecutor, Policy, PromptLookup, Request, Scheduler, Server, ServerOptions, Speech,
+};
 use qiao_engine::session::Session;
+use qiao_engine::text::{Prompt, TextModel};
 
 const FAMILIES: [&str; 8] = [
     "llama3-gqa",
@@ -84,6 +90,33 @@ fn logits(model: &Arc<LoadedModel>, ids: &[u32]) -> Vec<f32> {
     };
     session.prefill_all(ids, 16, false, &mut keep).unwrap();
     all
+}
+
+/// Llama 3's files hold a divisor for each rotary frequency, whatever the length.
+#[test]
+fn a_file_with_rotary_divisors_is_served_and_guessed_ahead() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = Source::read(&fixtures().join("llama3-gqa"));
+    let path = dir.path().join("llama3.gguf");
+    source.write(source.header(), &path, |_, _| DType::F32);
+    let load = || {
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        Arc::new(TextModel::load(reference(), checkpoint, LoadOptions::default(), &mut |_| {}).unwrap())
+    };
+    let params = SamplingParams { max_tokens: 40, ignore_eos: true, ..Default::default() };
+    let prompt = vec![5u32, 6, 7, 5, 6];
+    let said = |generation: Generation| generation.flat_map(|piece| piece.unwrap().token_ids).collect::<Vec<u32>>();
+    let generate = || Generation::new(load(), &Prompt::Tokens(prompt.clone()), params.clone()).unwrap();
+    let alone = said(generate());
+    assert_eq!(alone.len(), 40);
+    let lookup = PromptLookup { longest: 3, shortest: 1 };
+    assert_eq!(said(generate().guess(Box::new(lookup), 4).unwrap()), alone);
+    let options = CacheOptions { bytes: None, block_size: Some(8), batch_tokens: 32, batch_sequences: 2 };
+    let pool = PagedExecutor::new(load().model().clone(), options).unwrap();
+    let scheduler = Scheduler::new(Box::new(pool), Speech::none(), Policy::default()).unwrap();
+    let server = Server::start(scheduler, ServerOptions::default()).unwrap();
+    let mut reply = server.submit(Request::new(prompt.clone(), params.clone())).unwrap();
+    assert_eq!(reply.blocking().flat_map(|chunk| chunk.unwrap().piece.token_ids).collect::<Vec<u32>>(), alone);
 }
 
 #[test]
