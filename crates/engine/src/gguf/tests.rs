@@ -143,6 +143,17 @@ fn ids_that_end_a_generation_are_gathered() {
 }
 
 #[test]
+fn a_vocabulary_of_runs_of_a_letter_is_refused() {
+    let runs: Vec<String> = (1..=1000).map(|count| "a".repeat(count)).collect();
+    let mut metadata = Metadata::default();
+    metadata.set("tokenizer.ggml.model", "llama");
+    metadata.set("tokenizer.ggml.tokens", runs.iter().collect::<Strings>());
+    metadata.set("tokenizer.ggml.scores", (0..runs.len()).map(|i| -(i as f32)).collect::<Vec<f32>>());
+    let message = text_of(&metadata).map(drop).unwrap_err().to_string();
+    assert!(message.contains("tokenizer.ggml.tokens") && message.contains("too many merges"), "{message}");
+}
+
+#[test]
 fn flags_decide_what_stands_around_a_text() {
     let mut metadata = metadata_of("tokenizer-spm");
     let encode = |metadata: &Metadata| text_of(metadata).unwrap().tokenizer.unwrap().encode("a", true).unwrap();

@@ -296,7 +296,10 @@ impl<'a> Vocabulary<'a> {
             }
             pieces.push(Piece { text, score: scores[id] });
         }
-        let mut model = bpe(self.ids(), merges(&pieces));
+        let merges = merges(&pieces).ok_or_else(|| {
+            self.keys.refuse(TOKENS, "pieces that are made of others in few ways (these would have too many merges)")
+        })?;
+        let mut model = bpe(self.ids(), merges);
         model["fuse_unk"] = true.into();
         model["byte_fallback"] = self.has_bytes().into();
         model["unk_token"] = self.unknown()?.map_or(Value::Null, |(_, text)| text.into());
