@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use qiao::quantize::{Format, Report};
 use qiao::{Eval, Evaluation, Model, ModelOptions, Params, Quantize};
+use qiao_engine::checkpoint::Checkpoint;
 
 /// What the demo was trained on is like this.
 const POEMS: &str = "床前明月光，疑是地上霜。举头望明月，低头思故乡。\n白日依山尽，黄河入海流。欲穷千里目，更上一层楼。\n\
@@ -71,6 +72,70 @@ fn files_hold_the_tokenizer_and_the_chat() {
     let params = Params::new().temperature(0.0).max_tokens(12);
     let text = |model: &Model| model.generate("床前明月光", &params).unwrap().collect_all().unwrap().text;
     assert_eq!(text(&model), text(&own));
+}
+
+/// A folder's files in another, of which some are changed.
+fn copied(from: &Path, to: &Path, changed: &[(&str, serde_json::Value)]) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+    for (name, text) in changed {
+        std::fs::write(to.join(name), text.to_string()).unwrap();
+    }
+}
+
+#[test]
+fn files_hold_every_chat_template_and_every_end() {
+    let place = tempfile::tempdir().unwrap();
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(demo().join("tokenizer_config.json")).unwrap()).unwrap();
+    let mut listed = config.clone();
+    listed["chat_template"] = serde_json::json!([
+        { "name": "default", "template": "{{ messages[0].content }}" },
+        { "name": "tool_use", "template": "{{ tools }}" },
+    ]);
+    let ends = serde_json::json!({ "eos_token_id": [0, 7, 9, 11] });
+    let beside = serde_json::json!({ "chat_template": "{{ messages[-1].content }}" });
+    let [first, second] = ["list", "beside"].map(|name| place.path().join(name));
+    copied(&demo(), &first, &[("tokenizer_config.json", listed), ("generation_config.json", ends)]);
+    copied(&demo(), &second, &[("tokenizer_config.json", config), ("chat_template.json", beside)]);
+    std::fs::create_dir(second.join("additional_chat_templates")).unwrap();
+    std::fs::write(second.join("additional_chat_templates/rag.jinja"), "{{ documents }}").unwrap();
+    for (from, names) in [(&first, ["default", "tool_use"]), (&second, ["default", "rag"])] {
+        let to = from.with_extension("gguf");
+        let report = Quantize::new("q8_0".parse().unwrap()).run(from, &to).unwrap().unwrap();
+        let [own, held] = [from, &to].map(|path| Checkpoint::open(path).unwrap());
+        let (chat, expected) = (held.chat.unwrap(), own.chat.unwrap());
+        assert_eq!(chat.names().collect::<Vec<_>>(), names);
+        assert!(chat.texts().eq(expected.texts()));
+        // A file has keys for three ends.
+        let ends = own.generation.eos_token_ids.iter().copied().filter(|id| *id != 11);
+        assert!(ends.clone().all(|id| held.generation.eos_token_ids.contains(&id)), "{:?}", held.generation);
+        assert_eq!(report.notes.iter().any(|note| note.contains("[11]")), from == &first, "{:?}", report.notes);
+    }
+}
+
+#[test]
+fn rows_that_are_not_those_of_the_heads_are_refused_by_the_tensor() {
+    let place = tempfile::tempdir().unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/llama2-mha");
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(fixture.join("config.json")).unwrap()).unwrap();
+    // Fewer rows than heads, rows that the heads do not divide, and heads of another width.
+    for (heads, width) in [(128, 16), (3, 16), (2, 16)] {
+        let mut config = config.clone();
+        for key in ["num_attention_heads", "num_key_value_heads"] {
+            config[key] = heads.into();
+        }
+        config["head_dim"] = width.into();
+        let (from, to) = (place.path().join(format!("{heads}")), place.path().join("m.gguf"));
+        copied(&fixture, &from, &[("config.json", config)]);
+        let message = Quantize::new("f32".parse().unwrap()).run(&from, &to).unwrap_err().to_string();
+        assert!(message.contains("_proj") && message.contains(&format!("{heads} heads of {width}")), "{message}");
+        assert!(!to.exists());
+    }
 }
 
 #[test]

@@ -22,7 +22,8 @@ pub use message::Message;
 const JINJA_FILE: &str = "chat_template.jinja";
 const JSON_FILE: &str = "chat_template.json";
 const MORE_TEMPLATES: &str = "additional_chat_templates";
-const DEFAULT: &str = "default";
+/// The name of the template that is meant where none is named.
+pub const DEFAULT: &str = "default";
 const TOOL_USE: &str = "tool_use";
 /// Marks where the final message ends, when it is to be continued. A template that trims takes the space from its end.
 const CONTINUE_MARK: &str = "\u{2}continue here\u{2} ";
@@ -125,6 +126,11 @@ impl ChatTemplate {
     /// Names of the templates.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.sources.keys().map(String::as_str)
+    }
+
+    /// The templates by name, as they are rendered.
+    pub fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.sources.iter().map(|(name, source)| (name.as_str(), source.text.as_str()))
     }
 
     /// The prompt of a conversation.

@@ -47,20 +47,29 @@ pub(super) fn gguf_name(name: &str) -> Option<String> {
 }
 
 /// From which row each row of a tensor is taken: files of the llama architecture hold q and k so that neighbours rotate together,
-/// row `2i + h` of a head is row `h·D/2 + i` of the checkpoint.
-fn order(source: &Source, tensor: &SourceTensor, permutes: bool) -> Option<Vec<usize>> {
+/// row `2i + h` of a head is row `h·D/2 + i` of the checkpoint. `None` where rows stay in order.
+///
+/// # Errors
+/// Rows that are not those of as many heads as `config.json` has.
+fn order(source: &Source, tensor: &SourceTensor, permutes: bool) -> Result<Option<Vec<usize>>> {
+    if !permutes || source.interleaved {
+        return Ok(None);
+    }
     let config = &source.checkpoint.config;
     let heads = match tensor.role {
         Role::Projection { part: Part::Query, .. } => config.num_heads,
         Role::Projection { part: Part::Key, .. } => config.num_kv_heads,
         Role::Small if tensor.name.ends_with("q_proj.bias") => config.num_heads,
         Role::Small if tensor.name.ends_with("k_proj.bias") => config.num_kv_heads,
-        _ => return None,
+        _ => return Ok(None),
     };
-    let rows = *tensor.shape.first()?;
-    let (width, half) = (rows / heads.max(1), rows / heads.max(1) / 2);
-    let from = |row: usize| row / width * width + row % 2 * half + row % width / 2;
-    (permutes && !source.interleaved).then(|| (0..rows).map(from).collect())
+    let (rows, width) = (tensor.shape.first().copied().unwrap_or(0), config.head_dim);
+    if heads.checked_mul(width) != Some(rows) {
+        let found = format!("{} has {rows} rows, and config.json says {heads} heads of {width}", tensor.name);
+        return Err(fault(found, "config.json and weights do not belong together"));
+    }
+    let from = |row: usize| row / width * width + row % 2 * (width / 2) + row % width / 2;
+    Ok(Some((0..rows).map(from).collect()))
 }
 
 /// The header: metadata of the model and its tokenizer; those of the source where that is a GGUF file.
@@ -102,6 +111,7 @@ pub(super) fn write(work: &mut Work<'_>, pending: Pending) -> Result<Option<Pend
     }
     let jobs = std::mem::take(&mut work.jobs);
     for job in &jobs {
+        order(source, job.tensor, permutes)?;
         header.tensor(&job.target, dtype(job), &job.tensor.shape).map_err(told)?;
     }
     // What the file refuses is told as its own error, and not as one of the format.
@@ -136,7 +146,7 @@ fn stream<W: Write>(
     for (at, job) in jobs.iter().enumerate() {
         let Some(factor) = work.factor(jobs, at)? else { return Ok(None) };
         let bytes = source.bytes(&job.tensor.name)?;
-        let order = order(source, job.tensor, permutes);
+        let order = order(source, job.tensor, permutes)?;
         let matrix = Matrix {
             order: order.as_deref(),
             factor: factor.as_deref(),

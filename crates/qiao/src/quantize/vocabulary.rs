@@ -1,7 +1,9 @@
-//! `tokenizer.json` as metadata of a GGUF file.
+//! `tokenizer.json`, and what stands beside it, as metadata of a GGUF file.
 
 use std::collections::HashMap;
 
+use qiao_engine::chat::{ChatTemplate, DEFAULT};
+use qiao_engine::generation::eos_token_ids;
 use qiao_gguf::{GgufHeader, Strings};
 use serde_json::{Map, Value};
 
@@ -51,7 +53,10 @@ pub(super) fn set(source: &Source, header: &mut GgufHeader, notes: &mut Vec<Stri
             ));
         }
     }
-    specials(source, header)?;
+    specials(source, header, notes)?;
+    if let Some(chat) = &source.checkpoint.chat {
+        templates(chat, header);
+    }
     header.set("tokenizer.huggingface.json", Value::Object(json).to_string());
     Ok(())
 }
@@ -169,33 +174,53 @@ fn adds_space(json: &Map<String, Value>) -> bool {
         || of("pre_tokenizer").iter().any(|p| p["type"] == "Metaspace" && p["prepend_scheme"] != "never")
 }
 
-/// Ids with a meaning, whether a BOS is added, and the chat template.
-fn specials(source: &Source, header: &mut GgufHeader) -> Result<()> {
+/// Ids with a meaning, and whether a BOS is added.
+fn specials(source: &Source, header: &mut GgufHeader, notes: &mut Vec<String>) -> Result<()> {
     let config = &source.checkpoint.config;
     let Some(tokenizer) = &source.checkpoint.tokenizer else { return Ok(()) };
     let named = |name: &str| tokenizer.config().special_token(name).and_then(|text| tokenizer.token_to_id(text));
     let leading = tokenizer.leading_token()?;
     let bos = tokenizer.bos_token_id().or(leading).or(config.bos_token_ids.first().copied());
-    let eos = tokenizer.eos_token_id().or(config.eos_token_ids.first().copied());
-    let other = config.eos_token_ids.iter().copied().find(|id| Some(*id) != eos);
-    let ids =
-        [("bos", bos), ("eos", eos), ("eot", other), ("unknown", named("unk_token")), ("padding", named("pad_token"))];
+    let ends = eos_token_ids(&source.checkpoint.generation, &config.eos_token_ids, tokenizer.eos_token_id());
+    let eos = tokenizer.eos_token_id().or(ends.first().copied());
+    let mut others = ends.iter().copied().filter(|id| Some(*id) != eos);
+    let (eot, eom) = (others.next(), others.next());
+    let more: Vec<u32> = others.collect();
+    if !more.is_empty() {
+        notes.push(format!("GGUF has no keys for more than three ids that end a text, and so not for {more:?}"));
+    }
+    let ids = [
+        ("bos", bos),
+        ("eos", eos),
+        ("eot", eot),
+        ("eom", eom),
+        ("unknown", named("unk_token")),
+        ("padding", named("pad_token")),
+    ];
     for (name, id) in ids {
         if let Some(id) = id.filter(|&id| (id as usize) < config.vocab_size) {
             header.set(&format!("tokenizer.ggml.{name}_token_id"), id);
         }
     }
     header.set("tokenizer.ggml.add_bos_token", leading.is_some() && leading == bos);
-    let beside = source.path.join("chat_template.jinja");
-    let template = match (std::fs::read_to_string(&beside), &tokenizer.config().chat_template) {
-        (Ok(text), _) => Some(text),
-        (_, Some(Value::String(text))) => Some(text.clone()),
-        _ => None,
-    };
-    if let Some(template) = template {
-        header.set("tokenizer.chat_template", template);
-    }
     Ok(())
+}
+
+/// The chat templates: the usual one, and others under their names and in a list of these.
+fn templates(chat: &ChatTemplate, header: &mut GgufHeader) {
+    let mut others = Vec::new();
+    for (name, text) in chat.texts() {
+        if name == DEFAULT {
+            header.set("tokenizer.chat_template", text);
+            continue;
+        }
+        let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        header.set(&format!("tokenizer.chat_template.{name}"), text);
+        others.push(name);
+    }
+    if !others.is_empty() {
+        header.set("tokenizer.chat_templates", others.iter().collect::<Strings>());
+    }
 }
 
 #[cfg(test)]
