@@ -167,7 +167,11 @@ impl GenerationConfig {
         Ok(GenerationConfig {
             eos_token_ids: object.token_ids("eos_token_id")?,
             bos_token_ids: object.token_ids("bos_token_id")?,
-            pad_token_id: object.token_ids("pad_token_id")?.first().copied(),
+            pad_token_id: match object.get("pad_token_id").and_then(|id| id.as_i64()) {
+                // Some tools write −1 for none.
+                Some(..0) => None,
+                _ => object.token_ids("pad_token_id")?.first().copied(),
+            },
             do_sample: object.boolean("do_sample")?,
             temperature: temperature.map(|number| number as f32),
             top_k: object.size("top_k", 0, MANY)?,
@@ -222,6 +226,13 @@ mod tests {
         assert_eq!(parse(r#"{"eos_token_id": 7}"#).unwrap().eos_token_ids, [7]);
         assert_eq!(parse(r#"{"eos_token_id": [7, 9]}"#).unwrap().eos_token_ids, [7, 9]);
         assert_eq!(parse("{}").unwrap(), GenerationConfig::default());
+    }
+
+    #[test]
+    fn a_padding_id_below_zero_is_none() {
+        assert_eq!(parse(r#"{"pad_token_id": 7}"#).unwrap().pad_token_id, Some(7));
+        assert_eq!(parse(r#"{"pad_token_id": -1}"#).unwrap().pad_token_id, None);
+        assert!(parse(r#"{"pad_token_id": 0.5}"#).is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! How a checkpoint says that it is quantised: `quantization_config` of `config.json`, the older side files of GPTQ and AWQ, and the
-//! description that Ascend's tools write. What a module's tensors are is told by [`Quantisation::scheme`]; that a module is quantised
-//! at all only its tensors tell.
+//! How a checkpoint says that it is quantised: `quantization_config` of `config.json`, or the older `compression_config`; the older
+//! side files of GPTQ and AWQ, and the description that Ascend's tools write. What a module's tensors are is told by
+//! [`Quantisation::scheme`]; that a module is quantised at all only its tensors tell.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,8 @@ use target::Target;
 
 /// The key of `config.json`.
 const KEY: &str = "quantization_config";
+/// What older compressed-tensors checkpoints call it.
+const OLDER_KEY: &str = "compression_config";
 /// What older tools wrote beside `config.json`, and the method that it stands for.
 const SIDE_FILES: [(&str, &str); 2] = [("quantize_config.json", "gptq"), ("quant_config.json", "awq")];
 /// What Ascend's tools write.
@@ -73,11 +75,13 @@ impl Quantisation {
     /// # Errors
     /// A method that is not read; keys that cannot be used.
     pub(crate) fn from_config(config: &Object) -> Result<Option<Quantisation>> {
-        let Some(object) = config.object(KEY)? else { return Ok(None) };
-        let method = match object.text("quant_method")? {
-            Some(method) => method,
-            None => object.text("method")?.ok_or_else(|| object.refuse("quant_method", METHODS))?,
+        let (object, usual) = match (config.object(KEY)?, config.object(OLDER_KEY)?) {
+            (Some(object), _) => (object, None),
+            (None, Some(object)) => (object, Some("compressed-tensors")),
+            (None, None) => return Ok(None),
         };
+        let method = object.text("quant_method")?.or(object.text("method")?).or(usual);
+        let method = method.ok_or_else(|| object.refuse("quant_method", METHODS))?;
         Quantisation::of_method(method, &object).map(Some)
     }
 

@@ -43,6 +43,22 @@ fn older_keys_mean_the_same() {
 }
 
 #[test]
+fn the_older_key_of_compressed_tensors_is_read_where_there_is_no_other() {
+    let int4 = json!({"num_bits": 4, "type": "int", "symmetric": true, "strategy": "group", "group_size": 32});
+    let groups = json!({"group_0": {"targets": ["Linear"], "weights": int4}});
+    let older = json!({"format": "pack-quantized", "config_groups": groups});
+    let of = |config: Value| {
+        let config = Object::parse("config.json".as_ref(), config.to_string().as_bytes()).unwrap();
+        Quantisation::from_config(&config).unwrap().unwrap().scheme("model.layers.0.mlp.up_proj").unwrap()
+    };
+    let packed = Some(Scheme::Packed { bits: 4, group_size: Some(32), symmetric: true });
+    assert_eq!(of(json!({ "compression_config": older })), packed);
+    let awq = json!({"quant_method": "awq", "bits": 4, "group_size": 64});
+    let newer = Some(Scheme::Awq { version: AwqVersion::Gemm, group_size: Some(64) });
+    assert_eq!(of(json!({ "compression_config": older, "quantization_config": awq })), newer);
+}
+
+#[test]
 fn compressed_groups_are_chosen_by_name_before_kind_and_ignored_modules_are_left_alone() {
     let int4 = json!({"num_bits": 4, "type": "int", "symmetric": false, "strategy": "group", "group_size": 32});
     let fp8 = json!({"num_bits": 8, "type": "float", "strategy": "block", "block_structure": "128x64"});
