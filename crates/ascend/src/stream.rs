@@ -203,11 +203,12 @@ impl Stream for AscendStream {
 
     fn sync(&mut self, timeout: Duration) -> Result<()> {
         self.context.alive()?;
-        if let Some(first) = &self.failed {
-            return Err(first.clone());
+        let finished = self.finish(timeout);
+        match (self.keep(finished), &self.failed) {
+            (Err(late @ Error::Timeout { .. }), _) => Err(late),
+            (_, Some(first)) => Err(first.clone()),
+            (finished, None) => finished,
         }
-        let result = self.finish(timeout);
-        self.keep(result)
     }
 
     fn record(&mut self, event: &dyn Event) -> Result<()> {

@@ -200,6 +200,41 @@ fn a_device_that_does_not_answer_ends_a_patient_wait() {
 }
 
 #[test]
+fn a_failure_is_told_when_all_that_was_queued_is_over() {
+    let card = card().alone();
+    let device = open();
+    let (mut stream, mut other) = (device.stream().unwrap(), device.stream().unwrap());
+    let [from, to] = [0; 2].map(|_| Binding::whole(device.alloc(0, 64).unwrap()));
+    stream.upload(&from, &[3; 64]).unwrap();
+    stream.upload(&to, &[0; 64]).unwrap();
+    stream.sync(SOON).unwrap();
+    card.set(Knob::Stalled, 1);
+    stream.copy(&to, &from).unwrap();
+    card.fail("aclrtMemsetAsync", 0, 1, 507_013);
+    let first = stream.fill(&from, 1).unwrap_err().to_string();
+    assert!(matches!(stream.fill(&from, 1), Err(Error::Poisoned { .. })));
+    for _ in 0..2 {
+        assert!(
+            matches!(stream.sync(Duration::from_millis(10)), Err(Error::Timeout { millis: 10, .. })),
+            "a copy is left"
+        );
+    }
+    card.set(Knob::Stalled, 0);
+    for _ in 0..2 {
+        assert_eq!(stream.sync(SOON).unwrap_err().to_string(), first);
+    }
+    let mut out = [0; 64];
+    other.download(&mut out, &to).unwrap();
+    assert_eq!(out, [3; 64]);
+    // A device that is lost meanwhile is not waited for.
+    card.set(Knob::Stalled, 1);
+    card.lose(0, 507_010);
+    assert_eq!(stream.sync(SOON).unwrap_err().to_string(), first);
+    assert!(matches!(stream.sync(SOON), Err(Error::DeviceLost { .. })));
+    card.set(Knob::Stalled, 0);
+}
+
+#[test]
 fn chips_without_a_row_are_not_present() {
     let card = card().alone();
     for (soc, word) in [(Soc::Ascend950, "Ascend950PR"), (Soc::Ascend910A, "Ascend910A"), (Soc::Unknown, "no row")] {

@@ -372,10 +372,11 @@ pub trait Stream: Any + Send {
         self.upload(dst, &vec![byte; dst.bytes])
     }
 
-    /// Waits until every earlier command is done, at most this long; no time at all only asks.
+    /// Waits until every earlier command is done, at most this long; no time at all only asks. After a failure, too: once that is
+    /// told, nothing that was queued runs any more.
     ///
     /// # Errors
-    /// The stream's first failure; [`Error::Timeout`], after which the stream is still usable.
+    /// [`Error::Timeout`], after which the stream is as before; the stream's first failure.
     fn sync(&mut self, timeout: Duration) -> Result<()>;
 
     /// Marks this point of the stream in an event, in place of what it marked before. Default: waits for the stream, then

@@ -77,6 +77,25 @@ impl CudaStream {
         self.keep(result)
     }
 
+    /// Waits for all that is queued.
+    fn finish(&mut self, timeout: Duration) -> Result<()> {
+        let context = self.context.clone();
+        let _entered = context.enter()?;
+        let mut watch = Watch::like("the stream", timeout, self.last_wait);
+        loop {
+            // SAFETY: a stream of this context.
+            let code = unsafe { (context.driver.stream_query)(self.queue.raw) };
+            match context.driver.means(code) {
+                Meaning::Success => break,
+                Meaning::NotReady => watch.pause()?,
+                _ => return Err(context.fault("waiting for a stream", code)),
+            }
+        }
+        self.last_wait = watch.elapsed();
+        context.reap();
+        Ok(())
+    }
+
     /// Queues one command of the driver.
     fn queue(&mut self, what: &str, run: impl FnOnce(&CudaStream) -> u32) -> Result<()> {
         let context = self.context.clone();
@@ -146,27 +165,12 @@ impl Stream for CudaStream {
 
     fn sync(&mut self, timeout: Duration) -> Result<()> {
         self.context.alive()?;
-        if let Some(first) = &self.failed {
-            return Err(first.clone());
+        let finished = self.finish(timeout);
+        match (self.keep(finished), &self.failed) {
+            (Err(late @ Error::Timeout { .. }), _) => Err(late),
+            (_, Some(first)) => Err(first.clone()),
+            (finished, None) => finished,
         }
-        let context = self.context.clone();
-        let _entered = context.enter()?;
-        let mut watch = Watch::like("the stream", timeout, self.last_wait);
-        loop {
-            // SAFETY: a stream of this context.
-            let code = unsafe { (context.driver.stream_query)(self.queue.raw) };
-            match context.driver.means(code) {
-                Meaning::Success => break,
-                Meaning::NotReady => watch.pause()?,
-                _ => {
-                    let lost = Err(context.fault("waiting for a stream", code));
-                    return self.keep(lost);
-                }
-            }
-        }
-        self.last_wait = watch.elapsed();
-        context.reap();
-        Ok(())
     }
 
     fn record(&mut self, event: &dyn Event) -> Result<()> {

@@ -55,8 +55,11 @@ impl OpenClStream {
 
     /// Keeps a failure of the driver; a wait that was too long and memory that was too little are none.
     pub(crate) fn keep<T>(&mut self, result: Result<T>) -> Result<T> {
-        if let Err(error @ (Error::Internal { .. } | Error::DeviceLost { .. })) = &result {
-            self.failed.get_or_insert_with(|| error.clone());
+        if let Err(error @ (Error::Internal { .. } | Error::DeviceLost { .. })) = &result
+            && self.failed.is_none()
+        {
+            self.failed = Some(error.clone());
+            self.mark_all();
         }
         result
     }
@@ -68,6 +71,33 @@ impl OpenClStream {
         let mark = self.keep(result)?;
         self.last = Some(mark.clone());
         Ok(mark)
+    }
+
+    /// Marks the end of all that is queued, as a call that failed halfway leaves commands without a mark. Where the queue takes no
+    /// more, the last mark stays.
+    fn mark_all(&mut self) {
+        // SAFETY: a queue of this context, and no other events.
+        let answer = unsafe { enqueue_marker_with_wait_list(self.queue.0, 0, std::ptr::null()) };
+        if let Ok(end) = answer {
+            let end = Arc::new(Mark(end));
+            if flush(self.queue.0).is_ok() {
+                self.last = Some(end);
+            }
+        }
+    }
+
+    /// Waits for all that is queued.
+    fn finish(&mut self, timeout: Duration) -> Result<()> {
+        let mut watch = Watch::like("the stream", timeout, self.last_wait);
+        while let Some(last) = &self.last {
+            match self.context.check("waiting for a stream", last.is_reached())? {
+                true => self.last = None,
+                false => watch.pause()?,
+            }
+        }
+        self.last_wait = watch.elapsed();
+        self.context.reap();
+        Ok(())
     }
 
     /// Launches were queued, of which this ends last.
@@ -148,20 +178,12 @@ impl Stream for OpenClStream {
 
     fn sync(&mut self, timeout: Duration) -> Result<()> {
         self.context.alive()?;
-        if let Some(first) = &self.failed {
-            return Err(first.clone());
+        let finished = self.finish(timeout);
+        match (self.keep(finished), &self.failed) {
+            (Err(late @ Error::Timeout { .. }), _) => Err(late),
+            (_, Some(first)) => Err(first.clone()),
+            (finished, None) => finished,
         }
-        let mut watch = Watch::like("the stream", timeout, self.last_wait);
-        while let Some(last) = &self.last {
-            let reached = self.context.check("waiting for a stream", last.is_reached());
-            match self.keep(reached)? {
-                true => self.last = None,
-                false => watch.pause()?,
-            }
-        }
-        self.last_wait = watch.elapsed();
-        self.context.reap();
-        Ok(())
     }
 
     fn record(&mut self, event: &dyn Event) -> Result<()> {
@@ -189,5 +211,38 @@ impl Stream for OpenClStream {
         // SAFETY: queue and event are of this context; the driver keeps the event while it is waited for.
         let answer = unsafe { enqueue_barrier_with_wait_list(self.queue.0, 1, &raw const mark.0) };
         self.queued("waiting for an event", answer).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qiao_core::{Buffer, Device};
+
+    use super::*;
+    use crate::device::{OpenClDevice, open_context, usable};
+    use crate::sys::devices;
+
+    #[test]
+    fn a_failure_is_told_when_all_that_was_queued_is_over() {
+        const BYTES: usize = 64 << 20;
+        let found = devices().ok().and_then(|all| all.into_iter().find(|found| usable(found).is_ok()));
+        let Some(context) = found.and_then(|found| open_context(found).ok()) else {
+            return println!("skipped: no OpenCL");
+        };
+        let device = OpenClDevice::new(context.clone());
+        let mut stream = OpenClStream::new(&context).unwrap();
+        let [from, to] = [0; 2].map(|_| Binding::whole(device.alloc(0, BYTES).unwrap() as Arc<dyn Buffer>));
+        stream.fill(&from, 1).unwrap();
+        for _ in 0..40 {
+            stream.copy(&to, &from).unwrap();
+        }
+        // The call that failed halfway lost the mark of what it had queued.
+        stream.last = None;
+        stream.keep::<()>(Err(Error::internal("a launch", "it failed"))).unwrap_err();
+        assert!(matches!(stream.sync(Duration::ZERO), Err(Error::Timeout { .. })), "copies are left");
+        for limit in [Duration::from_secs(60), Duration::ZERO] {
+            assert_eq!(stream.sync(limit).unwrap_err().to_string(), "a launch: it failed");
+        }
+        assert!(matches!(stream.copy(&to, &from), Err(Error::Poisoned { .. })));
     }
 }

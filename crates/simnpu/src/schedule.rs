@@ -117,9 +117,22 @@ impl Point {
     /// # Errors
     /// As [`Point::is_reached`]; [`Error::Timeout`].
     pub(crate) fn wait(&self, timeout: Duration) -> Result<()> {
+        self.wait_until(timeout, |progress| self.look(progress))
+    }
+
+    /// Waits until nothing before the point is left to do, behind a failure too.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`]; then as [`Point::is_reached`].
+    pub(crate) fn drain(&self, timeout: Duration) -> Result<()> {
+        self.wait_until(timeout, |progress| Ok(progress.done >= self.at))?;
+        self.is_reached().map(drop)
+    }
+
+    fn wait_until(&self, timeout: Duration, over: impl Fn(&Progress) -> Result<bool>) -> Result<()> {
         let start = Instant::now();
         let mut progress = self.lane.lock();
-        while !self.look(&progress)? {
+        while !over(&progress)? {
             let left = timeout.saturating_sub(start.elapsed());
             if left.is_zero() {
                 let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
@@ -462,6 +475,20 @@ mod tests {
             assert_eq!(point.wait(Duration::from_secs(20)).unwrap_err().to_string(), "a: first");
         }
         before.wait(Duration::ZERO).unwrap();
+        referee.release(&lane);
+    }
+
+    #[test]
+    fn a_failure_is_told_when_nothing_is_left_to_do() {
+        let referee = Referee::new(RULES);
+        let lane = referee.lane(0).unwrap();
+        let fails = Step::Run(Box::new(|| Outcome::Done(Err(Error::internal("a", "first")))));
+        referee.push(&lane, fails).unwrap().drain(Duration::from_secs(20)).unwrap_err();
+        referee.close(true);
+        let end = referee.push(&lane, nothing()).unwrap();
+        assert!(matches!(end.drain(Duration::from_millis(30)), Err(Error::Timeout { .. })));
+        referee.close(false);
+        assert_eq!(end.drain(Duration::from_secs(20)).unwrap_err().to_string(), "a: first");
         referee.release(&lane);
     }
 

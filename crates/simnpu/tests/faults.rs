@@ -42,6 +42,19 @@ fn an_execution_that_fails_poisons_its_stream_alone() {
 }
 
 #[test]
+fn a_failure_is_told_when_all_that_was_queued_is_over() {
+    let device = backend("sim.fault=execute:1 sim.latency_us=30000").open(0).unwrap();
+    let (mut stream, sum) = (device.stream().unwrap(), Sum::new(&*device).unwrap());
+    let start = Instant::now();
+    sum.execute(&mut *stream).unwrap();
+    // Every command takes its time, the skipped ones too.
+    let queued = 1 + (0..5).filter(|_| stream.upload(&sum.bindings[0], &[0; 4]).is_ok()).count();
+    assert!(matches!(stream.sync(LONG), Err(Error::Internal { .. })));
+    assert!(start.elapsed() >= Duration::from_millis(30) * queued as u32, "{queued} commands");
+    assert!(matches!(stream.sync(Duration::ZERO), Err(Error::Internal { .. })), "and then at once");
+}
+
+#[test]
 fn a_hang_is_a_timeout_and_its_stream_can_be_destroyed() {
     let device = backend("sim.fault=hang:1").open(0).unwrap();
     let (mut stream, mut other) = (device.stream().unwrap(), device.stream().unwrap());
