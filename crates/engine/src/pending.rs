@@ -1,7 +1,7 @@
 //! A file that appears whole or not at all: written beside its place, synced, renamed.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,7 +16,8 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    /// Takes a place beside the target. What is there is not touched before [`Pending::finish`].
+    /// Takes a place beside the target, with a name that nothing has. What is at the target is not touched before
+    /// [`Pending::finish`].
     ///
     /// # Errors
     /// The operating system's.
@@ -26,18 +27,30 @@ impl Pending {
             let error = std::io::Error::other("it has no file name");
             return Err(EngineError::io("write", target, error));
         };
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!(".{}.partial-{}-{number}", name.to_string_lossy(), std::process::id());
-        let temporary = target.with_file_name(name);
-        let opened = OpenOptions::new().write(true).create_new(true).open(&temporary);
-        let file = BufWriter::new(opened.map_err(|e| EngineError::io("write", target, e))?);
-        Ok(Pending { target: target.to_path_buf(), temporary, file, done: false })
+        let name = name.to_string_lossy();
+        loop {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let temporary = target.with_file_name(format!(".{name}.partial-{}-{number}", std::process::id()));
+            match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+                Ok(file) => {
+                    return Ok(Pending {
+                        target: target.to_path_buf(),
+                        temporary,
+                        file: BufWriter::new(file),
+                        done: false,
+                    });
+                }
+                // Left behind by a process that had the same number and was killed.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(EngineError::io("write", &temporary, error)),
+            }
+        }
     }
 
     /// # Errors
     /// The operating system's, a full disk among them.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|e| EngineError::io("write", &self.target, e))
+        self.file.write_all(bytes).map_err(|e| EngineError::io("write", &self.temporary, e))
     }
 
     /// Puts the file into its place.
@@ -46,8 +59,8 @@ impl Pending {
     /// As [`Pending::write`].
     pub(crate) fn finish(mut self) -> Result<()> {
         let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
-        let placed = synced.and_then(|()| fs::rename(&self.temporary, &self.target));
-        placed.map_err(|e| EngineError::io("write", &self.target, e))?;
+        synced.map_err(|e| EngineError::io("write", &self.temporary, e))?;
+        fs::rename(&self.temporary, &self.target).map_err(|e| EngineError::io("replace", &self.target, e))?;
         self.done = true;
         // The file is whole by now; that its name outlasts a crash of the system is more than some file systems promise.
         if let Some(parent) = self.target.parent() {
@@ -64,5 +77,35 @@ impl Drop for Pending {
             // What can't be removed here can't be told either: another error is on its way.
             let _ = fs::remove_file(&self.temporary);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_behind_is_in_nobody_s_way() {
+        let place = tempfile::tempdir().unwrap();
+        let target = place.path().join("session");
+        let first = Pending::new(&target).unwrap();
+        let temporary = first.temporary.to_str().unwrap().to_string();
+        drop(first);
+        let (stem, number) = temporary.rsplit_once('-').unwrap();
+        let next = number.parse::<u64>().unwrap() + 1;
+        let left: Vec<_> = (next..next + 50).map(|number| format!("{stem}-{number}")).collect();
+        left.iter().for_each(|path| fs::write(path, b"left").unwrap());
+        let mut pending = Pending::new(&target).unwrap();
+        pending.write(b"whole").unwrap();
+        pending.finish().unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"whole");
+        assert!(left.iter().all(|path| fs::read(path).unwrap() == b"left"));
+    }
+
+    #[test]
+    fn an_error_names_the_path_that_could_not_be_written() {
+        let place = tempfile::tempdir().unwrap();
+        let error = Pending::new(&place.path().join("no/such/session")).err().unwrap().to_string();
+        assert!(error.contains(".session.partial-"), "{error}");
     }
 }

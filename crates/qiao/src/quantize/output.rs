@@ -29,7 +29,8 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Takes a place beside the target. What is there is not touched before [`Pending::finish`].
+    /// Takes a place beside the target, with a name that nothing has. What is at the target is not touched before
+    /// [`Pending::finish`].
     ///
     /// # Errors
     /// A target that is there, unless forced; one that is forced and is of another kind, or a folder that is no checkpoint; a parent
@@ -42,19 +43,32 @@ impl Pending {
         let Some(name) = target.file_name() else {
             return Err(fault(format!("{} is no name for an output", target.display()), "give a file or folder name"));
         };
-        let name = format!(".{}.partial-{}", name.to_string_lossy(), std::process::id());
-        let temporary = target.with_file_name(name);
-        if folder {
-            fs::create_dir(&temporary).map_err(|e| refused("create", &temporary, &e))?;
+        let stem = format!(".{}.partial-{}", name.to_string_lossy(), std::process::id());
+        let mut number = 0;
+        loop {
+            let temporary = target.with_file_name(format!("{stem}-{number}"));
+            number += 1;
+            let made = match folder {
+                true => fs::create_dir(&temporary),
+                false => OpenOptions::new().write(true).create_new(true).open(&temporary).map(drop),
+            };
+            match made {
+                Ok(()) => return Ok(Pending { target: target.to_path_buf(), temporary, folder, force, done: false }),
+                // Left behind by a process that had the same number and was killed, or another output's.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(refused("create", &temporary, &error)),
+            }
         }
-        Ok(Pending { target: target.to_path_buf(), temporary, folder, force, done: false })
     }
 
     /// A new file: the output itself, or one of this name in the folder.
     pub(super) fn create(&self, name: &str) -> Result<(File, PathBuf)> {
-        let path = if self.folder { self.temporary.join(name) } else { self.temporary.clone() };
-        let file =
-            OpenOptions::new().write(true).create_new(true).open(&path).map_err(|e| refused("create", &path, &e))?;
+        let mut options = OpenOptions::new();
+        let (path, options) = match self.folder {
+            true => (self.temporary.join(name), options.write(true).create_new(true)),
+            false => (self.temporary.clone(), options.write(true).truncate(true)),
+        };
+        let file = options.open(&path).map_err(|e| refused("create", &path, &e))?;
         Ok((file, path))
     }
 
@@ -75,23 +89,38 @@ impl Pending {
         if self.folder {
             sync(&self.temporary)?;
         }
-        let old = self.temporary.with_extension("replaced");
-        let replaced = self.folder && self.force && self.target.is_dir();
-        if replaced {
-            fs::rename(&self.target, &old).map_err(|e| refused("replace", &self.target, &e))?;
-        }
-        if let Err(error) = fs::rename(&self.temporary, &self.target) {
-            if replaced {
-                let _ = fs::rename(&old, &self.target);
-            }
-            return Err(refused("rename into place", &self.target, &error));
-        }
+        // The output is finished, and is kept though the swap may fail.
         self.done = true;
-        if replaced {
+        let old = match self.folder && self.force && self.target.is_dir() {
+            true => Some(set_aside(&self.target).map_err(|error| self.stays(&error, None))?),
+            false => None,
+        };
+        if let Err(error) = fs::rename(&self.temporary, &self.target) {
+            let stranded = old.filter(|old| fs::rename(old, &self.target).is_err());
+            return Err(self.stays(&error, stranded));
+        }
+        if let Some(old) = old {
             fs::remove_dir_all(&old).map_err(|e| refused("remove the replaced", &old, &e))?;
         }
         sync(&parent)
     }
+
+    /// The error of a finished output that could not be put into its place; `stranded` is where what was there lies now.
+    fn stays(&self, error: &io::Error, stranded: Option<PathBuf>) -> Error {
+        let (from, to) = (self.temporary.display(), self.target.display());
+        let old = stranded.map_or(String::new(), |old| format!("; what was there lies in {}", old.display()));
+        fault(format!("cannot put {from} in the place of {to}: {error}{old}"), "it is finished: move it by hand")
+    }
+}
+
+/// Renames a folder to a name beside it that nothing has.
+fn set_aside(target: &Path) -> io::Result<PathBuf> {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let names = (0u64..).map(|number| format!(".{name}.replaced-{}-{number}", std::process::id()));
+    let mut unused = names.map(|name| target.with_file_name(name)).filter(|path| fs::symlink_metadata(path).is_err());
+    let old = unused.next().ok_or(ErrorKind::AlreadyExists)?;
+    fs::rename(target, &old)?;
+    Ok(old)
 }
 
 impl Drop for Pending {
@@ -153,6 +182,47 @@ mod tests {
                 fs::remove_file(place.path().join("away"))
             }
             .unwrap();
+        }
+    }
+
+    #[test]
+    fn what_a_killed_process_left_behind_is_in_nobody_s_way() {
+        let place = tempfile::tempdir().unwrap();
+        let pid = std::process::id();
+        let (file, folder) = (place.path().join("m.gguf"), place.path().join("m"));
+        fs::write(place.path().join(format!(".m.gguf.partial-{pid}-0")), b"left").unwrap();
+        for left in [format!(".m.partial-{pid}-0"), format!(".m.replaced-{pid}-0"), ".m.replaced".into(), "m".into()] {
+            fs::create_dir(place.path().join(&left)).unwrap();
+            fs::write(place.path().join(&left).join("config.json"), b"left").unwrap();
+        }
+        let before = names(place.path());
+        for (target, is_folder) in [(&file, false), (&folder, true)] {
+            let pending = Pending::new(target, is_folder, true).unwrap();
+            pending.small("config.json", b"new").unwrap();
+            pending.finish().unwrap();
+        }
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert_eq!(fs::read(folder.join("config.json")).unwrap(), b"new");
+        fs::remove_file(&file).unwrap();
+        assert_eq!(names(place.path()), before);
+    }
+
+    #[test]
+    fn a_finished_output_is_kept_where_only_the_swap_fails() {
+        for is_folder in [false, true] {
+            let place = tempfile::tempdir().unwrap();
+            let target = place.path().join("m");
+            let pending = Pending::new(&target, is_folder, false).unwrap();
+            pending.small("config.json", b"new").unwrap();
+            // Somebody else was there meanwhile.
+            fs::create_dir(&target).unwrap();
+            fs::write(target.join("thesis.txt"), b"years").unwrap();
+            let error = pending.finish().unwrap_err().to_string();
+            let kept = names(place.path()).into_iter().find(|name| name.starts_with(".m.partial-")).unwrap();
+            assert!(error.contains(&kept) && error.contains("finished"), "{error}");
+            let kept = place.path().join(kept);
+            let bytes = fs::read(if is_folder { kept.join("config.json") } else { kept }).unwrap();
+            assert_eq!((&bytes[..], &fs::read(target.join("thesis.txt")).unwrap()[..]), (&b"new"[..], &b"years"[..]));
         }
     }
 
