@@ -7,6 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::serve::request::RequestId;
 
@@ -14,6 +15,9 @@ use crate::serve::request::RequestId;
 pub(super) const PROMPT_COST: u64 = 1;
 /// What a token of an answer costs.
 pub(super) const OUTPUT_COST: u64 = 2;
+
+/// Tenants without requests whose service is remembered; of more, those that received least are forgotten.
+const REMEMBERED: usize = 4096;
 
 #[derive(Debug, Default)]
 struct Tenant {
@@ -26,7 +30,11 @@ struct Tenant {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     levels: BTreeMap<Reverse<i32>, BTreeMap<String, BTreeSet<RequestId>>>,
-    tenants: BTreeMap<String, Tenant>,
+    tenants: BTreeMap<Arc<str>, Tenant>,
+    /// Tenants with requests, by their service.
+    active: BTreeSet<(u64, Arc<str>)>,
+    /// Tenants without, by theirs.
+    idle: BTreeSet<(u64, Arc<str>)>,
     /// The least service of an active tenant, at the last count; it never falls.
     floor: u64,
 }
@@ -35,29 +43,56 @@ impl Queue {
     /// A tenant has one more request.
     pub(super) fn arrive(&mut self, tenant: &str) {
         self.raise_floor();
-        let floor = self.floor;
-        let entry = self.tenants.entry(tenant.to_string()).or_default();
+        let (name, mut entry) = self.take(tenant).unwrap_or_else(|| (tenant.into(), Tenant::default()));
         if entry.requests == 0 {
-            entry.served = entry.served.max(floor);
+            entry.served = entry.served.max(self.floor);
         }
         entry.requests += 1;
+        self.put(name, entry);
     }
 
-    /// A request of a tenant has ended. What a tenant without requests received is remembered as long as it matters.
+    /// A request of a tenant has ended. What a tenant without requests received is remembered as long as it matters, and as there is
+    /// room for it.
     pub(super) fn depart(&mut self, tenant: &str) {
         self.raise_floor();
-        if let Some(entry) = self.tenants.get_mut(tenant) {
+        if let Some((name, mut entry)) = self.take(tenant) {
             entry.requests = entry.requests.saturating_sub(1);
+            self.put(name, entry);
         }
-        let floor = self.floor;
-        self.tenants.retain(|_, entry| entry.requests > 0 || entry.served > floor);
+        while let Some((served, _)) = self.idle.first()
+            && (*served <= self.floor || self.idle.len() > REMEMBERED)
+        {
+            if let Some((_, name)) = self.idle.pop_first() {
+                self.tenants.remove(&name);
+            }
+        }
     }
 
     /// A tenant was served.
     pub(super) fn charge(&mut self, tenant: &str, cost: u64) {
-        if let Some(entry) = self.tenants.get_mut(tenant) {
+        if let Some((name, mut entry)) = self.take(tenant) {
             entry.served = entry.served.saturating_add(cost);
+            self.put(name, entry);
         }
+    }
+
+    /// Takes a tenant out of the books.
+    fn take(&mut self, tenant: &str) -> Option<(Arc<str>, Tenant)> {
+        let (name, entry) = self.tenants.remove_entry(tenant)?;
+        let key = (entry.served, name);
+        if entry.requests > 0 {
+            self.active.remove(&key)
+        } else {
+            self.idle.remove(&key)
+        };
+        Some((key.1, entry))
+    }
+
+    /// Enters a tenant into the books.
+    fn put(&mut self, name: Arc<str>, entry: Tenant) {
+        let by_service = if entry.requests > 0 { &mut self.active } else { &mut self.idle };
+        by_service.insert((entry.served, name.clone()));
+        self.tenants.insert(name, entry);
     }
 
     /// A request waits.
@@ -88,9 +123,8 @@ impl Queue {
     }
 
     fn raise_floor(&mut self) {
-        let active = self.tenants.values().filter(|entry| entry.requests > 0);
-        if let Some(least) = active.map(|entry| entry.served).min() {
-            self.floor = self.floor.max(least);
+        if let Some((least, _)) = self.active.first() {
+            self.floor = self.floor.max(*least);
         }
     }
 }
@@ -160,5 +194,71 @@ mod tests {
             queue.depart(&tenant);
         }
         assert!(queue.tenants.len() <= 1 && queue.levels.is_empty());
+    }
+
+    #[test]
+    fn tenants_that_come_once_are_few_though_one_request_stays() {
+        let mut queue = Queue::default();
+        queue.arrive("patient");
+        queue.arrive("greedy");
+        queue.charge("greedy", 1_000_000);
+        queue.depart("greedy");
+        for i in 0..100_000 {
+            let tenant = format!("tenant {i}");
+            queue.arrive(&tenant);
+            queue.charge(&tenant, 7);
+            queue.depart(&tenant);
+        }
+        assert_eq!((queue.tenants.len(), queue.idle.len(), queue.active.len()), (REMEMBERED + 1, REMEMBERED, 1));
+        // Who received most is remembered longest.
+        queue.arrive("greedy");
+        queue.insert(0, "greedy", RequestId(0));
+        queue.arrive("new");
+        queue.charge("new", 999_999);
+        queue.insert(0, "new", RequestId(1));
+        assert_eq!(queue.head(), Some((0, RequestId(1))));
+        // Once the floor is above them all, nobody is.
+        queue.charge("patient", 2_000_000);
+        ["new", "greedy", "patient"].into_iter().for_each(|tenant| queue.depart(tenant));
+        assert!(queue.tenants.is_empty() && queue.idle.is_empty() && queue.active.is_empty());
+    }
+
+    #[test]
+    fn the_floor_is_that_of_a_count_over_all() {
+        let mut queue = Queue::default();
+        let mut plain: BTreeMap<u64, (u64, usize)> = BTreeMap::new();
+        let (mut floor, mut dice) = (0, 1u64);
+        for _ in 0..20_000 {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let (tenant, what) = ((dice >> 33) % 50, (dice >> 50) % 3);
+            if what < 2 {
+                let least = plain.values().filter(|(_, requests)| *requests > 0).map(|(served, _)| *served).min();
+                floor = least.map_or(floor, |least| floor.max(least));
+            }
+            let name = tenant.to_string();
+            match what {
+                0 => {
+                    let (served, requests) = plain.entry(tenant).or_default();
+                    *served = if *requests == 0 { floor.max(*served) } else { *served };
+                    *requests += 1;
+                    queue.arrive(&name);
+                }
+                1 => {
+                    if let Some((_, requests)) = plain.get_mut(&tenant).filter(|(_, requests)| *requests > 0) {
+                        *requests -= 1;
+                        queue.depart(&name);
+                        plain.retain(|_, (served, requests)| *requests > 0 || *served > floor);
+                    }
+                }
+                _ => {
+                    if let Some((served, _)) = plain.get_mut(&tenant).filter(|(_, requests)| *requests > 0) {
+                        *served += dice >> 58;
+                        queue.charge(&name, dice >> 58);
+                    }
+                }
+            }
+            let found = queue.tenants.iter().map(|(name, t)| (name.parse().unwrap(), (t.served, t.requests)));
+            assert_eq!(found.collect::<BTreeMap<u64, (u64, usize)>>(), plain);
+        }
     }
 }
