@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::error::{EngineError, Result};
 use crate::generation::SamplingParams;
 use crate::sampler::Sampler;
-use crate::serve::{Proposer, Want};
+use crate::serve::{Proposer, Want, is_out};
 use crate::session::Session;
 use crate::sides::Deadline;
 use crate::text::{Prompt, TextModel};
@@ -192,9 +192,11 @@ impl Generation {
     /// text is that without guesses, to the token, whatever the temperature; on others it differs where two tokens are nearly
     /// as likely.
     ///
+    /// No wait for a guess lasts beyond the time of the request, and a proposer that is lost or hangs is not asked again.
+    ///
     /// # Errors
     /// A model whose rotary frequencies depend on the length of a sequence.
-    pub fn guess(mut self, proposer: Box<dyn Proposer>, most: usize) -> Result<Generation> {
+    pub fn guess(mut self, mut proposer: Box<dyn Proposer>, most: usize) -> Result<Generation> {
         if self.session.model().rope().depends_on_length() {
             return Err(EngineError::Parameter {
                 name: "rope_scaling of config.json",
@@ -202,6 +204,7 @@ impl Generation {
                 found: "one that depends on the length; generate without guesses".to_string(),
             });
         }
+        proposer.set_deadline(self.session.deadline());
         self.guesses = Some(Guesses { proposer, most, run: None });
         Ok(self)
     }
@@ -299,7 +302,8 @@ impl Generation {
         Ok(())
     }
 
-    /// What may come after a token that has not run. A proposer that fails costs its guess and nothing else.
+    /// What may come after a token that has not run. A proposer that fails costs its guess and nothing else; one that is out is let
+    /// go.
     fn guessed(&mut self, id: u32) -> Vec<u32> {
         let room = (self.session.capacity() - self.session.len()).min(self.voice.left()).saturating_sub(1);
         let Some(guesses) = &mut self.guesses else { return Vec::new() };
@@ -309,7 +313,15 @@ impl Generation {
         }
         let tokens = [self.session.tokens(), &[id]].concat();
         let want = Want { sequence: 0, tokens: &tokens, most, sampler: &self.sampler };
-        let mut ids = guesses.proposer.propose(&[want]).ok().and_then(|all| all.into_iter().next()).unwrap_or_default();
+        let mut ids = match guesses.proposer.propose(&[want]) {
+            Ok(all) => all.into_iter().next().unwrap_or_default(),
+            Err(error) => {
+                if is_out(&error) {
+                    self.guesses = None;
+                }
+                return Vec::new();
+            }
+        };
         let vocab = self.session.model().spec().vocab;
         ids.truncate(ids.iter().take(most).take_while(|id| (**id as usize) < vocab).count());
         ids

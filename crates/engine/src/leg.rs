@@ -105,6 +105,10 @@ impl Leg {
         &self.model
     }
 
+    pub(crate) fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+
     pub(crate) fn cache(&self) -> &dyn KvCache {
         &self.cache
     }

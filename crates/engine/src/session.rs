@@ -62,6 +62,11 @@ impl Session {
         &self.model
     }
 
+    /// When its steps must be done.
+    pub(crate) fn deadline(&self) -> Deadline {
+        self.legs.first().map_or(Deadline::default(), Leg::deadline)
+    }
+
     /// The tokens held.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens

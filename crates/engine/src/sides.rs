@@ -109,7 +109,12 @@ pub struct Deadline {
 impl Deadline {
     /// This long from now; none given is none.
     pub fn after(timeout: Option<Duration>) -> Deadline {
-        let at = |timeout: Duration| Some((Instant::now().checked_add(timeout)?, timeout));
+        Deadline::since(Instant::now(), timeout)
+    }
+
+    /// This long from then.
+    pub(crate) fn since(start: Instant, timeout: Option<Duration>) -> Deadline {
+        let at = |timeout: Duration| Some((start.checked_add(timeout)?, timeout));
         Deadline { at: timeout.and_then(at) }
     }
 

@@ -5,8 +5,8 @@ mod fixture;
 #[path = "../../layers/tests/chip/mod.rs"]
 mod chip;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chip::{Chip, Log};
@@ -17,7 +17,8 @@ use qiao_engine::checkpoint::Checkpoint;
 use qiao_engine::generate::Generation;
 use qiao_engine::generation::SamplingParams;
 use qiao_engine::runner::LoadOptions;
-use qiao_engine::sides::PATIENCE;
+use qiao_engine::serve::{CacheOptions, DraftModel, PagedExecutor, Proposer, Want};
+use qiao_engine::sides::{Deadline, PATIENCE};
 use qiao_engine::text::{Prompt, TextModel};
 use qiao_layers::{Fallback, Policy};
 
@@ -91,5 +92,48 @@ fn loading_onto_a_device_that_hangs_ends_in_an_error() {
         let options = LoadOptions { patience, ..Default::default() };
         let error = load_as(&device, "llama2-mha", config("llama2-mha", "config.json"), options).err().unwrap();
         assert_eq!(millis(error), patience.unwrap_or(PATIENCE).as_millis() as u64);
+    }
+}
+
+/// A draft model whose errors are kept.
+struct Watched(DraftModel, Arc<Mutex<Vec<EngineError>>>);
+
+impl Proposer for Watched {
+    fn propose(&mut self, wants: &[Want<'_>]) -> qiao_engine::Result<Vec<Vec<u32>>> {
+        self.0.propose(wants).map_err(|error| {
+            let again = Error::Timeout { what: "chip".into(), millis: millis(error) };
+            self.1.lock().unwrap().push(again.clone().into());
+            again.into()
+        })
+    }
+
+    fn forget(&mut self, sequence: u64) {
+        self.0.forget(sequence);
+    }
+
+    fn set_deadline(&mut self, deadline: Deadline) {
+        self.0.set_deadline(deadline);
+    }
+}
+
+#[test]
+fn a_draft_that_hangs_costs_one_wait_within_the_time_of_the_request() {
+    let (text, _) = model(&[]);
+    let said = |generation: Generation| generation.flat_map(|piece| piece.unwrap().token_ids).collect::<Vec<u32>>();
+    let expected = said(generate(&text, None));
+    for (timeout, most) in [(None, PATIENCE), (Some(Duration::from_secs(60)), Duration::from_secs(60))] {
+        let (draft, log) = model(&[]);
+        let errors = Arc::default();
+        let executor = PagedExecutor::new(draft.model().clone(), CacheOptions::default()).unwrap();
+        let vocab = text.model().spec().vocab;
+        let watched = Watched(DraftModel::new(Box::new(executor), vocab).unwrap(), Arc::clone(&errors));
+        let mut guessed = generate(&text, timeout).guess(Box::new(watched), 3).unwrap();
+        let first: Vec<u32> = guessed.by_ref().take(6).flat_map(|piece| piece.unwrap().token_ids).collect();
+        assert!(guessed.stats().drafted_tokens > 0);
+        log.hangs.store(true, Ordering::Relaxed);
+        assert_eq!([first, said(guessed)].concat(), expected);
+        let waits: Vec<u64> = std::mem::take(&mut *errors.lock().unwrap()).into_iter().map(millis).collect();
+        assert_eq!(waits.len(), 1, "it is not asked again: {waits:?}");
+        assert!(u128::from(waits[0]) <= most.as_millis() && waits[0] > 0, "{waits:?}");
     }
 }

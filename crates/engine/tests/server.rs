@@ -377,10 +377,28 @@ fn a_deadline_ends_a_request_that_runs_and_one_whose_reader_sleeps() {
 }
 
 #[test]
+fn a_late_request_is_told_the_time_that_it_was_given() {
+    let (server, word, batches) = gated(Policy::default(), 64);
+    let running = server.submit(request(&[1], 1000)).unwrap();
+    word.send(Fate::Run).unwrap();
+    until("the first batch", || batches.load(Ordering::SeqCst) == 1);
+    let params = SamplingParams { timeout: Some(Duration::from_millis(50)), ..SamplingParams::default() };
+    let mut late = server.submit(Request::new(vec![2], params)).unwrap();
+    std::thread::sleep(Duration::from_millis(60));
+    // The thread sees it behind the batch that it is in.
+    drop((word, running));
+    let error = read(&mut late).unwrap_err().to_string();
+    assert_eq!(error, "the request did not finish within 50 ms");
+}
+
+#[test]
 fn what_is_wrong_with_a_request_is_said_at_once_or_in_its_reply() {
     let (server, _) = free(Policy::default(), 4);
     assert!(matches!(server.submit(request(&[], 1)), Err(EngineError::EmptyPrompt)));
-    assert!(server.submit(Request { samples: 0, ..request(&[1], 1) }).err().unwrap().to_string().contains("samples"));
+    for (samples, found) in [(0, "found 0"), (65, "65, and 64 may run"), (usize::MAX, "and 64 may run side by side")] {
+        let error = server.submit(Request { samples, ..request(&[1], 1) }).err().unwrap().to_string();
+        assert!(error.contains("samples") && error.contains(found), "{error}");
+    }
     let hot = SamplingParams { temperature: -1.0, ..SamplingParams::default() };
     assert!(server.submit(Request::new(vec![1], hot)).is_err());
     let refused = read(&mut server.submit(request(&[VOCAB as u32], 1)).unwrap()).unwrap_err();
@@ -396,12 +414,21 @@ fn what_is_wrong_with_a_request_is_said_at_once_or_in_its_reply() {
 
 #[test]
 fn a_server_without_room_is_refused() {
-    for (replies, queue, name) in [(0, 4, "replies"), (4, 0, "queue")] {
+    for (replies, queue, name) in [(0, 4, "replies"), (4, 0, "queue"), (4, usize::MAX, "queue")] {
         let toy = Toy { gate: None, batches: Arc::default(), logits: Vec::new(), lost: false };
         let policy = Policy { queue, ..Policy::default() };
         let scheduler = Scheduler::new(Box::new(toy), Speech::none(), policy).unwrap();
         let error =
             Server::start(scheduler, ServerOptions { replies, ..ServerOptions::default() }).err().unwrap().to_string();
         assert!(error.starts_with(name), "{error}");
+    }
+}
+
+#[test]
+fn a_reply_takes_no_memory_for_chunks_that_do_not_come() {
+    let (server, _) = free(Policy::default(), usize::MAX);
+    let mut replies: Vec<_> = (0..9).map(|n| server.submit(request(&[n], 40)).unwrap()).collect();
+    for (n, reply) in replies.iter_mut().enumerate() {
+        assert_eq!(read(reply).unwrap().0, expected(&[n as u32], 40));
     }
 }

@@ -6,7 +6,7 @@ use qiao_kvcache::{Cache, SequenceId};
 
 use crate::entry::Entry;
 use crate::error::Result;
-use crate::serve::propose::Want;
+use crate::serve::propose::{Want, is_out};
 use crate::serve::request::RequestId;
 use crate::serve::state::State;
 use crate::serve::works::Works;
@@ -138,9 +138,10 @@ impl Works {
         Ok(batch)
     }
 
-    /// Adds guesses where batch and cache have room for them.
+    /// Adds guesses where batch and cache have room for them. A proposer that is out is let go.
     pub(super) fn draft(&mut self, batch: &mut Batch) {
-        let Works { proposer: Some(proposer), state, .. } = self else { return };
+        let Works { proposer, state, .. } = self;
+        let Some(guesser) = proposer else { return };
         let mut left = state.squeeze.most().saturating_sub(batch.tokens());
         let mut wants = Vec::new();
         let mut places = Vec::new();
@@ -156,7 +157,15 @@ impl Works {
         if wants.is_empty() {
             return;
         }
-        let Ok(guesses) = proposer.propose(&wants) else { return };
+        let guesses = match guesser.propose(&wants) {
+            Ok(guesses) => guesses,
+            Err(error) => {
+                if is_out(&error) {
+                    *proposer = None;
+                }
+                return;
+            }
+        };
         let most: Vec<usize> = wants.iter().map(|want| want.most).collect();
         for ((i, most), guess) in places.into_iter().zip(most).zip(guesses) {
             let known = guess.into_iter().take_while(|id| (*id as usize) < state.limits.vocab);

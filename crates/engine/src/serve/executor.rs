@@ -2,6 +2,7 @@
 
 use crate::entry::Entry;
 use crate::error::Result;
+use crate::sides::Deadline;
 
 /// Sizes that a scheduler must keep to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,4 +72,9 @@ pub trait Executor: Send {
     /// # Errors
     /// The device can't go on.
     fn recover(&mut self) -> Result<()>;
+
+    /// From now on no wait for the device lasts beyond this: such a call ends in [`qiao_core::Error::Timeout`]. Default: nothing.
+    fn set_deadline(&mut self, deadline: Deadline) {
+        let _ = deadline;
+    }
 }

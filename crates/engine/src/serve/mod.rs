@@ -50,4 +50,6 @@ pub use scheduler::Scheduler;
 pub use server::{Replica, Server, ServerOptions};
 pub use speculate::{DraftModel, PromptLookup};
 
+pub(crate) use propose::is_out;
+
 pub use crate::voice::{FinishReason, Piece, Speech};

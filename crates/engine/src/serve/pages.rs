@@ -12,6 +12,7 @@ use crate::entry::Entry;
 use crate::error::{EngineError, Result};
 use crate::model::{CacheShape, Step};
 use crate::runner::LoadedModel;
+use crate::sides::Deadline;
 
 /// Tokens of a block where the device takes any.
 pub const BLOCK_SIZE: usize = 32;
@@ -235,6 +236,10 @@ impl Executor for PagedExecutor {
 
     fn recover(&mut self) -> Result<()> {
         self.stages.iter_mut().try_for_each(PagedStage::recover)
+    }
+
+    fn set_deadline(&mut self, deadline: Deadline) {
+        self.stages.iter_mut().for_each(|stage| stage.set_deadline(deadline));
     }
 }
 

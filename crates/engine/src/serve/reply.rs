@@ -88,6 +88,8 @@ pub(super) struct Submission {
     pub(super) request: Request,
     pub(super) sent: Instant,
     pub(super) chunks: Sender<Result<Chunk>>,
+    /// Most chunks that the reply buffers.
+    pub(super) most: usize,
     pub(super) lagging: Arc<AtomicBool>,
     pub(super) line: Arc<Line>,
     /// Set by whoever sends it.
@@ -127,6 +129,8 @@ impl Shared {
 pub struct Reply {
     key: u64,
     chunks: Pin<Box<Receiver<Result<Chunk>>>>,
+    /// Most chunks that wait in it.
+    most: usize,
     line: Arc<Line>,
     lagging: Arc<AtomicBool>,
     /// Samples that have not ended.
@@ -134,9 +138,10 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// A reply to this request, which buffers so many chunks, and the submission that belongs to it.
-    pub(super) fn new(key: u64, request: Request, chunks: usize) -> (Reply, Box<Submission>) {
-        let (sender, receiver) = async_channel::bounded(chunks.max(1));
+    /// A reply to this request, which buffers so many chunks at most, and the submission that belongs to it.
+    pub(super) fn new(key: u64, request: Request, most: usize) -> (Reply, Box<Submission>) {
+        // The sender keeps to the limit; a bounded channel would take memory for all of it at once.
+        let (sender, receiver) = async_channel::unbounded();
         let lagging = Arc::new(AtomicBool::new(false));
         let (open, line) = (request.samples, Line::new());
         let submission = Submission {
@@ -144,12 +149,13 @@ impl Reply {
             request,
             sent: Instant::now(),
             chunks: sender,
+            most,
             lagging: lagging.clone(),
             line: line.clone(),
             ticket: None,
             holds_place: true,
         };
-        (Reply { key, chunks: Box::pin(receiver), line, lagging, open }, Box::new(submission))
+        (Reply { key, chunks: Box::pin(receiver), most, line, lagging, open }, Box::new(submission))
     }
 
     /// Ends the request; what came before, and the end of every sample with
@@ -192,9 +198,8 @@ impl Reply {
     fn tell_room(&self) {
         // Pairs with the fence of the thread, between raising the flag and looking for room once more: one of both sees the other.
         fence(Ordering::SeqCst);
-        let capacity = self.chunks.capacity().unwrap_or(1);
         if self.lagging.load(Ordering::SeqCst)
-            && self.chunks.len() <= capacity / 2
+            && self.chunks.len() <= self.most / 2
             && self.lagging.swap(false, Ordering::SeqCst)
         {
             self.line.tell(Command::Room(self.key));

@@ -43,7 +43,9 @@ pub(super) struct Slot {
     pub(super) places: Sender<()>,
     pub(super) shared: Arc<Shared>,
     pub(super) speed: f64,
-    pub(super) limits: Limits,
+    limits: Limits,
+    /// Most samples of a request that it runs.
+    pub(super) side_by_side: usize,
     /// Sequences under way.
     open: AtomicUsize,
     /// Requests that were given to it first.
@@ -59,6 +61,7 @@ impl Slot {
         shared: Arc<Shared>,
         speed: f64,
         limits: Limits,
+        side_by_side: usize,
     ) -> Slot {
         Slot {
             inbox: Mutex::new(Some(inbox)),
@@ -66,6 +69,7 @@ impl Slot {
             shared,
             speed,
             limits,
+            side_by_side,
             open: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
             moved: AtomicU64::new(0),
@@ -107,7 +111,7 @@ impl Slot {
 
     /// How long a request for so many sequences waits there, in no unit.
     fn wait(&self, sequences: usize) -> f64 {
-        (self.open.load(Ordering::Relaxed) + sequences) as f64 / self.speed
+        self.open.load(Ordering::Relaxed).saturating_add(sequences) as f64 / self.speed
     }
 
     /// Whether a sequence with at most so many tokens fits, and so many of them side by side.
@@ -115,7 +119,7 @@ impl Slot {
         let l = &self.limits;
         let blocks = |tokens: usize| tokens.min(l.context).div_ceil(l.block_size);
         let widest = l.window.map_or(usize::MAX, |window| blocks(window) + 1);
-        sequences <= l.batch_sequences.min(l.batch_tokens) && blocks(tokens).min(widest) < l.blocks
+        sequences <= self.side_by_side && blocks(tokens).min(widest) < l.blocks
     }
 }
 
@@ -254,7 +258,11 @@ impl Router {
         submission.ticket = Some(self.ticket(slot, submission.request.samples));
         let line = submission.line.clone();
         match self.slots[slot].bring(Command::Submit(submission), &line, count) {
-            Err(Command::Submit(submission)) => Err(submission),
+            Err(Command::Submit(mut submission)) => {
+                // It counts nowhere.
+                submission.ticket = None;
+                Err(submission)
+            }
             _ => Ok(()),
         }
     }

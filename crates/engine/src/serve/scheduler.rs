@@ -52,7 +52,7 @@ impl Scheduler {
         Ok(Scheduler { works: Works { executor, proposer: None, state: State::new(limits, cache, speech, policy) } })
     }
 
-    /// Guesses come from here, for requests that ask for them.
+    /// Guesses come from here, for requests that ask for them, until it ends in [`Error::Timeout`] or [`Error::DeviceLost`].
     pub fn with_proposer(mut self, proposer: Box<dyn Proposer>) -> Scheduler {
         self.works.proposer = Some(proposer);
         self
@@ -65,8 +65,12 @@ impl Scheduler {
     /// strings without a vocabulary, no samples or more than run side by side; a sequence that the whole cache could not hold; a
     /// full queue; a lost device.
     pub fn submit(&mut self, request: Request) -> Result<RequestId> {
-        let deadline = Deadline::after(request.params.timeout);
-        let submitted = Instant::now();
+        self.submit_since(Instant::now(), request)
+    }
+
+    /// As [`Scheduler::submit`], for a request that was sent before: its times run from then on.
+    pub(super) fn submit_since(&mut self, submitted: Instant, request: Request) -> Result<RequestId> {
+        let deadline = Deadline::since(submitted, request.params.timeout);
         if let Some(lost) = &self.works.state.lost {
             return Err(repeat(lost));
         }
@@ -157,6 +161,11 @@ impl Scheduler {
     /// The sizes of the executor.
     pub fn limits(&self) -> Limits {
         self.works.state.limits
+    }
+
+    /// Most samples of a request that it runs.
+    pub(super) fn side_by_side(&self) -> usize {
+        self.works.state.places()
     }
 
     /// How it goes about it.

@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, TrySendError};
 
-use super::reply::{Command, Reply, Shared};
+use super::reply::{Command, Reply, Shared, Submission};
 use super::router::{Balance, Router, Slot};
 use super::trouble::repeat;
 use super::worker::{Worker, fate, panic_text};
 use super::{Load, Request, Scheduler};
 use crate::error::{EngineError, Result};
+
+/// Most requests that may wait for one scheduler: memory for a mark of each is taken when the server starts.
+const MOST_QUEUED: usize = 1 << 20;
 
 /// How a server treats its callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +72,7 @@ impl Server {
     /// Starts the thread.
     ///
     /// # Errors
-    /// No room in replies, or in the queue of the scheduler's policy; no thread can be had.
+    /// No room in replies, or in the queue of the scheduler's policy; a queue of more than 2²⁰ requests; no thread can be had.
     pub fn start(scheduler: Scheduler, options: ServerOptions) -> Result<Server> {
         Server::over(vec![(scheduler, 1.0)], options)
     }
@@ -81,7 +84,7 @@ impl Server {
     pub fn over(mut schedulers: Vec<(Scheduler, f64)>, options: ServerOptions) -> Result<Server> {
         check_schedulers(&schedulers, options)?;
         let several = schedulers.len() > 1;
-        let queue = schedulers.iter().map(|(scheduler, _)| scheduler.policy().queue).sum();
+        let queue = schedulers.iter().map(|(scheduler, _)| scheduler.policy().queue).fold(0, usize::saturating_add);
         let (mut slots, mut ends) = (Vec::new(), Vec::new());
         for (scheduler, speed) in &mut schedulers {
             let (inbox, commands) = channel();
@@ -93,7 +96,7 @@ impl Server {
                 peak_blocks: AtomicUsize::new(0),
                 fate: OnceLock::new(),
             });
-            slots.push(Slot::new(inbox, places, shared, *speed, scheduler.limits()));
+            slots.push(Slot::new(inbox, places, shared, *speed, scheduler.limits(), scheduler.side_by_side()));
             ends.push((commands, taken));
             if several {
                 scheduler.keep_when_lost();
@@ -119,8 +122,7 @@ impl Server {
     /// # Errors
     /// [`EngineError::QueueFull`]; [`EngineError::ServerEnded`], as well after [`Server::drain`]; a request that is wrong in itself.
     pub fn submit(&self, request: Request) -> Result<Reply> {
-        check(&request)?;
-        match self.try_submit(request)? {
+        match self.try_submit(self.offer(request)?)? {
             Tried::Took(reply) => Ok(reply),
             Tried::Full(..) => Err(EngineError::QueueFull { most: self.queue }),
         }
@@ -130,21 +132,19 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::submit`], except for a full queue.
-    pub async fn submit_async(&self, mut request: Request) -> Result<Reply> {
-        check(&request)?;
+    pub async fn submit_async(&self, request: Request) -> Result<Reply> {
+        let mut offer = self.offer(request)?;
         loop {
-            let slot = match self.try_submit(request)? {
+            let (back, slot) = match self.try_submit(offer)? {
                 Tried::Took(reply) => return Ok(reply),
-                Tried::Full(back, slot) => {
-                    request = *back;
-                    slot
-                }
+                Tried::Full(back, slot) => (back, slot),
             };
+            offer = back;
             // One that is closed meanwhile is seen by the next try.
             if self.router.slots[slot].places.send(()).await.is_ok() {
-                match self.hand_over(request, slot) {
+                match self.hand_over(offer, slot) {
                     Ok(reply) => return Ok(reply),
-                    Err(back) => request = *back,
+                    Err(back) => offer = back,
                 }
             }
         }
@@ -154,43 +154,56 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::submit`], except for a full queue.
-    pub fn submit_waiting(&self, mut request: Request) -> Result<Reply> {
-        check(&request)?;
+    pub fn submit_waiting(&self, request: Request) -> Result<Reply> {
+        let mut offer = self.offer(request)?;
         loop {
-            let slot = match self.try_submit(request)? {
+            let (back, slot) = match self.try_submit(offer)? {
                 Tried::Took(reply) => return Ok(reply),
-                Tried::Full(back, slot) => {
-                    request = *back;
-                    slot
-                }
+                Tried::Full(back, slot) => (back, slot),
             };
+            offer = back;
             if self.router.slots[slot].places.send_blocking(()).is_ok() {
-                match self.hand_over(request, slot) {
+                match self.hand_over(offer, slot) {
                     Ok(reply) => return Ok(reply),
-                    Err(back) => request = *back,
+                    Err(back) => offer = back,
                 }
             }
         }
+    }
+
+    /// A request with its reply, which no thread has.
+    ///
+    /// # Errors
+    /// It is wrong in itself, or none of the schedulers could ever run it.
+    fn offer(&self, request: Request) -> Result<Offer> {
+        check(&request)?;
+        let most = self.router.slots.iter().map(|slot| slot.side_by_side).max().unwrap_or(0);
+        if request.samples > most {
+            let found = format!("{}, and {most} may run side by side", request.samples);
+            let expected = "no more than run side by side";
+            return Err(EngineError::Parameter { name: "samples", expected, found });
+        }
+        Ok(Reply::new(self.next.fetch_add(1, Ordering::Relaxed), request, self.replies))
     }
 
     /// Gives a request to the first scheduler that has room in its queue.
     ///
     /// # Errors
     /// None takes requests any more.
-    fn try_submit(&self, mut request: Request) -> Result<Tried> {
+    fn try_submit(&self, mut offer: Offer) -> Result<Tried> {
         let mut full = None;
-        for slot in self.router.order_for(&request) {
+        for slot in self.router.order_for(&offer.1.request) {
             match self.router.slots[slot].places.try_send(()) {
-                Ok(()) => match self.hand_over(request, slot) {
+                Ok(()) => match self.hand_over(offer, slot) {
                     Ok(reply) => return Ok(Tried::Took(reply)),
-                    Err(back) => request = *back,
+                    Err(back) => offer = back,
                 },
                 Err(TrySendError::Full(())) => full = full.or(Some(slot)),
                 Err(TrySendError::Closed(())) => {}
             }
         }
         match full {
-            Some(slot) => Ok(Tried::Full(Box::new(request), slot)),
+            Some(slot) => Ok(Tried::Full(offer, slot)),
             None => Err(self.ended()),
         }
     }
@@ -204,12 +217,11 @@ impl Server {
     }
 
     /// Hands a request that holds a place to a thread; it comes back where that takes nothing more.
-    fn hand_over(&self, request: Request, slot: usize) -> Result<Reply, Box<Request>> {
-        let key = self.next.fetch_add(1, Ordering::Relaxed);
-        let (reply, submission) = Reply::new(key, request, self.replies);
+    fn hand_over(&self, (reply, mut submission): Offer, slot: usize) -> Result<Reply, Offer> {
+        submission.sent = Instant::now();
         match self.router.submit_to(slot, submission) {
             Ok(()) => Ok(reply),
-            Err(submission) => Err(Box::new(submission.request)),
+            Err(submission) => Err((reply, submission)),
         }
     }
 
@@ -279,11 +291,14 @@ fn finished(answers: &[bool]) -> bool {
     !answers.is_empty() && answers.iter().all(|done| *done)
 }
 
+/// A request that no thread has, and its reply.
+type Offer = (Reply, Box<Submission>);
+
 /// What became of a request that was tried everywhere.
 enum Tried {
     Took(Reply),
     /// It waits best at this slot.
-    Full(Box<Request>, usize),
+    Full(Offer, usize),
 }
 
 /// The life of a scheduler's thread.
@@ -331,8 +346,9 @@ fn check_schedulers(schedulers: &[(Scheduler, f64)], options: ServerOptions) -> 
     }
     let sizes = |scheduler: &Scheduler| (scheduler.limits().vocab, scheduler.limits().context);
     for (scheduler, speed) in schedulers {
-        if scheduler.policy().queue == 0 {
-            return refuse("queue", "at least 1", "0".into());
+        let queue = scheduler.policy().queue;
+        if !(1..=MOST_QUEUED).contains(&queue) {
+            return refuse("queue", "at least 1, and at most 1048576 in a server", queue.to_string());
         }
         if !(*speed > 0.0 && speed.is_finite()) {
             return refuse("speed of a device", "a number above 0", speed.to_string());

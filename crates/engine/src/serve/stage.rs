@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use qiao_core::{Binding, Device, Error, Plan, Stream};
 use qiao_layers::Home;
@@ -14,7 +15,7 @@ use crate::model::{CacheShape, Step};
 use crate::prepared::{Prepared, SessionBuffers};
 use crate::rotary::Rotary;
 use crate::runner::LoadedModel;
-use crate::sides::alloc_padded;
+use crate::sides::{Deadline, alloc_padded};
 
 /// A plan, and what is bound to it.
 struct Bound {
@@ -33,6 +34,7 @@ struct Scratch {
 /// The part of a pool that is on one device, and what runs there.
 pub(super) struct PagedStage {
     model: Arc<LoadedModel>,
+    deadline: Deadline,
     shape: CacheShape,
     layers: Vec<LayerBuffers>,
     rotary: Arc<Rotary>,
@@ -67,20 +69,35 @@ impl PagedStage {
             },
             bound: HashMap::new(),
             staging: Vec::new(),
+            deadline: Deadline::default(),
             model,
             shape,
             layers,
         })
     }
 
+    /// From now on no wait for the device lasts beyond this.
+    pub(super) fn set_deadline(&mut self, deadline: Deadline) {
+        self.deadline = deadline;
+    }
+
+    /// How long the next wait for the device may be.
+    ///
+    /// # Errors
+    /// The deadline is over.
+    fn patience(&self) -> Result<Duration> {
+        self.deadline.left(self.model.sides().patience())
+    }
+
     /// Runs a step that the entries fit into; gives the row of the logits where each row wanted stands. Nothing is waited for but what
     /// crosses to the stage behind.
     ///
     /// # Errors
-    /// The device's own.
+    /// The device's own; the deadline is over.
     pub(super) fn run(&mut self, step: Step, entries: &[Entry<'_>], crossing: &mut Crossing) -> Result<Vec<usize>> {
         let step = self.model.own_step(step);
         self.bind(step)?;
+        self.stream.set_patience(self.patience()?);
         let Some(Bound { plan, bindings }) = self.bound.get(&step) else {
             return Err(Error::internal("a step", "it was bound, and is not there").into());
         };
@@ -95,10 +112,12 @@ impl PagedStage {
     /// The first rows of the logits of the last step, as many as fill `rows`; where that is none, waits for the step.
     ///
     /// # Errors
-    /// The device's own.
+    /// The device's own; the deadline is over.
     pub(super) fn logits(&mut self, rows: &mut [f32]) -> Result<()> {
+        let patience = self.patience()?;
+        self.stream.set_patience(patience);
         match rows {
-            [] => Ok(self.stream.sync(self.model.sides().patience())?),
+            [] => Ok(self.stream.sync(patience)?),
             rows => Ok(self.stream.download(bytemuck::cast_slice_mut(rows), &self.scratch.logits)?),
         }
     }
@@ -180,7 +199,7 @@ impl PagedStage {
     /// # Errors
     /// The devices' own.
     pub(super) fn sync(&mut self) -> Result<()> {
-        let patience = self.model.sides().patience();
+        let patience = self.patience()?;
         self.stream.sync(patience)?;
         match &mut self.host {
             Some(host) => Ok(host.sync(patience)?),
@@ -193,11 +212,13 @@ impl PagedStage {
     /// # Errors
     /// The device can't go on.
     pub(super) fn recover(&mut self) -> Result<()> {
-        let sides = self.model.sides();
-        // What a step that timed out left in flight writes to the pages as long as it lives.
-        let waited = self.stream.sync(sides.patience());
-        if let Err(error @ (Error::Timeout { .. } | Error::DeviceLost { .. })) = waited {
-            return Err(error.into());
+        let (sides, patience) = (self.model.sides(), self.patience()?);
+        // What a step that failed left in flight writes to the pages as long as it lives.
+        for stream in [Some(&mut self.stream), self.host.as_mut()].into_iter().flatten() {
+            let waited = stream.sync(patience);
+            if let Err(error @ (Error::Timeout { .. } | Error::DeviceLost { .. })) = waited {
+                return Err(error.into());
+            }
         }
         self.stream = sides.stream(Home::Device)?;
         if self.host.is_some() {

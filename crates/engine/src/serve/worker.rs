@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver as Inbox, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use async_channel::{Receiver, Sender, TrySendError};
+use async_channel::{Receiver, Sender};
 
 use super::moved::Moved;
 use super::reply::{Chunk, Command, Line, Shared, Submission};
@@ -22,6 +22,8 @@ pub(super) struct Open {
     line: Arc<Line>,
     ticket: Option<Ticket>,
     chunks: Sender<Result<Chunk>>,
+    /// Most chunks that the reply buffers.
+    most: usize,
     lagging: Arc<AtomicBool>,
     /// What found no room in the reply. While it is not empty the request is paused, so it stays as small as one batch made it.
     backlog: VecDeque<Result<Chunk>>,
@@ -50,13 +52,13 @@ impl Open {
     /// Moves the backlog into the reply, as far as there is room; `false` when nobody reads it.
     fn flush(&mut self) -> bool {
         while let Some(item) = self.backlog.pop_front() {
-            match self.chunks.try_send(item) {
-                Ok(()) => {}
-                Err(TrySendError::Full(item)) => {
-                    self.backlog.push_front(item);
-                    return true;
-                }
-                Err(TrySendError::Closed(_)) => return false,
+            if self.chunks.len() >= self.most && !self.chunks.is_closed() {
+                self.backlog.push_front(item);
+                return true;
+            }
+            // Only a reply that is gone takes nothing.
+            if self.chunks.try_send(item).is_err() {
+                return false;
             }
         }
         true
@@ -213,11 +215,9 @@ impl Worker {
     }
 
     fn submit(&mut self, submission: Submission) {
-        let Submission { key, mut request, sent, chunks, lagging, line, ticket, holds_place } = submission;
+        let Submission { key, request, sent, chunks, most, lagging, line, ticket, holds_place } = submission;
         let samples = request.samples;
-        // A time-out counts from the moment at which the request was sent.
-        request.params.timeout = request.params.timeout.map(|timeout| timeout.saturating_sub(sent.elapsed()));
-        match self.scheduler.submit(request) {
+        match self.scheduler.submit_since(sent, request) {
             Ok(id) => {
                 self.held += usize::from(holds_place);
                 self.keys.insert(id, key);
@@ -225,8 +225,9 @@ impl Worker {
                 if line.is_cancelled() {
                     self.scheduler.cancel(id);
                 }
-                self.open
-                    .insert(key, Open { id: Some(id), line, ticket, chunks, lagging, backlog, paused: false, running });
+                let id = Some(id);
+                let open = Open { id, line, ticket, chunks, most, lagging, backlog, paused: false, running };
+                self.open.insert(key, open);
             }
             Err(error) => {
                 if holds_place {

@@ -1,11 +1,14 @@
 //! Guesses, right and wrong, and what becomes of them.
 
+use std::sync::{Arc, Mutex};
+
 use qiao_core::Error;
 use qiao_engine::Result;
-use qiao_engine::serve::{Policy, Proposer, Request, Want};
+use qiao_engine::sampler::Sampler;
+use qiao_engine::serve::{DraftModel, Policy, Proposer, Request, Want};
 
 use crate::crowd::{Crowd, greedy, policy};
-use crate::slots::{Dice, Plain, VOCAB, alone, limits};
+use crate::slots::{Dice, Plain, Slots, VOCAB, alone, limits};
 
 /// Knows the model, and errs as often as it is told.
 pub struct Guesser {
@@ -108,5 +111,55 @@ fn a_guess_takes_no_room_from_anybody() {
     for id in ids {
         assert_eq!(crowd.said(id, 0).usage().preemptions, 0);
         assert!(crowd.said(id, 0).usage().drafted_tokens > 20);
+    }
+}
+
+/// Fails whenever it is asked; counts how often that is.
+struct Failing(Error, Arc<Mutex<usize>>);
+
+impl Proposer for Failing {
+    fn propose(&mut self, _: &[Want<'_>]) -> Result<Vec<Vec<u32>>> {
+        *self.1.lock().unwrap() += 1;
+        Err(self.0.clone().into())
+    }
+
+    fn forget(&mut self, _: u64) {}
+}
+
+fn hung() -> Error {
+    Error::Timeout { what: "the draft's device".into(), millis: 300_000 }
+}
+
+fn gone() -> Error {
+    Error::DeviceLost { device: "the draft's".into(), why: "pulled out".into() }
+}
+
+#[test]
+fn who_hangs_or_is_lost_is_not_asked_again() {
+    for (error, times) in [(hung(), 1), (gone(), 1), (Error::internal("a guess", "no idea"), 19)] {
+        let mut crowd = Crowd::new(limits(4, 60, 32, 8), policy());
+        let asked = Arc::default();
+        crowd.scheduler = crowd.scheduler.with_proposer(Box::new(Failing(error.clone(), Arc::clone(&asked))));
+        let id = crowd.submit(asking(5, 21));
+        crowd.finish(22);
+        assert_eq!(crowd.said(id, 0).ids, alone(&limits(4, 60, 32, 8), &[], &asking(5, 21))[0]);
+        assert_eq!(*asked.lock().unwrap(), times, "{error}");
+    }
+}
+
+#[test]
+fn a_draft_model_that_can_not_be_mended_is_lost_and_one_that_hangs_is_not_waited_for_again() {
+    type Fails = fn(&'static str, usize) -> Option<Error>;
+    let broken: Fails = |name, _| (name == "run").then(|| Error::internal("a batch", "it failed"));
+    let beyond: Fails = |_, _| Some(Error::internal("a batch", "it failed"));
+    let hangs: Fails = |name, _| (name == "run").then(hung);
+    let sampler = Sampler::new(greedy([5], 9).params, &[5]).unwrap();
+    let want = [Want { sequence: 0, tokens: &[5], most: 3, sampler: &sampler }];
+    for (faults, recovered, what) in [(broken, 1, "it failed"), (beyond, 1, "is lost"), (hangs, 0, "300000 ms")] {
+        let slots = Slots::failing(limits(4, 60, 32, 8), Box::new(faults));
+        let log = slots.log();
+        let error = DraftModel::new(Box::new(slots), VOCAB).unwrap().propose(&want).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+        assert_eq!(log.lock().unwrap().recovered, recovered);
     }
 }

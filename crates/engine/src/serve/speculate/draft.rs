@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 
+use qiao_core::Error;
 use qiao_kvcache::{Cache, Config, SequenceId};
 
 use crate::entry::Entry;
 use crate::error::{EngineError, Result};
 use crate::serve::executor::Executor;
-use crate::serve::propose::{Proposer, Want};
+use crate::serve::propose::{Proposer, Want, is_out};
+use crate::sides::Deadline;
 
 /// Guesses what a smaller model of the same vocabulary chooses, with the sampler and the uniform numbers of the sequence itself:
 /// where the two models agree about the probabilities they choose the same.
@@ -53,8 +55,7 @@ impl DraftModel {
             window: limits.window,
             sharing: false,
         });
-        let cache = cache
-            .map_err(|e| qiao_core::Error::invalid("cache of the draft model", e.to_string(), "make it larger"))?;
+        let cache = cache.map_err(|e| Error::invalid("cache of the draft model", e.to_string(), "make it larger"))?;
         Ok(DraftModel { executor, cache, places: HashMap::new(), asked: 0 })
     }
 
@@ -184,11 +185,14 @@ impl DraftModel {
 impl Proposer for DraftModel {
     fn propose(&mut self, wants: &[Want<'_>]) -> Result<Vec<Vec<u32>>> {
         let drafted = self.draft(wants);
-        if drafted.is_err() {
+        if let Err(error) = &drafted {
             // What the pages hold is not known any more.
             let all: Vec<u64> = self.places.keys().copied().collect();
             all.into_iter().for_each(|sequence| self.forget(sequence));
-            self.executor.recover()?;
+            // A device that hangs would be waited for once more.
+            if !is_out(error) {
+                self.executor.recover().map_err(gone)?;
+            }
         }
         drafted
     }
@@ -197,5 +201,17 @@ impl Proposer for DraftModel {
         if let Some((sequence, _)) = self.places.remove(&sequence) {
             self.cache.close(sequence);
         }
+    }
+
+    fn set_deadline(&mut self, deadline: Deadline) {
+        self.executor.set_deadline(deadline);
+    }
+}
+
+/// The error of a draft model that could not be made usable again: it is out, whatever the error is.
+fn gone(error: EngineError) -> EngineError {
+    match is_out(&error) {
+        true => error,
+        false => Error::DeviceLost { device: "the draft model's".into(), why: error.to_string() }.into(),
     }
 }

@@ -22,9 +22,8 @@ impl Default for PromptLookup {
 impl PromptLookup {
     /// What followed the latest earlier place, at most `most` tokens.
     fn guess<'a>(&self, tokens: &'a [u32], most: usize) -> &'a [u32] {
-        for n in (self.shortest.max(1)..=self.longest).rev() {
-            let Some(start) = tokens.len().checked_sub(n) else { continue };
-            let last = &tokens[start..];
+        for n in (self.shortest.max(1)..=self.longest.min(tokens.len())).rev() {
+            let last = &tokens[tokens.len() - n..];
             // Up to the token before the last, so that something follows.
             let earlier = &tokens[..tokens.len() - 1];
             if let Some(at) = earlier.windows(n).rposition(|window| window == last) {
@@ -72,5 +71,14 @@ mod tests {
             assert_eq!(guess(tokens, 4), [0; 0], "{tokens:?}");
         }
         assert_eq!(guess(&[1, 2, 1, 2], 0), [0; 0]);
+    }
+
+    #[test]
+    fn no_more_is_looked_for_than_there_is() {
+        let all = PromptLookup { longest: usize::MAX, shortest: 0 };
+        assert_eq!(all.guess(&[5, 1, 2, 7, 1, 2], 2), [7, 1]);
+        assert_eq!(all.guess(&[], 2), [0; 0]);
+        let none = PromptLookup { longest: 4, shortest: usize::MAX };
+        assert_eq!(none.guess(&[1, 1, 1], 2), [0; 0]);
     }
 }
