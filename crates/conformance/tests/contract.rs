@@ -72,8 +72,12 @@ const SPARSE: &[&str] = &[
 
 /// Clauses that need an operator, whichever.
 fn needs_an_operator(id: &str) -> bool {
-    let failures =
-        ["the_first_failure_of_a_stream_is_kept", "a_failure_stays_on_its_stream", "by_the_events_behind_it"];
+    let failures = [
+        "the_first_failure_of_a_stream_is_kept",
+        "a_failure_stays_on_its_stream",
+        "by_the_events_behind_it",
+        "told_when_all_is_over",
+    ];
     let kinds = ["device/plans/", "device/graphs/", "device/bindings/", "device/batches/", "device/leaks/plans_"];
     kinds.iter().any(|k| id.starts_with(k)) || failures.iter().any(|f| id.ends_with(f))
 }

@@ -19,13 +19,13 @@ impl HostBuffer {
     /// # Errors
     /// [`Error::OutOfMemory`] under the device's name.
     pub fn new(device: &str, bytes: usize) -> Result<Self> {
-        let mut data = Vec::new();
-        data.try_reserve_exact(bytes).map_err(|_| Error::OutOfMemory {
+        // Asked for first, since what fails behind it would abort. The system's zeroes cost nothing until they are touched.
+        Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| Error::OutOfMemory {
             device: device.into(),
             asked: bytes as u64,
             free: 0,
         })?;
-        data.resize(bytes, 0);
+        let data = vec![0; bytes];
         Ok(HostBuffer { data: RwLock::new(data), bytes })
     }
 

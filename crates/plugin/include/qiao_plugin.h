@@ -44,8 +44,9 @@
  *  R8 Destroying an object that queued work still uses is legal: the plugin defers the release. It does not cancel the
  *     work.
  *  R9 Async failure is sticky per stream: events after the failed command end in its error, later enqueues return
- *     QIAO_ERR_POISONED, stream_sync returns the FIRST error. A call whose arguments are refused is no failure: it does
- *     nothing. DEVICE_LOST is sticky per device: every later call that names it or what was made on it answers so at once.
+ *     QIAO_ERR_POISONED, stream_sync returns the FIRST error, once what was queued before it is done and nothing of the
+ *     stream runs any more. A call whose arguments are refused is no failure: it does nothing. DEVICE_LOST is sticky per
+ *     device: every later call that names it or what was made on it answers so at once.
  *  R10 The query is pure: no driver start, no thread, no device access; callable any number of times. Open your own driver
  *     in backend_init, with dlopen, so that a machine without it gets QIAO_ERR_NOT_PRESENT and not a failed load.
  *

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use qiao_core::{Binding, Buffer, Error};
 
 use super::probe::Failing;
-use super::scene::{Found, Scene, pattern, refused, strange};
+use super::scene::{Found, Scene, pattern, read, refused, room, same, strange};
 use super::{Broken, Clause, Held, ensure};
 use crate::family::Depth;
 use crate::subject::Subject;
@@ -17,6 +17,7 @@ pub(crate) const CLAUSES: &[Clause] = &[
     Clause { id: "device/errors/the_first_failure_of_a_stream_is_kept", depth: Depth::Standard, run: kept },
     Clause { id: "device/errors/a_failure_stays_on_its_stream", depth: Depth::Standard, run: alone },
     Clause { id: "device/errors/a_failure_is_told_by_the_events_behind_it", depth: Depth::Standard, run: by_events },
+    Clause { id: "device/errors/a_failure_is_told_when_all_is_over", depth: Depth::Standard, run: over },
 ];
 
 fn no_failure(subject: &Subject) -> Held {
@@ -123,6 +124,41 @@ fn alone(subject: &Subject) -> Held {
     Scene::new(subject)?.usable("a failure on another stream")?;
     drop(scene);
     Scene::new(subject)?.usable("a failed stream was dropped")
+}
+
+/// Copies from one buffer to the next, a failure behind them: once a sync has told it, the last copy is done.
+fn over(subject: &Subject) -> Held {
+    const COPIES: usize = 16;
+    let mut scene = Scene::new(subject)?;
+    let failing = Failing::new(&mut scene)?
+        .ok_or_else(|| Broken::unsupported("nothing makes it fail from outside: it does not run kv_write"))?;
+    let bytes = (room(&scene.device.info().memories[0]) / (2 * COPIES)).clamp(64, 1 << 20);
+    let data = pattern(3, bytes);
+    let mut chain = vec![scene.holding(&data)?];
+    for _ in 0..COPIES {
+        let next = scene.alloc(bytes)?;
+        scene.stream.fill(&next, 0x11)?;
+        chain.push(next);
+    }
+    scene.done()?;
+    for pair in chain.windows(2) {
+        scene.stream.copy(&pair[1], &pair[0])?;
+    }
+    let failed = failing.execute(&mut *scene.stream);
+    let told = scene.stream.sync(scene.timeout);
+    match (failed, told) {
+        (Ok(()), Ok(())) => {
+            Err(Broken::unsupported("nothing makes it fail from outside: it takes two tokens for one slot"))
+        }
+        (Err(first), Ok(())) => {
+            Err(Broken::contract(format!("a sync after a failure is taken as if nothing were: {first}")))
+        }
+        (_, Err(_)) => {
+            let mut other = scene.device.stream()?;
+            let got = read(&mut *other, &chain[COPIES])?;
+            same(&got, &data, "copies that were queued before a failure, once a sync has told it")
+        }
+    }
 }
 
 fn by_events(subject: &Subject) -> Held {

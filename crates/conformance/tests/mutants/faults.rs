@@ -43,6 +43,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     fault("large_copies_are_cut", "device/copies/a_large*", &[Contract], Fault::LargeCopiesAreCut),
     fault("refusals_poison_their_stream", "device/errors/*", &[Contract], Fault::RefusalsPoison),
     fault("failures_are_forgotten", "device/errors/the_first*", &[Contract], Fault::FailuresAreForgotten),
+    fault("failures_are_told_at_once", "device/errors/*over", &[Contract], Fault::FailuresAreToldAtOnce),
     fault("failures_spread_to_other_streams", "device/errors/a_failure*", &[Contract], Fault::FailuresSpread),
     fault(
         "failures_are_not_told_by_events",

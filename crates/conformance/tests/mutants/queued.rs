@@ -70,6 +70,8 @@ pub(crate) enum Fault {
     LargeCopiesAreCut,
     /// A refused call poisons its stream.
     RefusalsPoison,
+    /// `sync` tells a failure and waits for nothing.
+    FailuresAreToldAtOnce,
     /// `sync` forgets the failure that it tells.
     FailuresAreForgotten,
     /// An event does not tell the failure before it.
@@ -156,7 +158,13 @@ impl Queued {
     pub(crate) fn new(fault: Fault) -> Queued {
         let mut info = ReferenceDevice::default().info().clone();
         let kind = MemoryKind { device_local: true, host_visible: true, ..Default::default() };
-        let memory = MemoryInfo { kind, total_bytes: total(fault), max_alloc: total(fault), base_align: 64, ..Default::default() };
+        let memory = MemoryInfo {
+            kind,
+            total_bytes: total(fault),
+            max_alloc: total(fault),
+            base_align: 64,
+            ..Default::default()
+        };
         info.name = "queued".into();
         info.memories = vec![memory];
         info.tensor_align = 64;
@@ -254,7 +262,7 @@ impl Device for Queued {
     fn stream(&self) -> Result<Box<dyn Stream>> {
         let lane = Arc::new(Lane::start(self.shared.clone()));
         *lock(&self.shared.current) = Some(lane.clone());
-        Ok(Box::new(QueuedStream { lane, shared: self.shared.clone() }))
+        Ok(Box::new(QueuedStream { lane, shared: self.shared.clone(), told: Mutex::default() }))
     }
 
     fn event(&self) -> Result<Arc<dyn Event>> {
@@ -354,6 +362,8 @@ impl Lane {
 struct QueuedStream {
     lane: Arc<Lane>,
     shared: Arc<Shared>,
+    /// A failure that is told without a wait.
+    told: Mutex<Option<Error>>,
 }
 
 impl Drop for QueuedStream {
@@ -502,6 +512,9 @@ impl Stream for QueuedStream {
     fn sync(&mut self, timeout: Duration) -> Result<()> {
         let fault = self.shared.fault;
         let timeout = if fault == Fault::SyncIgnoresItsTime { Duration::MAX } else { timeout };
+        if let Some(first) = &*lock(&self.told) {
+            return Err(first.clone());
+        }
         if fault != Fault::SyncDoesNotWait && !self.lane.wait(timeout) {
             return Err(out_of_time("stream", timeout));
         }
@@ -674,6 +687,13 @@ impl Plan for QueuedPlan {
         };
         if fault == Fault::PlansOvertake {
             return command();
+        }
+        if fault == Fault::FailuresAreToldAtOnce {
+            let result = command();
+            if let Err(error) = &result {
+                lock(&stream.told).get_or_insert(error.clone());
+            }
+            return result;
         }
         stream.queue(command);
         Ok(())

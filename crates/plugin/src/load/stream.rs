@@ -54,18 +54,17 @@ impl DeviceStream {
         }
     }
 
-    /// Waits until earlier commands are done.
+    /// Waits until earlier commands are done, behind a failure too.
     fn settle(&mut self, limit: Duration) -> Result<()> {
         self.device.present()?;
-        if let Some(first) = self.first.get() {
-            return Err(first.clone());
-        }
-        match self.wait_for_device(limit) {
-            Ok(()) => Ok(()),
-            Err(f) if f.status == abi::ERR_TIMEOUT => {
+        let waited = self.wait_for_device(limit);
+        match (waited, self.first.get()) {
+            (Err(f), _) if f.status == abi::ERR_TIMEOUT => {
                 Err(self.device.error_of_command(&f, Asked { wait: limit, ..Asked::default() }))
             }
-            Err(f) => Err(self.keep(self.first_of(&f))),
+            (_, Some(first)) => Err(first.clone()),
+            (Ok(()), None) => Ok(()),
+            (Err(f), None) => Err(self.keep(self.first_of(&f))),
         }
     }
 
