@@ -116,7 +116,7 @@ pub(crate) fn worker_for(device: &str, timeout: Duration) -> anyhow::Result<work
     let start = move || {
         let mut command = plugins::again().expect("this program was found when the run began");
         command.args(["check", "--worker", "--device", &device]);
-        // Ctrl-C is for the run, which lets the case end.
+        // Ctrl-C is for the run, which lets the case end. The worker ends by itself when the run is gone.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command
@@ -124,7 +124,24 @@ pub(crate) fn worker_for(device: &str, timeout: Duration) -> anyhow::Result<work
     Ok(worker::Worker::new(start, timeout))
 }
 
+/// Ends this process, in whatever call it hangs, soon after the one that started it is gone: a worker that stays holds its
+/// device.
+#[cfg(unix)]
+fn end_with_parent() {
+    use std::os::unix::process::parent_id;
+    let parent = parent_id();
+    std::thread::spawn(move || {
+        while parent_id() == parent {
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        // Not by exit, whose handlers may hang in the same call.
+        std::process::abort();
+    });
+}
+
 fn work(args: &Check) -> anyhow::Result<Exit> {
+    #[cfg(unix)]
+    end_with_parent();
     let output = std::fs::File::from(std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned()?);
     worker::serve(&args.device, || open(&args.device), std::io::stdin().lock(), output)?;
     Ok(Exit::Ok)

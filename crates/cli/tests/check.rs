@@ -110,3 +110,38 @@ fn a_replay_file_runs_its_case_alone() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("qiao.replay/9"));
 }
+
+/// Whether a process runs; one that ended and that nobody asked how is none.
+#[cfg(target_os = "linux")]
+fn runs(process: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, after)| !after.starts_with(" Z"))
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_worker_ends_when_its_run_is_killed() {
+    use std::io::{BufRead, BufReader};
+    use std::time::{Duration, Instant};
+
+    // The worker's input stays open here, so that it ends by nothing else.
+    let script = "exec 3<&0; \"$0\" check --worker --device cpu <&3 >/dev/null & echo $!; wait";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_qiao")]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut run = shell.spawn().unwrap();
+    let _open = run.stdin.take();
+    let mut worker = String::new();
+    BufReader::new(run.stdout.take().unwrap()).read_line(&mut worker).unwrap();
+    let worker = worker.trim();
+    assert!(runs(worker));
+    // Long enough for the worker to have seen who started it.
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(runs(worker), "it ends while the run is there");
+    run.kill().unwrap();
+    run.wait().unwrap();
+    let killed = Instant::now();
+    while runs(worker) {
+        assert!(killed.elapsed() < Duration::from_secs(60), "the worker is left");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
