@@ -1,10 +1,10 @@
 """Write a full-size checkpoint with random weights, for speed and memory checks where no download is wanted.
 
-    python3 -m venv .venv && .venv/bin/pip install -r tools/requirements.txt     (numpy is enough; gguf for --gguf)
+    python3 -m venv .venv && .venv/bin/pip install -r tools/requirements.txt     (numpy is enough)
     .venv/bin/python tools/random_checkpoint.py --shape qwen2.5-0.5b --dtype bf16 --out models/qwen2.5-0.5b-bf16
     .venv/bin/python tools/random_checkpoint.py --shape llama-3.2-1b --dtype f16 --out models/l1b --shards 3
     ... --gguf FILE      the same weights once more as GGUF, so that llama.cpp runs the same model
-    ... --tiled          the same few million numbers again and again: ten times as fast, for sizes where speed alone counts
+    ... --tiled          the same million numbers again and again: as fast as the disk, for sizes where speed alone counts
     ... --blocks q8_0 --gguf FILE      a GGUF file of random Q8_0 or Q4_K blocks alone, no folder: speed alone
 
 The folder has the layout of a published checkpoint: config.json (older keys, as those models were published),
@@ -13,10 +13,12 @@ fixtures/tokenizer-bytelevel, whose ids are a part of the vocabulary. The text s
 
 Weights are normal, with a spread that keeps activations near 1 in every layer. They depend on --seed and the
 tensor's name alone, so every dtype and sharding holds the same model up to rounding. Tensors are drawn and written
-in pieces: memory stays below about 200 MB (for GGUF the written files are mapped).
+in pieces: memory stays below about 200 MB (for GGUF the written files are mapped). Every file is written beside its place and renamed
+when it is whole, config.json last: a folder that has it, and a GGUF file that is there, are whole.
 """
 
 import argparse
+import functools
 import json
 import math
 import pathlib
@@ -27,8 +29,11 @@ import zlib
 
 import numpy as np
 
+import gguf_file
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PIECE = 1 << 22  # elements drawn at a time
+TILE = 1 << 20  # elements that are repeated
 SIZES = {"bf16": 2, "f16": 2, "f32": 4}
 NAMES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 
@@ -173,18 +178,19 @@ def cast(values: np.ndarray, dtype: str) -> np.ndarray:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def pieces(name: str, shape: tuple[int, ...], layers: int, seed: int, tiled: bool):
-    """Draw a tensor's elements in f32, PIECE at a time, in row-major order; tiled: one piece over and over."""
+def pieces(name: str, shape: tuple[int, ...], layers: int, seed: int, dtype: str, tiled: bool):
+    """Draw a tensor's elements as they are stored, in row-major order, PIECE at a time; tiled: one TILE over and over."""
     generator = np.random.Generator(np.random.SFC64([seed, zlib.crc32(name.encode())]))
     mean, deviation = spread(name, shape, layers)
     left = math.prod(shape)
-    values = None
+    stored = None
     while left:
-        if values is None or not tiled:
-            values = generator.standard_normal(min(left, PIECE), dtype=np.float32)
+        if stored is None or not tiled:
+            values = generator.standard_normal(min(left, TILE if tiled else PIECE), dtype=np.float32)
             values *= np.float32(deviation)
             values += np.float32(mean)
-        part = values[:left]
+            stored = cast(values, dtype)
+        part = stored[:left]
         left -= part.size
         yield part
 
@@ -198,11 +204,17 @@ def write_shard(path: pathlib.Path, shapes: dict, dtype: str, layers: int, seed:
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
+    with part_of(path).open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, shape in shapes.items():
-            for values in pieces(name, shape, layers, seed, tiled):
-                cast(values, dtype).tofile(file)
+            for values in pieces(name, shape, layers, seed, dtype, tiled):
+                values.tofile(file)
+    part_of(path).replace(path)
+
+
+def part_of(path: pathlib.Path) -> pathlib.Path:
+    """Where a file is written before it is whole."""
+    return path.with_name(path.name + ".part")
 
 
 def split(shapes: dict, count: int) -> list[dict]:
@@ -224,8 +236,8 @@ def split(shapes: dict, count: int) -> list[dict]:
 
 def write_checkpoint(out: pathlib.Path, config: dict, args) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob("model*.safetensors*"):
-        old.unlink()
+    for old in (out / "config.json", *out.glob("model*.safetensors*")):
+        old.unlink(missing_ok=True)
     shapes = tensors(config)
     parts = split(shapes, args.shards)
     weight_map = {}
@@ -238,16 +250,18 @@ def write_checkpoint(out: pathlib.Path, config: dict, args) -> None:
     if args.shards > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         write_json(out / "model.safetensors.index.json", index)
-    write_json(out / "config.json", config)
     generation = {key: config[key] for key in ("bos_token_id", "eos_token_id")} | {"do_sample": False}
     write_json(out / "generation_config.json", generation)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(ROOT / "fixtures/tokenizer-bytelevel" / file, out / file)
+    # The mark of a whole folder.
+    write_json(out / "config.json", config)
     print(f"{out}: {len(shapes)} tensors, {total / 1e6:.0f} MB in {args.dtype}, {len(parts)} file(s)")
 
 
 def write_json(path: pathlib.Path, value) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    part_of(path).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    part_of(path).replace(path)
 
 
 def gguf_name(name: str) -> str:
@@ -316,113 +330,105 @@ def widened(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def gguf_tokenizer(writer, config: dict, gguf) -> None:
+def gguf_tokenizer(file: gguf_file.GgufFile, config: dict) -> None:
     """The small tokenizer, filled up to the model's vocabulary with unused entries."""
     tokenizer = json.loads((ROOT / "fixtures/tokenizer-bytelevel/tokenizer.json").read_text(encoding="utf-8"))
     size = config["vocab_size"]
     tokens = [f"[unused{i}]" for i in range(size)]
-    kinds = [gguf.TokenType.UNUSED] * size
+    kinds = [gguf_file.UNUSED] * size
     for token, index in tokenizer["model"]["vocab"].items():
-        tokens[index], kinds[index] = token, gguf.TokenType.NORMAL
+        tokens[index], kinds[index] = token, gguf_file.NORMAL
     for added in tokenizer["added_tokens"]:
         tokens[added["id"]] = added["content"]
-        kinds[added["id"]] = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
+        kinds[added["id"]] = gguf_file.CONTROL if added["special"] else gguf_file.USER_DEFINED
     merges = [m if isinstance(m, str) else " ".join(m) for m in tokenizer["model"]["merges"]]
     eos = config["eos_token_id"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("llama-bpe" if config["model_type"] == "llama" else "qwen2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(kinds)
-    writer.add_token_merges(merges)
-    writer.add_bos_token_id(config["bos_token_id"])
-    writer.add_eos_token_id(eos[0] if isinstance(eos, list) else eos)
-    writer.add_add_bos_token(False)
+    file.text("tokenizer.ggml.model", "gpt2")
+    file.text("tokenizer.ggml.pre", "llama-bpe" if config["model_type"] == "llama" else "qwen2")
+    file.array("tokenizer.ggml.tokens", "text", tokens)
+    file.array("tokenizer.ggml.token_type", "i32", kinds)
+    file.array("tokenizer.ggml.merges", "text", merges)
+    file.number("tokenizer.ggml.bos_token_id", "u32", config["bos_token_id"])
+    file.number("tokenizer.ggml.eos_token_id", "u32", eos[0] if isinstance(eos, list) else eos)
+    file.number("tokenizer.ggml.add_bos_token", "bool", False)
 
 
-def gguf_writer(path: pathlib.Path, config: dict, file_type, gguf):
+def gguf_of(path: pathlib.Path, config: dict, dtype: str) -> gguf_file.GgufFile:
     """A file with the model's shape and tokenizer, and no weights yet."""
     kind = config["model_type"]
-    writer = gguf.GGUFWriter(path, kind)
-    writer.add_name(path.stem)
-    writer.add_file_type(file_type)
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_vocab_size(config["vocab_size"])
-    if "head_dim" in config:
-        writer.add_key_length(config["head_dim"])
-        writer.add_value_length(config["head_dim"])
+    file = gguf_file.GgufFile(path, kind)
+    file.text("general.name", path.stem)
+    file.number("general.file_type", "u32", gguf_file.FILE_TYPES[dtype])
+    sizes = {
+        "context_length": "max_position_embeddings",
+        "embedding_length": "hidden_size",
+        "block_count": "num_hidden_layers",
+        "feed_forward_length": "intermediate_size",
+        "attention.head_count": "num_attention_heads",
+        "attention.head_count_kv": "num_key_value_heads",
+        "vocab_size": "vocab_size",
+        "attention.key_length": "head_dim",
+        "attention.value_length": "head_dim",
+    }
+    for key, name in sizes.items():
+        if name in config:
+            file.number(f"{kind}.{key}", "u32", config[name])
+    file.number(f"{kind}.rope.freq_base", "f32", config["rope_theta"])
+    file.number(f"{kind}.attention.layer_norm_rms_epsilon", "f32", config["rms_norm_eps"])
     if kind == "llama":
-        writer.add_rope_dimension_count(config["head_dim"])
-        writer.add_tensor("rope_freqs.weight", llama3_factors(config))
-    gguf_tokenizer(writer, config, gguf)
-    return writer
+        file.number("llama.rope.dimension_count", "u32", config["head_dim"])
+        factors = llama3_factors(config)
+        file.tensor("rope_freqs.weight", factors.shape, "f32", lambda: [factors])
+    gguf_tokenizer(file, config)
+    return file
 
 
-def finish(writer, path: pathlib.Path) -> None:
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    print(f"{path}: {path.stat().st_size / 1e6:.0f} MB")
+def finish(file: gguf_file.GgufFile) -> None:
+    file.write()
+    print(f"{file.path}: {file.path.stat().st_size / 1e6:.0f} MB")
 
 
-def blocks(kind: str, count: int, deviation: float, seed: list[int]) -> np.ndarray:
-    """`count` blocks of random codes whose values have about this spread: Q8_0 of 32 weights, Q4_K of 256."""
+def blocks(kind: str, count: int, deviation: float, seed: list[int]):
+    """`count` blocks of random codes whose values have about this spread: Q8_0 of 32 weights, Q4_K of 256; the same ones repeat."""
     generator = np.random.Generator(np.random.SFC64(seed))
     size, scales = {"q8_0": (34, [deviation / 73.9]), "q4_k": (144, [deviation / 190, deviation / 25])}[kind]
     raw = np.frombuffer(generator.bytes(min(count, 1 << 16) * size), dtype=np.uint8).reshape(-1, size).copy()
     raw[:, : 2 * len(scales)] = np.array(scales, dtype=np.float16).view(np.uint8)
-    return np.resize(raw, (count, size))
+    while count:
+        yield raw[:count]
+        count -= len(raw[:count])
 
 
 def write_blocks(path: pathlib.Path, config: dict, kind: str, seed: int) -> None:
     """Write a GGUF file whose matrices are random blocks; vectors are f32 as drawn."""
-    import gguf
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    layers = config["num_hidden_layers"]
-    types = {
-        "q8_0": (gguf.LlamaFileType.MOSTLY_Q8_0, gguf.GGMLQuantizationType.Q8_0, 32),
-        "q4_k": (gguf.LlamaFileType.MOSTLY_Q4_K_S, gguf.GGMLQuantizationType.Q4_K, 256),
-    }
-    file_type, dtype, block = types[kind]
-    writer = gguf_writer(path, config, file_type, gguf)
+    layers, elements = config["num_hidden_layers"], gguf_file.TYPES[kind][1]
+    file = gguf_of(path, config, kind)
     for name, shape in tensors(config).items():
         if len(shape) == 1:
-            writer.add_tensor(gguf_name(name), np.concatenate(list(pieces(name, shape, layers, seed, False))))
-            continue
-        if shape[1] % block:
-            raise SystemExit(f"--blocks {kind}: rows of {name} have {shape[1]} weights, no multiple of {block}")
-        raw = blocks(kind, math.prod(shape) // block, spread(name, shape, layers)[1], [seed, zlib.crc32(name.encode())])
-        writer.add_tensor(gguf_name(name), raw.reshape(shape[0], -1), raw_dtype=dtype)
-    finish(writer, path)
+            parts = functools.partial(pieces, name, shape, layers, seed, "f32", False)
+            file.tensor(gguf_name(name), shape, "f32", parts)
+        else:
+            count, deviation = math.prod(shape) // elements, spread(name, shape, layers)[1]
+            parts = functools.partial(blocks, kind, count, deviation, [seed, zlib.crc32(name.encode())])
+            file.tensor(gguf_name(name), shape, kind, parts)
+    finish(file)
 
 
 def write_gguf(path: pathlib.Path, out: pathlib.Path, config: dict, dtype: str) -> None:
     """Repeat the checkpoint's weights as GGUF: matrices as stored, vectors in f32."""
-    import gguf
-
     kind = config["model_type"]
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
-    file_types = {"bf16": gguf.LlamaFileType.MOSTLY_BF16, "f16": gguf.LlamaFileType.MOSTLY_F16}
-    writer = gguf_writer(path, config, file_types.get(dtype, gguf.LlamaFileType.ALL_F32), gguf)
-    for name, values in stored(out):
-        part = name.split(".")[-2]
+    file = gguf_of(path, config, dtype)
+
+    def parts(part: str, values: np.ndarray):
         if kind == "llama" and part in heads:
             values = interleaved(values, heads[part])
-        if values.ndim == 1:
-            writer.add_tensor(gguf_name(name), widened(values))
-        elif values.dtype == np.uint16:
-            writer.add_tensor(gguf_name(name), values.view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
-        else:
-            writer.add_tensor(gguf_name(name), values)
-    finish(writer, path)
+        yield widened(values) if values.ndim == 1 else values
+
+    for name, values in stored(out):
+        stored_as = "f32" if values.ndim == 1 else dtype
+        file.tensor(gguf_name(name), values.shape, stored_as, functools.partial(parts, name.split(".")[-2], values))
+    finish(file)
 
 
 def main() -> int:
