@@ -9,6 +9,7 @@
 
 use std::error::Error;
 use std::ffi::{CString, c_char, c_int, c_void};
+use std::path::Path;
 use std::process::ExitCode;
 use std::ptr::null_mut;
 use std::sync::Mutex;
@@ -16,7 +17,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use libloading::Library;
+use library::Opened;
 use qiao_kernels_cuda::{HEADERS, UNITS, Unit};
+
+#[path = "../src/library.rs"]
+#[allow(dead_code, reason = "the backend uses more of it")]
+mod library;
 
 type Answer<T> = Result<T, Box<dyn Error + Send + Sync>>;
 type Strings = *const *const c_char;
@@ -64,16 +70,13 @@ fn main() -> ExitCode {
     if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The libraries of NVIDIA's wheels: the compiler finds its own part only where that is open already. cudarc finds it by its
-/// name then.
+/// That of NVIDIA's wheels, opened as the backend opens it.
 fn nvrtc(folder: &str) -> Answer<Compiler> {
-    for name in ["libnvrtc-builtins.so.13.0", "libnvrtc.so.13"] {
-        // SAFETY: NVIDIA's library; it stays open.
-        std::mem::forget(unsafe { Library::new(format!("{folder}/{name}")) }?);
-    }
-    // SAFETY: the library is open under the name that is looked for.
-    let library = unsafe { cudarc::nvrtc::sys::culib() };
-    Compiler::load(library, "nvrtc", "CUBIN")
+    let path = Path::new(folder).join("libnvrtc.so.13");
+    let opened = Opened::new(&path, "libnvrtc-builtins.so");
+    let opened = opened.ok_or_else(|| format!("{} does not open", path.display()))?;
+    let compiler = Compiler::load(&opened.library, "nvrtc", "CUBIN")?;
+    Ok(opened.keep(compiler))
 }
 
 /// hipRTC is a part of the run-time library up to release 5, and a library of its own since.

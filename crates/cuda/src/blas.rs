@@ -180,10 +180,13 @@ impl Described {
                 &mut count,
             )
         };
-        if code != SUCCESS || count < 1 {
+        // SAFETY: the state is a number of the result's, which was zero before. It is read as a number, since it may be one that
+        // has no name here.
+        let state = unsafe { (&raw const (*found.as_ptr()).state).cast::<Code>().read() };
+        if code != SUCCESS || count < 1 || state != SUCCESS {
             return None;
         }
-        // SAFETY: the library wrote one result.
+        // SAFETY: the library wrote one result, whose state is a success.
         let found = unsafe { found.assume_init() };
         (found.workspaceSize <= WORKSPACE).then_some(found.algo)
     }

@@ -72,7 +72,7 @@ impl Modules {
                 continue;
             }
             let built_in = prebuilt::image(unit.name, target.arch).filter(|_| row.prebuilt);
-            match built_in.map(|image| Module::new(driver, unit, image)) {
+            match built_in.map(|image| Module::new(driver, unit, image, "nvcc, when this was built")) {
                 Some(Ok(module)) => drop(loaded.insert(unit.name, module)),
                 Some(Err(why)) => missing.push((unit, Some(why))),
                 None => missing.push((unit, None)),
@@ -92,7 +92,8 @@ impl Modules {
                 Some(refused) if matches!(why, Error::NotPresent { .. }) => refused,
                 _ => why,
             })?;
-            loaded.insert(unit.name, Module::new(driver, unit, &image)?);
+            let maker = format!("{} for {}", compiler(row)?.version(), row.stack.version(target.driver));
+            loaded.insert(unit.name, Module::new(driver, unit, &image, &maker)?);
         }
         Ok(())
     }
@@ -135,11 +136,12 @@ fn answered(driver: &Driver, code: Code, what: impl FnOnce() -> String) -> Resul
 }
 
 impl Module {
-    fn new(driver: &Driver, unit: &'static Unit, image: &[u8]) -> Result<Module> {
+    /// A unit's image on the card; `maker` is what compiled it, for errors.
+    fn new(driver: &Driver, unit: &'static Unit, image: &[u8], maker: &str) -> Result<Module> {
         // SAFETY: the image is what the vendor's compiler made, or a text with a zero at its end.
         let raw = unsafe { driver.load(image) }.map_err(|(code, log)| {
             let why = format!("{} {log}", driver.describe(code));
-            Error::internal(format!("loading unit {}", unit.name), why.trim().to_string())
+            Error::internal(format!("loading unit {}, compiled by {maker}", unit.name), why.trim().to_string())
         })?;
         let mut module = Module { raw, functions: HashMap::new() };
         for kernel in unit.kernels {

@@ -19,7 +19,7 @@ use crate::ops::{self, Card, CudaPlan};
 use crate::prebuilt;
 use crate::rtc::compiler;
 use crate::stream::CudaStream;
-use crate::sys::{CUdevice, Driver, SUCCESS, blas, driver};
+use crate::sys::{Blas, CUdevice, Driver, SUCCESS, blas, driver};
 use crate::vendors::{Arch, Asked, Row, Shared, maker_of};
 
 /// Where the kernel says what is at each place of the PCI bus.
@@ -55,12 +55,9 @@ impl Facts {
             SUCCESS => {}
             code => return Err(absent(driver.describe(code))),
         }
-        let (mut total, mut version) = (0, 0);
-        // SAFETY: each writes a number.
-        unsafe {
-            driver.device_memory.map(|ask| ask(&mut total, device));
-            (driver.version)(&mut version);
-        }
+        let mut total = 0;
+        // SAFETY: writes a number.
+        driver.device_memory.map(|ask| unsafe { ask(&mut total, device) });
         let name = text(|at, bytes| {
             // SAFETY: the text holds as many bytes as is said.
             unsafe { (driver.device_name)(at, bytes, device) };
@@ -77,7 +74,7 @@ impl Facts {
         if !(row.prebuilt && prebuilt::serves(arch)) {
             compiler(row)?;
         }
-        Ok(Facts { device, name, maker, target: Target { arch, name: arch_name, driver: version }, total })
+        Ok(Facts { device, name, maker, target: Target { arch, name: arch_name, driver: driver.version() }, total })
     }
 
     fn info(&self, driver: &Driver, free: usize) -> DeviceInfo {
@@ -217,10 +214,16 @@ fn asked(driver: &Driver, device: CUdevice, name: &str, arch: &str) -> Result<&'
     }
 }
 
-/// What the driver can do, and the compiler's version where there is one.
+/// What the driver can do, the compiler's version where there is one, and that of the library of large products where the
+/// vendor has one.
 fn versions(row: &'static Row, driver: i32) -> String {
-    let of_driver = row.stack.version(driver);
-    compiler(row).map_or(of_driver.clone(), |compiler| format!("{of_driver}, {}", compiler.version()))
+    let of_compiler = compiler(row).map(|compiler| compiler.version()).ok();
+    let of_blas = row.blas.as_ref().map(|(library, _)| match blas(row).map(Blas::version) {
+        Some(Some([major, minor, patch])) => format!("{} {major}.{minor}.{patch}", library.what),
+        Some(None) => library.what.to_string(),
+        None => format!("no {}", library.what),
+    });
+    [Some(row.stack.version(driver)), of_compiler, of_blas].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// How many cards the driver names.

@@ -8,7 +8,7 @@ use qiao_kernels_cuda::{HEADERS, Unit};
 use crate::compile::Target;
 use crate::library::Kept;
 use crate::outside::Outside;
-use crate::sys::{Code, CompilerCalls, SUCCESS, nvrtcProgram};
+use crate::sys::{Code, CompilerCalls, SUCCESS, nvrtcProgram, takes};
 use crate::vendors::{Compiling, Row};
 
 /// A vendor's run-time compiler.
@@ -31,7 +31,7 @@ pub(crate) struct Job {
     is_code: bool,
 }
 
-/// The run-time compiler of a vendor.
+/// The run-time compiler of a vendor. One whose code the driver is too old for is taken where there is no other.
 ///
 /// # Errors
 /// [`Error::NotPresent`]: it is not there, or is too old.
@@ -40,7 +40,8 @@ pub(crate) fn compiler(row: &'static Row) -> Result<&'static Compiler> {
     FOUND.get(row.name, || {
         let found = match &row.compiler {
             Compiling::Library { library, calls, options } => {
-                let calls = library.open(|found| CompilerCalls::load(found, calls));
+                let fits = |calls: &CompilerCalls| takes(row, calls.version().0);
+                let calls = library.open(|found| CompilerCalls::load(found, calls), fits);
                 calls.map(|calls| Compiler { kind: Kind::Library(calls), options, what: library.what })
             }
             Compiling::Program { what, variable, options, mend } => {
@@ -52,6 +53,16 @@ pub(crate) fn compiler(row: &'static Row) -> Result<&'static Compiler> {
     })
 }
 
+impl CompilerCalls {
+    /// The major number of the compiler's version, and the minor.
+    fn version(&self) -> (c_int, c_int) {
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: writes two numbers.
+        unsafe { (self.version)(&mut major, &mut minor) };
+        (major, minor)
+    }
+}
+
 impl Compiler {
     /// Its name and version.
     pub(crate) fn version(&self) -> String {
@@ -59,9 +70,7 @@ impl Compiler {
             Kind::Library(calls) => calls,
             Kind::Program(program) => return format!("{} ({})", self.what, program.version),
         };
-        let (mut major, mut minor) = (0, 0);
-        // SAFETY: writes two numbers.
-        unsafe { (calls.version)(&mut major, &mut minor) };
+        let (major, minor) = calls.version();
         format!("{} {major}.{minor}", self.what)
     }
 

@@ -197,7 +197,9 @@ table! {
             *mut c_void, lt::cublasLtMatrixLayout_t, *const c_void, *mut c_void, usize, CUstream,
         );
     }
-    may {}
+    may {
+        version () -> usize;
+    }
 }
 
 /// A vendor's driver, initialised.
@@ -230,10 +232,15 @@ pub(crate) fn driver(row: &'static Row) -> Result<&'static Driver> {
     static FOUND: Kept<Driver> = Kept::new();
     FOUND.get(row.name, || {
         let absent = |why: String| Error::not_present(row.name, why);
-        let calls = row.driver.open(|library| Calls::load(library, &row.calls)).map_err(absent)?;
+        let start = |library: &Library| {
+            let calls = Calls::load(library, &row.calls)?;
+            // SAFETY: needs nothing.
+            let code = unsafe { (calls.init)(0) };
+            Ok((calls, code))
+        };
+        let (calls, code) = row.driver.open(start, |(_, code)| !row.codes.stub.contains(code)).map_err(absent)?;
         let driver = Driver { row, calls };
-        // SAFETY: needs nothing.
-        match unsafe { (driver.init)(0) } {
+        match code {
             SUCCESS => Ok(driver),
             code if row.codes.no_device.contains(&code) => Err(absent("the driver finds no card".into())),
             code if row.codes.stub.contains(&code) => {
@@ -244,12 +251,28 @@ pub(crate) fn driver(row: &'static Row) -> Result<&'static Driver> {
     })
 }
 
-/// cuBLASLt, where this vendor has it on this machine with all that is used of it.
+/// Whether a vendor's driver works with libraries of this major number.
+pub(crate) fn takes(row: &'static Row, major: i32) -> bool {
+    !row.stack.bounds || driver(row).is_ok_and(|driver| major <= row.stack.major(driver.version()))
+}
+
+/// cuBLASLt, where this vendor has it on this machine with all that is used of it. One that the driver is too old for is taken
+/// where there is no other.
 pub(crate) fn blas(row: &'static Row) -> Option<&'static Blas> {
     static FOUND: Kept<Blas> = Kept::new();
     let (library, names) = row.blas.as_ref()?;
     let absent = |why: String| Error::not_present(row.name, why);
-    FOUND.get(row.name, || library.open(|l| Blas::load(l, names)).map_err(absent)).ok()
+    let fits = |blas: &Blas| blas.version().is_none_or(|[major, ..]| takes(row, major));
+    FOUND.get(row.name, || library.open(|l| Blas::load(l, names), fits).map_err(absent)).ok()
+}
+
+impl Blas {
+    /// Its version's numbers, where it says them.
+    pub(crate) fn version(&self) -> Option<[i32; 3]> {
+        // SAFETY: needs nothing.
+        let version = i32::try_from(unsafe { (self.version?)() }).ok()?;
+        Some([version / 10_000, version / 100 % 100, version % 100])
+    }
 }
 
 impl Driver {
@@ -280,6 +303,14 @@ impl Driver {
     /// What a code says.
     pub(crate) fn means(&self, code: Code) -> Meaning {
         self.row.codes.means(code)
+    }
+
+    /// Its version, as it says it.
+    pub(crate) fn version(&self) -> i32 {
+        let mut version = 0;
+        // SAFETY: writes a number.
+        unsafe { (self.calls.version)(&mut version) };
+        version
     }
 
     /// Loads an image into the current context.
@@ -318,21 +349,24 @@ impl Driver {
         })
     }
 
-    /// Makes a captured graph one that can be launched; null where that fails.
+    /// Makes a captured graph one that can be launched.
+    ///
+    /// # Errors
+    /// The code.
     ///
     /// # Safety
     /// The graph is one of the current context's.
-    pub(crate) unsafe fn instantiate(&self, graph: CUgraph) -> CUgraphExec {
+    pub(crate) unsafe fn instantiate(&self, graph: CUgraph) -> Result<CUgraphExec, Code> {
         let mut exec = null_mut();
         // SAFETY: as the caller vouches; nothing is asked to be written but the handle.
         let code = unsafe {
             match (self.graph_instantiate, self.graph_instantiate_with_log) {
                 (Some(make), _) => make(&mut exec, graph, 0),
                 (None, Some(make)) => make(&mut exec, graph, null_mut(), null_mut(), 0),
-                (None, None) => return null_mut(),
+                (None, None) => return Err(Code::MAX),
             }
         };
-        if code == SUCCESS { exec } else { null_mut() }
+        if code == SUCCESS { Ok(exec) } else { Err(code) }
     }
 
     /// An attribute of a card; 0 where the vendor has no number for it, or the driver does not know it.

@@ -68,6 +68,12 @@ fn images_are_kept_and_mended() {
     name_folder(&file);
     plan().unwrap();
 
+    // An image that the driver does not take is one, which names the compiler and the driver; so is one that was built in.
+    card.fail("cuModuleLoadDataEx", 0, 2, 222);
+    let error = plan().unwrap_err().to_string();
+    assert!(error.contains("loading unit elementwise, compiled by NVRTC 13.901 for CUDA 13.0"), "{error}");
+    card.forget();
+
     // A text that does not compile is one, with the compiler's words.
     card.fail_compilations(1);
     let error = plan().unwrap_err().to_string();

@@ -64,13 +64,25 @@ fn what_the_library_refuses_runs_on_our_own_kernels() {
     let (card, mut m) = (card(), Maker::new(2));
     let device = CudaBackend.open(0).unwrap();
     let trials = trials(&mut m, DType::BF16);
-    card.fail("cublasLtMatmulAlgoGetHeuristic", 0, u64::MAX, 1);
     let before = card.calls("cublasLtMatmul");
-    for (i, trial) in trials[..2].iter().chain(&trials[6..7]).enumerate() {
-        let all = trial.check(&*device).unwrap_or_else(|e| panic!("trial {i}: {e} {:?}", card.fault()));
-        assert!(all.iter().all(|c| c.passes()), "trial {i}: {all:?}");
+    // The call refuses, or the one result says that it is none.
+    for refuses in ["cublasLtMatmulAlgoGetHeuristic", "result of cublasLtMatmulAlgoGetHeuristic"] {
+        card.forget();
+        card.fail(refuses, 0, u64::MAX, 1);
+        for (i, trial) in trials[..2].iter().chain(&trials[6..7]).enumerate() {
+            let all = trial.check(&*device).unwrap_or_else(|e| panic!("trial {i}: {e} {:?}", card.fault()));
+            assert!(all.iter().all(|c| c.passes()), "trial {i}: {all:?}");
+        }
+        assert!(card.calls(refuses) > 0);
+        assert_eq!(card.calls("cublasLtMatmul"), before);
     }
-    assert_eq!(card.calls("cublasLtMatmul"), before);
+}
+
+#[test]
+fn the_device_says_which_library_it_found() {
+    let _card = card();
+    let driver = CudaBackend.open(0).unwrap().info().driver.clone();
+    assert_eq!(driver, "CUDA 13.0, NVRTC 13.901, cuBLASLt 13.9.1");
 }
 
 #[test]

@@ -152,6 +152,10 @@ EXPORT int cublasLtMatmulPreferenceSetAttribute(Preference* preference, uint32_t
 }
 EXPORT int cublasLtMatmulPreferenceDestroy(Preference* preference) { return destroy(preference); }
 
+EXPORT size_t cublasLtGetVersion() {
+    return 130901;
+}
+
 EXPORT int cublasLtMatmulAlgoGetHeuristic(Handle* handle, Product* product, Layout* a, Layout* b, Layout* c, Layout* d,
                                           Preference* preference, int asked, Found* found, int* count) {
     Guard guard("cublasLtMatmulAlgoGetHeuristic");
@@ -159,7 +163,9 @@ EXPORT int cublasLtMatmulAlgoGetHeuristic(Handle* handle, Product* product, Layo
     if (guard.refuse != CUDA_SUCCESS) return NOT_SUPPORTED;
     if (handle == nullptr || asked < 1 || !meets(*product, *a, *b, *c, *d)) return INVALID_VALUE;
     if (preference->workspace < WORKSPACE) return NOT_SUPPORTED;
-    *found = {{{ALGORITHM}}, WORKSPACE, SUCCESS, 1.0f, {}};
+    // A result may be there and say itself that it is none.
+    Guard result("result of cublasLtMatmulAlgoGetHeuristic");
+    *found = {{{ALGORITHM}}, WORKSPACE, result.refuse == CUDA_SUCCESS ? SUCCESS : NOT_SUPPORTED, 1.0f, {}};
     *count = 1;
     return SUCCESS;
 }

@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use qiao_core::Result;
+use qiao_core::{Error, Result};
 
 use crate::context::{Context, Grave, Queue};
 use crate::sys::{CUgraphExec, Graphs, SUCCESS};
@@ -19,8 +19,32 @@ pub(crate) struct Captured {
 
 struct Entry {
     addresses: Vec<u64>,
-    /// None while these addresses were seen once only.
+    /// None while these addresses were seen once only, or while the card had no memory for one.
     graph: Option<CUgraphExec>,
+    /// Executions that run as they are before a graph is tried.
+    wait: u32,
+    /// What `wait` becomes when the card has no memory for a graph.
+    next_wait: u32,
+}
+
+impl Entry {
+    /// The longest wait for memory.
+    const LONGEST: u32 = 1 << 10;
+
+    fn new(addresses: &[u64]) -> Entry {
+        Entry { addresses: addresses.to_vec(), graph: None, wait: 0, next_wait: 1 }
+    }
+}
+
+/// What became of an execution that was to be a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ran {
+    /// It is queued.
+    Queued,
+    /// Nothing was queued; the card had no memory for a graph, and may have it later.
+    NotNow,
+    /// Nothing was queued; it can't be captured.
+    Never,
 }
 
 // SAFETY: handles of the driver, which any thread may use, one at a time.
@@ -32,10 +56,13 @@ impl Captured {
         if let Some(found) = self.entries.iter().position(|e| e.addresses == addresses) {
             let last = self.entries.len() - 1;
             self.entries[found..=last].rotate_left(1);
-            return true;
+            let entry = &mut self.entries[last];
+            let waits = entry.graph.is_none() && entry.wait > 0;
+            entry.wait -= u32::from(waits);
+            return !waits;
         }
         if self.entries.len() < MOST {
-            self.entries.push(Entry { addresses: addresses.to_vec(), graph: None });
+            self.entries.push(Entry::new(addresses));
             return false;
         }
         // The oldest gives its place and its room for addresses.
@@ -45,11 +72,12 @@ impl Captured {
             context.bury(Grave::Graph(graph));
         }
         entry.addresses.copy_from_slice(addresses);
+        (entry.wait, entry.next_wait) = (0, 1);
         false
     }
 
-    /// Runs the execution that was found due last as a graph, which it captures from `run` where it is not one yet. `false`:
-    /// it can't be captured, and nothing was queued. The context is current.
+    /// Runs the execution that was found due last as a graph, which it captures from `run` where it is not one yet. The context
+    /// is current.
     ///
     /// # Errors
     /// The driver's; what lost the card.
@@ -59,19 +87,24 @@ impl Captured {
         queue: &Queue,
         addresses: &[u64],
         run: impl FnOnce() -> Result<()>,
-    ) -> Result<bool> {
-        let Some(entry) = self.entries.last_mut().filter(|e| e.addresses == addresses) else { return Ok(false) };
-        let Some(graphs) = context.driver.graphs() else { return Ok(false) };
+    ) -> Result<Ran> {
+        let Some(entry) = self.entries.last_mut().filter(|e| e.addresses == addresses) else { return Ok(Ran::Never) };
+        let Some(graphs) = context.driver.graphs() else { return Ok(Ran::Never) };
         let graph = match entry.graph {
             Some(graph) => graph,
             None => match capture(context, graphs, queue, run)? {
-                Some(graph) => *entry.graph.insert(graph),
-                None => return Ok(false),
+                Ok(graph) => *entry.graph.insert(graph),
+                Err(Meaning::OutOfMemory) => {
+                    entry.wait = entry.next_wait;
+                    entry.next_wait = (2 * entry.next_wait).min(Entry::LONGEST);
+                    return Ok(Ran::NotNow);
+                }
+                Err(_) => return Ok(Ran::Never),
             },
         };
         // SAFETY: graph and stream are of this context; one thread at a time launches it, the one that holds `self`.
         let code = unsafe { (graphs.launch)(graph, queue.raw) };
-        context.check("launching a graph", code).map(|()| true)
+        context.check("launching a graph", code).map(|()| Ran::Queued)
     }
 
     /// Gives every graph back.
@@ -80,13 +113,13 @@ impl Captured {
     }
 }
 
-/// Captures what `run` queues, which does not run.
+/// Captures what `run` queues, which does not run. The inner error says what kept it from being a graph.
 fn capture(
     context: &Context,
     graphs: Graphs,
     queue: &Queue,
     run: impl FnOnce() -> Result<()>,
-) -> Result<Option<CUgraphExec>> {
+) -> Result<std::result::Result<CUgraphExec, Meaning>> {
     /// Other threads may do as they please meanwhile.
     const THREAD_LOCAL: i32 = 1;
     let driver = context.driver;
@@ -98,17 +131,22 @@ fn capture(
             return Err(context.fault("capturing a graph", code));
         }
         if code != SUCCESS {
-            return Ok(None);
+            return Ok(Err(driver.means(code)));
         }
         let queued = run();
         let mut graph = std::ptr::null_mut();
         let ended = (graphs.end)(queue.raw, &mut graph);
-        context.alive()?;
-        if queued.is_err() || ended != SUCCESS || graph.is_null() {
-            return Ok(None);
+        let made = match queued {
+            Err(Error::OutOfMemory { .. }) => Err(Meaning::OutOfMemory),
+            Err(_) => Err(Meaning::Other),
+            Ok(()) if ended != SUCCESS => Err(driver.means(ended)),
+            Ok(()) if graph.is_null() => Err(Meaning::Other),
+            Ok(()) => driver.instantiate(graph).map_err(|code| driver.means(code)),
+        };
+        if !graph.is_null() {
+            (graphs.destroy)(graph);
         }
-        let exec = driver.instantiate(graph);
-        (graphs.destroy)(graph);
-        Ok((!exec.is_null()).then_some(exec))
+        context.alive()?;
+        Ok(made)
     }
 }

@@ -11,7 +11,7 @@ use qiao_core::{Accept, Binding, DeviceInfo, Error, Graph, Plan, PlanInfo, Resul
 use qiao_launch::fuse::{Fused, Rule, matches};
 use qiao_launch::{Arg, Chip, Launch, Prepared, Table};
 
-use super::capture::Captured;
+use super::capture::{Captured, Ran};
 use super::program::{Block, Place, Program};
 use super::support;
 use crate::context::Context;
@@ -123,15 +123,14 @@ impl CudaPlan {
             return run(block);
         }
         match captured.launch(context, &stream.queue, addresses, || run(block)) {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                // This driver does not capture; whatever else is wrong comes to light launch by launch.
-                self.capturing.store(false, Ordering::Relaxed);
-                drop(captured);
-                run(block)
-            }
-            Err(error) => Err(error),
+            Ok(Ran::Queued) => return Ok(()),
+            Ok(Ran::NotNow) => {}
+            // Whatever is wrong comes to light launch by launch.
+            Ok(Ran::Never) => self.capturing.store(false, Ordering::Relaxed),
+            Err(error) => return Err(error),
         }
+        drop(captured);
+        run(block)
     }
 }
 

@@ -15,12 +15,14 @@ use crate::sys::Names;
 pub(super) static ROW: Row = Row {
     name: "corex",
     maker: "Iluvatar",
-    stack: Stack { name: "CoreX, CUDA", version: (1000, 10) },
+    stack: Stack { name: "CoreX, CUDA", version: (1000, 10), bounds: false },
     driver: Installed {
         what: "CoreX's libcuda",
         files: &["libcuda.so", "libcuda.so.1"],
         homes: &["COREX_HOME", "COREX_ROOT", "ILUVATAR_SOFTWARE_ROOT"],
         folders: &["/usr/local/corex/lib64", "/usr/local/corex/lib"],
+        loader_first: false,
+        beside: "",
         mend: "install CoreX and its driver",
     },
     calls: CALLS,

@@ -5,15 +5,22 @@ use super::{Arch, Attributes, Codes, Compiling, Row, Shared, Stack};
 use crate::library::Installed;
 use crate::sys::{BlasNames, CompilerNames, Names};
 
+/// Where toolkits lie that the loader does not know of.
+const HOMES: &[&str] = &["CUDA_HOME", "CUDA_PATH"];
+const FOLDERS: &[&str] = &["/usr/local/cuda/lib64", "/usr/local/cuda/targets/x86_64-linux/lib"];
+
 pub(super) static ROW: Row = Row {
     name: "cuda",
     maker: "NVIDIA",
-    stack: Stack { name: "CUDA", version: (1000, 10) },
+    stack: Stack { name: "CUDA", version: (1000, 10), bounds: true },
     driver: Installed {
         what: "libcuda",
-        files: &["libcuda.so", "libcuda.so.1", "nvcuda.dll"],
+        // The name without a number may be that of a stub to link with.
+        files: &["libcuda.so.1", "libcuda.so", "nvcuda.dll"],
         homes: &[],
         folders: &[],
+        loader_first: true,
+        beside: "",
         mend: "install the NVIDIA driver, for CUDA 12.0 or newer",
     },
     calls: CALLS,
@@ -32,9 +39,11 @@ pub(super) static ROW: Row = Row {
     compiler: Compiling::Library {
         library: Installed {
             what: "NVRTC",
-            files: &["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12", "nvrtc64_130_0.dll", "nvrtc64_120_0.dll"],
-            homes: &[],
-            folders: &[],
+            files: &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so", "nvrtc64_130_0.dll", "nvrtc64_120_0.dll"],
+            homes: HOMES,
+            folders: FOLDERS,
+            loader_first: true,
+            beside: "libnvrtc-builtins.so",
             mend: "it compiles the kernels: install that of CUDA 12 or 13",
         },
         calls: &NVRTC,
@@ -42,16 +51,18 @@ pub(super) static ROW: Row = Row {
     },
     blas: Some((
         Installed {
-            what: "libcublasLt",
+            what: "cuBLASLt",
             files: &[
-                "libcublasLt.so",
                 "libcublasLt.so.13",
                 "libcublasLt.so.12",
+                "libcublasLt.so",
                 "cublasLt64_13.dll",
                 "cublasLt64_12.dll",
             ],
-            homes: &[],
-            folders: &[],
+            homes: HOMES,
+            folders: FOLDERS,
+            loader_first: true,
+            beside: "",
             mend: "install that of CUDA 12 or 13",
         },
         BLAS,
@@ -66,7 +77,7 @@ pub(super) const CODES: Codes = Codes {
     not_ready: &[600],
     no_device: &[100],
     stub: &[34],
-    lost: &[4, 46, 201, 214, 220, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 911, 999],
+    lost: &[4, 46, 201, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911, 999],
 };
 
 const CALLS: Names = Names {
@@ -148,4 +159,5 @@ const BLAS: BlasNames = BlasNames {
     preference_destroy: "cublasLtMatmulPreferenceDestroy",
     heuristic: "cublasLtMatmulAlgoGetHeuristic",
     matmul: "cublasLtMatmul",
+    version: "cublasLtGetVersion",
 };

@@ -25,12 +25,14 @@ pub(super) static ROW: Row = Row {
     name: "hip",
     maker: "Hygon",
     // 50221153 is 5.2.21153.
-    stack: Stack { name: "HIP", version: (10_000_000, 100_000) },
+    stack: Stack { name: "HIP", version: (10_000_000, 100_000), bounds: false },
     driver: Installed {
         what: "HIP's run-time library",
         files: FILES,
         homes: HOMES,
         folders: FOLDERS,
+        loader_first: false,
+        beside: "",
         mend: "install DTK and its driver, and source its env.sh",
     },
     calls: CALLS,
@@ -62,6 +64,8 @@ pub(super) static ROW: Row = Row {
             ],
             homes: HOMES,
             folders: FOLDERS,
+            loader_first: false,
+            beside: "",
             mend: "it compiles the kernels: install that of DTK",
         },
         calls: &HIPRTC,
@@ -174,7 +178,7 @@ mod tests {
     fn here() -> Option<MutexGuard<'static, ()>> {
         static ONE: Mutex<()> = Mutex::new(());
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        if ROW.driver.open(|_| Ok(())).is_err() {
+        if ROW.driver.open(|_| Ok(()), |_| true).is_err() {
             println!("skipped: no HIP here (apt-get install libamdhip64-5 libhiprtc-builtins5)");
             return None;
         }
@@ -193,9 +197,9 @@ mod tests {
             let missing = lacking(library, ROW.calls.may());
             Calls::load(library, &ROW.calls).map(|_| missing)
         };
-        assert_eq!(ROW.driver.open(calls), Ok(Vec::new()));
+        assert_eq!(ROW.driver.open(calls, |_| true), Ok(Vec::new()));
         let Compiling::Library { library, calls, .. } = &ROW.compiler else { panic!("hipRTC is a library") };
-        assert_eq!(library.open(|found| CompilerCalls::load(found, calls).map(|_| ())), Ok(()));
+        assert_eq!(library.open(|found| CompilerCalls::load(found, calls).map(|_| ()), |_| true), Ok(()));
     }
 
     #[test]

@@ -82,6 +82,8 @@ pub(crate) struct Stack {
     pub(crate) name: &'static str,
     /// What the major number is multiplied by, and the minor; 0 where that is not public.
     pub(crate) version: (i32, i32),
+    /// Whether the driver takes no code and no calls of libraries whose major number is above its own.
+    pub(crate) bounds: bool,
 }
 
 impl Stack {
@@ -91,6 +93,11 @@ impl Stack {
             (major, minor) if major > 0 => format!("{} {}.{}", self.name, driver / major, driver % major / minor),
             _ => format!("{} driver {driver}", self.name),
         }
+    }
+
+    /// The major number of a driver's version, where it is public how that is numbered.
+    pub(crate) fn major(&self, driver: i32) -> i32 {
+        driver / self.version.0.max(1)
     }
 }
 
@@ -183,6 +190,19 @@ pub(crate) enum Compiling {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_card_that_is_contained_or_whose_server_ended_is_lost() {
+        // CUDA_ERROR_CONTAINED, CUDA_ERROR_MPS_CLIENT_TERMINATED; an image that is invalid loses no card.
+        let means = [226, 810, 200].map(|code| cuda::CODES.means(code));
+        assert_eq!(means, [Meaning::Lost, Meaning::Lost, Meaning::Other]);
+    }
+
+    #[test]
+    fn a_drivers_version_tells_its_major_number() {
+        let majors = [13_000, 12_080].map(|driver| Family::CUDA.0.stack.major(driver));
+        assert_eq!(majors, [13, 12]);
+    }
 
     #[test]
     fn every_row_names_what_it_cannot_do_without() {

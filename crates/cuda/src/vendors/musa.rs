@@ -19,13 +19,15 @@ pub(super) static ROW: Row = Row {
     name: "musa",
     maker: "Moore Threads",
     // How the number is made up is not public.
-    stack: Stack { name: "MUSA", version: (0, 0) },
+    stack: Stack { name: "MUSA", version: (0, 0), bounds: false },
     driver: Installed {
         what: "libmusa",
         // Versioned names: FlagScale's containers mount one file as `.so.1` and `.so.4`.
         files: &["libmusa.so", "libmusa.so.1", "libmusa.so.4"],
         homes: HOMES,
         folders: FOLDERS,
+        loader_first: false,
+        beside: "",
         mend: "install the Moore Threads driver and the MUSA toolkit",
     },
     calls: CALLS,
@@ -47,6 +49,8 @@ pub(super) static ROW: Row = Row {
             files: &["libmtrtc.so", "libmtrtc.so.5"],
             homes: HOMES,
             folders: FOLDERS,
+            loader_first: false,
+            beside: "",
             mend: "it compiles the kernels: install the MUSA toolkit",
         },
         calls: &MTRTC,
