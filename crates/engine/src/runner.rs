@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use qiao_core::{Binding, DType, Device};
+use qiao_core::{Binding, DType, Device, DeviceInfo, MemoryInfo};
 use qiao_layers::{Account, Entry, Home, Lowered, Policy, lower_with};
 
 use crate::config::ModelConfig;
@@ -29,8 +29,20 @@ pub(crate) use load::checked_context;
 pub use load::{DEFAULT_CONTEXT, LoadOptions, longest_context};
 use plans::{DECODE, Plans};
 
-/// Tokens of a prompt that run at once.
+/// Tokens of a prompt that run at once; [`prompt_chunk`] has more for some devices.
 pub const PREFILL_CHUNK: usize = 512;
+
+/// Tokens of a prompt that run at once on a card with room: a product of fewer rows leaves many of its processors idle.
+const CARD_CHUNK: usize = 2048;
+
+/// Bytes of its own memory from which a card has room for it.
+const CARD_BYTES: u64 = 8 << 30;
+
+/// Tokens of a prompt that run at once on a device.
+pub fn prompt_chunk(info: &DeviceInfo) -> usize {
+    let card = |m: &MemoryInfo| m.kind.device_local && !m.kind.host_visible && m.free_bytes >= CARD_BYTES;
+    if info.memories.first().is_some_and(card) { CARD_CHUNK } else { PREFILL_CHUNK }
+}
 
 /// The smallest cache that is made for a sequence; larger ones double.
 const SMALLEST_CACHE: usize = 256;
@@ -104,6 +116,11 @@ impl LoadedModel {
         if last { step } else { Step { rows: step.tokens, ..step } }
     }
 
+    /// Tokens of a prompt that run at once: what suits the devices of all stages.
+    pub fn prompt_chunk(&self) -> usize {
+        self.all().map(|stage| prompt_chunk(stage.device().info())).min().unwrap_or(PREFILL_CHUNK)
+    }
+
     /// Bytes of what crosses to the stage behind, for so many tokens: the residual stream, and its norm as much again.
     pub(crate) fn border_bytes(&self, tokens: usize) -> usize {
         self.whole.compute.bytes_for(tokens * self.spec().hidden).unwrap_or(0)
@@ -162,6 +179,11 @@ impl LoadedModel {
     /// Bytes of the weights on the devices, those that stay in their mapped file included.
     pub fn weight_bytes(&self) -> u64 {
         self.all().map(|stage| stage.weights.bytes(Home::Device)).sum()
+    }
+
+    /// Bytes of this stage's weights on its device.
+    pub(crate) fn own_weight_bytes(&self) -> u64 {
+        self.weights.bytes(Home::Device)
     }
 
     /// Bytes of the weights that a step of a dense model reads, on devices and host: all but tables, of which rows are looked up.
@@ -332,5 +354,20 @@ impl LoadedModel {
 
     fn plans(&self) -> MutexGuard<'_, Plans> {
         self.plans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_with_room_takes_more_of_a_prompt_at_once() {
+        let of = |host_visible, free_bytes| {
+            let mut memory = MemoryInfo { free_bytes, ..Default::default() };
+            (memory.kind.device_local, memory.kind.host_visible) = (true, host_visible);
+            prompt_chunk(&DeviceInfo { memories: vec![memory], ..Default::default() })
+        };
+        assert_eq!([of(false, 80 << 30), of(false, 4 << 30), of(true, 80 << 30)], [2048, 512, 512]);
     }
 }

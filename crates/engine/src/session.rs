@@ -6,7 +6,7 @@ use crate::border::Crossing;
 use crate::error::{EngineError, Result};
 use crate::leg::{Given, Leg};
 use crate::model::Step;
-use crate::runner::{LoadedModel, PREFILL_CHUNK};
+use crate::runner::LoadedModel;
 use crate::sides::Deadline;
 
 /// What a chunk of a prompt gave, for every one of its tokens.
@@ -118,15 +118,16 @@ impl Session {
         Ok(())
     }
 
-    /// Runs a prompt, in chunks of [`PREFILL_CHUNK`] tokens; gives the logits of its last token, `[vocab]`. `None` when
+    /// Runs a prompt, in chunks of [`LoadedModel::prompt_chunk`] tokens; gives the logits of its last token, `[vocab]`. `None` when
     /// `cancelled` said so before a chunk; the chunks before it are held.
     ///
     /// # Errors
     /// No tokens, an id outside the vocabulary, more tokens than fit, all before anything runs; the device's own.
     pub fn prefill(&mut self, ids: &[u32], cancelled: &dyn Fn() -> bool) -> Result<Option<&[f32]>> {
         let total = self.check(ids)?;
-        let chunks = ids.len().div_ceil(PREFILL_CHUNK);
-        for (i, chunk) in ids.chunks(PREFILL_CHUNK).enumerate() {
+        let most = self.model.prompt_chunk();
+        let chunks = ids.len().div_ceil(most);
+        for (i, chunk) in ids.chunks(most).enumerate() {
             if cancelled() {
                 return Ok(None);
             }

@@ -1,7 +1,7 @@
 //! What a device would make of a model, from `config.json` alone: which operators it runs, how much work a prompt and a token
 //! are, how long the device's limits make that last at least, and how much memory it takes.
 //!
-//! - The graphs are those that the engine runs: a prompt in steps of at most [`PREFILL_CHUNK`] tokens, short prompts together
+//! - The graphs are those that the engine runs: a prompt in steps of at most [`prompt_chunk`] tokens, short prompts together
 //!   in one step, and a decode step of one token for each sequence. The device answers for every node of them; nothing needs
 //!   weights.
 //! - Work is counted at the asked context: see [`Work`].
@@ -21,9 +21,7 @@ use crate::config::{CONFIG_FILE, ModelConfig};
 use crate::dtypes::{compute_dtype, placed_dtype};
 use crate::error::{EngineError, Result};
 use crate::model::{CacheShape, Family};
-#[cfg(doc)]
-use crate::runner::PREFILL_CHUNK;
-use crate::runner::checked_context;
+use crate::runner::{checked_context, prompt_chunk};
 
 mod limits;
 mod steps;
@@ -144,12 +142,13 @@ pub fn forecast(config: &ModelConfig, device: &Arc<dyn Device>, options: &Foreca
         homes: None,
     };
     let decode_shape = decode_step(batch, context);
-    plan.decide(decode_shape, prefill_steps(batch, prompt).first().map(|(shape, _)| *shape))?;
+    let chunk = prompt_chunk(device.info());
+    plan.decide(decode_shape, prefill_steps(batch, prompt, chunk).first().map(|(shape, _)| *shape))?;
     let decode = plan.ask(decode_shape, None)?;
     let packed = decode.weights();
     let mut prefill: Vec<(Shape, Asked)> = Vec::new();
     let mut phase = Draft::default();
-    for (shape, times) in prefill_steps(batch, prompt) {
+    for (shape, times) in prefill_steps(batch, prompt, chunk) {
         let at = match prefill.iter().position(|(seen, _)| seen.graph_key() == shape.graph_key()) {
             Some(at) => at,
             None => {

@@ -10,7 +10,7 @@ use qiao_core::DType;
 use qiao_layers::{Lowered, Policy};
 
 use super::plans::DECODE;
-use super::{LoadedModel, PREFILL_CHUNK, Whole};
+use super::{LoadedModel, Whole, prompt_chunk};
 use crate::config::ModelConfig;
 use crate::dtypes::{cache_dtype, common_compute_dtype, placed_form};
 use crate::error::{EngineError, Result};
@@ -126,7 +126,7 @@ impl LoadedModel {
         let key = (DECODE, stage.cache_shape(1));
         let mut g = stage.graph(key)?;
         PlacedWeights::check(weights, &g)?;
-        let tokens = PREFILL_CHUNK.min(stage.context());
+        let tokens = prompt_chunk(stage.device().info()).min(stage.context());
         let chunk = Step::of_one(tokens, 1);
         let chunk = if tokens > 1 { Some(stage.graph((chunk, stage.cache_shape(tokens)))?) } else { None };
         stage.homes = SequenceHomes::decide(&**stage.device(), stage.policy(), &g, chunk.as_ref())?;

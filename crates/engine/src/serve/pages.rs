@@ -311,10 +311,19 @@ fn block_size(stages: &[Arc<LoadedModel>], asked: Option<usize>) -> Result<usize
 /// memory is the host's have it together.
 fn free_for_pages(stage: &LoadedModel, stages: &[Arc<LoadedModel>]) -> Option<u64> {
     let memory = |stage: &LoadedModel| stage.device().info().memories.first().cloned();
-    let shared = |memory: &MemoryInfo| memory.kind.host_visible;
     let own = memory(stage).filter(|memory| memory.free_bytes > 0)?;
-    let sharing = stages.iter().filter_map(|stage| memory(stage)).filter(shared).count();
-    Some(own.free_bytes / SHARE / if shared(&own) { sharing as u64 } else { 1 })
+    let sharing = stages.iter().filter_map(|stage| memory(stage)).filter(|m| m.kind.host_visible).count();
+    Some(share_for_pages(&own, stage.own_weight_bytes(), sharing as u64))
+}
+
+/// A share of what a memory had free before weights came: that of the host among all stages that have it; on a card no more than
+/// nine tenths of what its weights leave, since workspaces and what a driver loads when it is first needed come later.
+fn share_for_pages(memory: &MemoryInfo, weights: u64, sharing: u64) -> u64 {
+    let share = memory.free_bytes / SHARE;
+    if memory.kind.host_visible {
+        return share / sharing.max(1);
+    }
+    share.min(memory.free_bytes.saturating_sub(weights) / 10 * 9)
 }
 
 /// The step that a batch runs as: its own numbers rounded up to few different ones.
@@ -341,6 +350,16 @@ fn rounded(n: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_take_no_more_of_a_card_than_its_weights_leave() {
+        let mut card = MemoryInfo { free_bytes: 24 << 30, ..Default::default() };
+        assert_eq!(share_for_pages(&card, 1 << 30, 0), 12 << 30);
+        assert!(share_for_pages(&card, 16 << 30, 0) < 8 << 30);
+        assert_eq!(share_for_pages(&card, 25 << 30, 0), 0);
+        card.kind.host_visible = true;
+        assert_eq!(share_for_pages(&card, 25 << 30, 2), 6 << 30);
+    }
 
     #[test]
     fn few_sizes_stand_for_all_and_none_wastes_half() {

@@ -4,7 +4,6 @@ use std::ops::Add;
 
 use qiao_core::{KvLayout, NodeView, Op, OpKind};
 use qiao_engine::model::{CacheShape, Step};
-use qiao_engine::runner::PREFILL_CHUNK;
 use serde::Serialize;
 
 use crate::{Model, Result};
@@ -43,8 +42,9 @@ impl Work {
     /// Sizes that no tensor can have.
     pub fn of_prompt(model: &Model, depth: usize, tokens: usize) -> Result<Work> {
         let mut work = Work::default();
-        for start in (0..tokens).step_by(PREFILL_CHUNK) {
-            let chunk = PREFILL_CHUNK.min(tokens - start);
+        let most = model.loaded().prompt_chunk();
+        for start in (0..tokens).step_by(most) {
+            let chunk = most.min(tokens - start);
             let rows = usize::from(start + chunk == tokens);
             work = work + step(model, depth + start, chunk, rows)?;
         }
