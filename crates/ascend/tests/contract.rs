@@ -22,7 +22,7 @@ const GAPS: &[&str] = &[
 ];
 
 /// Runs where there is memory to spare.
-const FAR_OFFSETS: &str = "device/memory/offsets_may_pass_32_bits";
+const FAR_OFFSETS: &str = "device/memory/offsets_may_be_large";
 
 #[test]
 fn the_device_holds_every_clause() {

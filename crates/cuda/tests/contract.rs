@@ -31,7 +31,7 @@ const NOTHING_FAILS: [&str; 4] = [
 ];
 
 /// Runs where there is memory to spare.
-const FAR_OFFSETS: &str = "device/memory/offsets_may_pass_32_bits";
+const FAR_OFFSETS: &str = "device/memory/offsets_may_be_large";
 
 /// A clause that asks for sums in f32.
 const SUMS: &str = "device/compute/results_are_not_the_hosts";

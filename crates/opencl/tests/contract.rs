@@ -39,7 +39,7 @@ const OF_CHIPS: [&str; 3] = [
 ];
 
 /// Runs where there is memory to spare.
-const FAR_OFFSETS: &str = "device/memory/offsets_may_pass_32_bits";
+const FAR_OFFSETS: &str = "device/memory/offsets_may_be_large";
 
 #[test]
 fn the_contract_holds() {

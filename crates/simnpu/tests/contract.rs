@@ -43,7 +43,7 @@ const ONE_MEMORY: &str = "device/copies/a_copy_between_memories_is_exact";
 const UNKNOWN_SIZE: &str = "device/memory/a_full_memory_recovers";
 
 /// Runs where there is memory to spare.
-const FAR_OFFSETS: &str = "device/memory/offsets_may_pass_32_bits";
+const FAR_OFFSETS: &str = "device/memory/offsets_may_be_large";
 
 /// Rows of an operand lie side by side there.
 const WHOLE_ROWS: &str = "device/graphs/operands_are_parts_of_rows";

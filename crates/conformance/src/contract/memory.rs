@@ -17,7 +17,7 @@ pub(crate) const CLAUSES: &[Clause] = &[
     Clause { id: "device/memory/an_absurd_allocation_is_refused", depth: Depth::Smoke, run: absurd },
     Clause { id: "device/memory/more_than_the_largest_allocation_is_refused", depth: Depth::Standard, run: above_most },
     Clause { id: "device/memory/a_large_buffer_holds_all_its_bytes", depth: Depth::Standard, run: large },
-    Clause { id: "device/memory/offsets_may_pass_32_bits", depth: Depth::Standard, run: far },
+    Clause { id: "device/memory/offsets_may_be_large", depth: Depth::Standard, run: far },
     Clause { id: "device/memory/a_full_memory_recovers", depth: Depth::Standard, run: full },
 ];
 
