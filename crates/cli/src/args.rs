@@ -203,7 +203,7 @@ pub(crate) struct Run {
     pub(crate) save_session: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) guesses: Guesses,
-    /// End a request that takes longer with an error, however it hangs.
+    /// End a request that takes longer with an error. A plugin whose call never returns is not ended.
     #[arg(long, value_name = "SECONDS", value_parser = positive)]
     pub(crate) timeout: Option<f64>,
     /// Write one JSON object to standard output instead of the text.

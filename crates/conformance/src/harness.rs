@@ -2,8 +2,8 @@
 //!
 //! Every operand lies between guard bytes in a buffer of its own; outputs and workspace are poisoned. The plan runs with one
 //! set of bindings, with another set that is shifted by the device's alignment and holds other data, with the first again,
-//! and, where no operand is constant, with the first that holds the other data. After each run every byte that is not an
-//! element of an output must be as it was.
+//! and with the first that holds the other data. After each run every byte that is not an element of an output must be as it
+//! was.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -120,8 +120,8 @@ fn attempt(subject: &Subject, key: &str, trial: &Trial, other: &Trial, found: &m
     keep_worst(&mut found.measured, measured);
     judged.map_err(rebind)?;
 
-    // What a constant holds never changes.
-    if let Some(second) = second.filter(|s| s.graph.bound().iter().all(|&id| !s.graph.desc(id).constant)) {
+    // Other data where the first lay; constants are the same in both.
+    if let Some(second) = second {
         bench.refill(&mut first, &second, 0xff)?;
         let renewed = bench.execute(&mut first, &second)?;
         let golden = truth(&format!("{key}#2"), other)?;
@@ -302,10 +302,13 @@ impl Bench<'_> {
         self.load(&set.workspace)
     }
 
-    /// Puts other data into the places of a set.
+    /// Puts other data into the places of a set. What was packed stays as it is, and so does what is left of its source.
     fn refill(&mut self, set: &mut Set, built: &Built, poison: u8) -> Checked {
-        for (place, bytes) in set.places.iter_mut().zip(contents(built, poison)) {
-            place.image[place.binding.offset..][..bytes.len()].copy_from_slice(&bytes);
+        let Set { places, packed, .. } = set;
+        for (position, (place, bytes)) in places.iter_mut().zip(contents(built, poison)).enumerate() {
+            if packed.iter().all(|(of, _)| *of != position) {
+                place.image[place.binding.offset..][..bytes.len()].copy_from_slice(&bytes);
+            }
         }
         self.redress(set)
     }

@@ -260,10 +260,19 @@ impl Graph {
         let (found, root) = (&tensor.desc, self.root(id).0);
         found.check()?;
         let dtype = spec.dtype.allows(found.dtype);
-        if spec.shape.is_some_and(|s| s != found.shape) || !dtype || found.constant || found.layout != 0 {
+        let constant = found.constant || self.desc(root).constant;
+        if spec.shape.is_some_and(|s| s != found.shape) || !dtype || constant || found.layout != 0 {
             let want = spec.shape.map_or("any shape".to_string(), |s| s.to_string());
             let mend = format!("give {}[{want}], not constant and in no private layout", spec.dtype.default());
             return Err(Error::invalid(what(), format!("'{}' is {found}", tensor.name), mend));
+        }
+        let of = kind.in_place_of(index);
+        if let Some(operand) = of.and_then(|i| inputs.get(i).copied().flatten()).filter(|operand| *operand != id) {
+            let mend = format!(
+                "give '{}', the operand of the same name, which is written in place",
+                self.tensor(operand).name
+            );
+            return Err(Error::invalid(what(), format!("'{}' is another tensor", tensor.name), mend));
         }
         if found.strides.iter().zip(found.shape.iter()).any(|(&s, &d)| s == 0 && d > 1) {
             return Err(Error::invalid(
@@ -528,6 +537,16 @@ mod tests {
         let op = Op::KvWrite(KvWriteAttrs { kv_layout: KvLayout::BlockHeadToken });
         let out = g.add(op, &[k, k, slots, kc, vc].map(Some)).unwrap();
         assert_eq!(out, [kc, vc]);
+        // Nowhere else, and not where nothing may be written.
+        let other = g.bind("other", desc(&[1, 2, 16, 4]));
+        let inputs = [k, k, slots, kc, vc].map(Some);
+        for outputs in [[other, vc], [vc, kc]] {
+            assert!(g.add_into(op, &inputs, &outputs).is_err());
+        }
+        let fixed = g.bind("fixed", desc(&[2, 4]).as_constant());
+        let part = g.view(fixed, desc(&[1, 4]), 0).unwrap();
+        let x = g.bind("x", desc(&[1, 4]));
+        assert!(g.add_into(Op::Silu(NoAttrs {}), &[Some(x)], &[part]).is_err());
     }
 
     #[test]

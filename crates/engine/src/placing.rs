@@ -164,7 +164,8 @@ impl PlacedWeights {
         Ok(())
     }
 
-    /// Gives the host copies of those constants that a plan reads there although they are packed on the device.
+    /// Gives the host copies of those constants that a plan reads there although they are packed on the device, unless an earlier
+    /// plan did.
     ///
     /// # Errors
     /// The host's.
@@ -172,7 +173,7 @@ impl PlacedWeights {
         let Policy::Fallback(fallback) = sides.policy() else { return Ok(()) };
         let mut placer = Placer::new(sides);
         for c in constants.iter().filter(|c| plan.unpacked.contains(&c.bound)) {
-            let Some(placed) = self.get(c) else { continue };
+            let Some(placed) = self.get(c).filter(|placed| !fallback.has(&placed.binding)) else { continue };
             let Some((handle, dtype)) = placed.source.clone() else { continue };
             let weight = Weight::new(handle, dtype, c.usage, Home::Host)?;
             fallback.keep(&placed.binding, placer.place(weight, None)?.binding);

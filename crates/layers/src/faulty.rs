@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use qiao_core::{
     Binding, Buffer, Device, DeviceInfo, Error, Event, Graph, HostMemory, NodeSupport, Plan, PlanInfo, Result, Stream,
-    TensorDesc,
+    TensorDesc, TensorId,
 };
 
 /// A call that may fail.
@@ -217,7 +217,8 @@ impl Device for Faulty {
     }
 
     fn plan(&self, graph: &Graph) -> Result<Arc<dyn Plan>> {
-        let read = |id| graph.nodes().iter().any(|node| node.inputs.contains(&Some(id)));
+        let reads = |id| move |input: &TensorId| graph.root(*input).0 == id;
+        let read = |id| graph.nodes().iter().any(|node| node.inputs.iter().flatten().any(reads(id)));
         let results = (0..graph.bound().len()).filter(|&at| graph.writes_bound(at) && !read(graph.bound()[at]));
         let results = results.collect();
         Ok(Arc::new(FaultyPlan { inner: self.inner.plan(graph)?, results }))

@@ -74,6 +74,11 @@ impl Fallback {
         self.insert(constant, 0, copy);
     }
 
+    /// Whether the host has a copy of a constant in no private layout.
+    pub fn has(&self, constant: &Binding) -> bool {
+        self.find(constant, 0, 0).is_some()
+    }
+
     /// Bytes of constants that the host keeps copies of.
     pub fn kept_bytes(&self) -> u64 {
         let alive = |kept: &&Kept| kept.of.strong_count() > 0;

@@ -60,7 +60,7 @@ fn the_first_failure_of_a_stream_is_told_by_all_that_follows() {
     poisoned(stream.upload(&a, &[1]), &first);
     poisoned(stream.download(&mut [1], &a), &first);
     assert_eq!(stream.sync(Duration::ZERO).unwrap_err().to_string(), first);
-    assert_eq!(wildcard::called().len(), before, "the plugin is not asked again");
+    assert_eq!(wildcard::called()[before..], ["stream_sync"], "a sync waits for what runs, and nothing else is asked");
     // Another stream is not concerned.
     device.stream().unwrap().fill(&a, 1).unwrap();
     // What is behind the failure ends in it: an event, and who waits for it.

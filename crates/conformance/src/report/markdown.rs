@@ -115,7 +115,7 @@ fn verdict(page: &mut Page, report: &Report) {
         ("level", "等级", false),
         ("standing", "结论", false),
         ("in", "数据类型", false),
-        ("cases", "用例", true),
+        ("cases walked", "已执行用例", true),
     ]);
     for level in &verdict.levels {
         let sign = match level.standing {
