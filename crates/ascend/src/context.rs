@@ -61,8 +61,16 @@ struct Yard {
     queues: Vec<Arc<Queue>>,
     /// Streams whose handle was dropped, with what they still need.
     orphans: Vec<(Arc<Queue>, Vec<Grave>)>,
-    graves: Vec<(Grave, Vec<Handle>)>,
+    graves: Vec<(Grave, Vec<Wait>)>,
     spare: Vec<Handle>,
+}
+
+/// What a grave waits for.
+enum Wait {
+    /// An event behind what was queued.
+    Event(Handle),
+    /// A stream that could not be marked: that it has nothing queued, or takes an event.
+    Idle(Arc<Queue>),
 }
 
 /// What is given back when no queued work uses it.
@@ -328,7 +336,14 @@ impl Context {
         let Yard { queues, orphans, graves, spare } = &mut *yard;
         let stopped = queues.iter().any(|q| self.is_busy(q).is_err());
         graves.retain_mut(|(grave, waits)| {
-            waits.retain(|&event| {
+            waits.retain_mut(|wait| {
+                if let Wait::Idle(queue) = wait {
+                    match queue.end.get().is_none() && self.is_busy(queue) == Ok(true) {
+                        true => *wait = self.mark(queue, spare),
+                        false => return false,
+                    }
+                }
+                let Wait::Event(event) = *wait else { return true };
                 // Behind a failure nothing runs any more, and no event is reached.
                 let waits = self.is_reached(event) == Ok(false) && (!stopped || self.is_any_busy(queues));
                 if !waits {
@@ -357,6 +372,19 @@ impl Context {
         graves.len() + orphans.len()
     }
 
+    /// An event behind what is queued on a stream that is at work.
+    fn mark(&self, queue: &Arc<Queue>, spare: &mut Vec<Handle>) -> Wait {
+        let Some(event) = spare.pop().or_else(|| self.new_event().ok()) else { return Wait::Idle(queue.clone()) };
+        // SAFETY: event and stream are of this context.
+        match unsafe { (self.api.run.event_record)(event, queue.raw) } {
+            SUCCESS => Wait::Event(event),
+            _ => {
+                spare.push(event);
+                Wait::Idle(queue.clone())
+            }
+        }
+    }
+
     fn is_any_busy(&self, queues: &[Arc<Queue>]) -> bool {
         queues.iter().any(|q| self.is_busy(q) == Ok(true))
     }
@@ -375,21 +403,11 @@ impl Context {
 }
 
 impl Yard {
-    /// An event behind what is queued on each stream that is at work.
-    fn marks(&mut self, context: &Context) -> Vec<Handle> {
-        let mut marks = Vec::new();
-        for queue in &self.queues {
-            if context.is_busy(queue) != Ok(true) {
-                continue;
-            }
-            let Some(event) = self.spare.pop().or_else(|| context.new_event().ok()) else { continue };
-            // SAFETY: event and stream are of this context.
-            match unsafe { (context.api.run.event_record)(event, queue.raw) } {
-                SUCCESS => marks.push(event),
-                _ => self.spare.push(event),
-            }
-        }
-        marks
+    /// The end of what is queued on each stream that is at work.
+    fn marks(&mut self, context: &Context) -> Vec<Wait> {
+        let Yard { queues, spare, .. } = self;
+        let busy = queues.iter().filter(|queue| context.is_busy(queue) == Ok(true));
+        busy.map(|queue| context.mark(queue, spare)).collect()
     }
 }
 
@@ -423,7 +441,11 @@ impl Drop for Context {
             needs
         });
         needs.chain(graves).for_each(|grave| self.give_back(grave));
-        waits.into_iter().flatten().chain(yard.spare).for_each(|event| self.give_back(Grave::Event(event)));
+        let events = waits.into_iter().flatten().filter_map(|wait| match wait {
+            Wait::Event(event) => Some(event),
+            Wait::Idle(_) => None,
+        });
+        events.chain(yard.spare).for_each(|event| self.give_back(Grave::Event(event)));
         drop(entered);
         // SAFETY: nothing of the context is left, and it is current to nobody here.
         unsafe { (self.api.run.context_destroy)(self.raw) };

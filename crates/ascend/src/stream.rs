@@ -203,7 +203,7 @@ impl Stream for AscendStream {
 
     fn sync(&mut self, timeout: Duration) -> Result<()> {
         self.context.alive()?;
-        let finished = self.finish(timeout);
+        let finished = self.finish(timeout.min(self.patience));
         match (self.keep(finished), &self.failed) {
             (Err(late @ Error::Timeout { .. }), _) => Err(late),
             (_, Some(first)) => Err(first.clone()),

@@ -183,6 +183,39 @@ fn memory_that_is_used_up_is_told_apart_and_what_is_left() {
 }
 
 #[test]
+fn what_is_dropped_stays_while_work_that_could_not_be_marked_is_queued() {
+    let card = card().alone();
+    for call in ["aclrtCreateEventWithFlag", "aclrtRecordEvent"] {
+        // A later look may find the stream idle, or one that takes events again.
+        for marks_later in [false, true] {
+            let device = open();
+            let mut stream = device.stream().unwrap();
+            let [from, to] = [0; 2].map(|_| Binding::whole(device.alloc(0, 1 << 20).unwrap()));
+            let other = device.alloc(0, 64).unwrap();
+            stream.fill(&from, 1).unwrap();
+            stream.sync(SOON).unwrap();
+            let before = card.live(Kind::Bytes);
+            card.set(Knob::Stalled, 1);
+            stream.copy(&to, &from).unwrap();
+            card.fail(call, 0, 1 << 20, 207_007);
+            drop((from, to));
+            drop(other);
+            assert_eq!(card.live(Kind::Bytes), before, "{call}: the copy is still to come");
+            if marks_later {
+                card.forget();
+                device.alloc(0, 64).unwrap();
+                assert!(card.calls("aclrtRecordEvent") > 0, "{call}");
+                assert!(card.live(Kind::Bytes) >= before, "{call}: the copy is still to come");
+            }
+            card.set(Knob::Stalled, 0);
+            stream.sync(SOON).unwrap();
+            assert!(card.live(Kind::Bytes) <= before - (2 << 20), "{call}: nothing uses them any more");
+            card.forget();
+        }
+    }
+}
+
+#[test]
 fn a_device_that_does_not_answer_ends_a_patient_wait() {
     let card = card().alone();
     let device = open();
@@ -193,7 +226,9 @@ fn a_device_that_does_not_answer_ends_a_patient_wait() {
     card.set(Knob::Stalled, 1);
     let mut out = [0; 64];
     assert!(matches!(stream.download(&mut out, &buffer), Err(Error::Timeout { .. })));
-    assert!(matches!(stream.sync(Duration::from_millis(5)), Err(Error::Timeout { .. })));
+    for (timeout, waited) in [(Duration::from_millis(5), 5), (SOON, 10)] {
+        assert!(matches!(stream.sync(timeout), Err(Error::Timeout { millis, .. }) if millis == waited));
+    }
     card.set(Knob::Stalled, 0);
     stream.download(&mut out, &buffer).unwrap();
     assert_eq!(out, [3; 64]);

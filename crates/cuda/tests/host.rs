@@ -310,6 +310,9 @@ fn a_card_that_does_not_answer_ends_a_patient_wait() {
     card.set(Knob::Stalled, 1);
     let mut out = [0; 64];
     assert!(matches!(stream.download(&mut out, &buffer), Err(Error::Timeout { .. })));
+    for (timeout, waited) in [(Duration::from_millis(5), 5), (SOON, 10)] {
+        assert!(matches!(stream.sync(timeout), Err(Error::Timeout { millis, .. }) if millis == waited));
+    }
     card.set(Knob::Stalled, 0);
     stream.download(&mut out, &buffer).unwrap();
     assert_eq!(out, [3; 64]);

@@ -167,7 +167,7 @@ impl Device for OpenClDevice {
     }
 
     fn support(&self, graph: &Graph) -> Vec<NodeSupport> {
-        ops::support(&self.card.table, graph)
+        ops::support(&self.card.table, &self.card.target, graph)
     }
 
     fn plan(&self, graph: &Graph) -> Result<Arc<dyn Plan>> {

@@ -1,5 +1,6 @@
 //! Ways through kernels that only some devices can take.
 
+use opencl3::device::CL_DEVICE_HALF_FP_CONFIG;
 use qiao_core::{Error, Result};
 
 use crate::sys::Found;
@@ -8,18 +9,44 @@ use crate::sys::Found;
 /// taken.
 const FORCED: &str = "QIAO_OPENCL_PATHS";
 
-/// A path: its name, the extensions of which a device must list one, and the definition that kernels see.
+/// `CL_FP_DENORM` and `CL_FP_ROUND_TO_NEAREST`.
+const ROUNDS_AS_IEEE: u64 = 1 | 1 << 2;
+
+/// A path: its name, the extensions of which a device must list one, what its arithmetic in halves must keep to, and the
+/// definition that kernels see.
 struct Path {
     name: &'static str,
     extensions: &'static [&'static str],
+    halves: u64,
     define: &'static str,
 }
 
 const ALL: [Path; 3] = [
-    Path { name: "subgroups", extensions: &["cl_khr_subgroups", "cl_intel_subgroups"], define: "HAS_SUBGROUPS" },
-    Path { name: "fp16", extensions: &["cl_khr_fp16"], define: "HAS_FP16" },
-    Path { name: "dot", extensions: &["cl_khr_integer_dot_product"], define: "HAS_DOT" },
+    Path {
+        name: "subgroups",
+        extensions: &["cl_khr_subgroups", "cl_intel_subgroups"],
+        halves: 0,
+        define: "HAS_SUBGROUPS",
+    },
+    Path { name: "fp16", extensions: &["cl_khr_fp16"], halves: ROUNDS_AS_IEEE, define: "HAS_FP16" },
+    Path { name: "dot", extensions: &["cl_khr_integer_dot_product"], halves: 0, define: "HAS_DOT" },
 ];
+
+impl Path {
+    /// Whether a device that offers these extensions, with such arithmetic in halves, has it.
+    fn is_had(&self, offers: impl Fn(&str) -> bool, halves: u64) -> bool {
+        self.extensions.iter().any(|e| offers(e)) && halves & self.halves == self.halves
+    }
+
+    /// What a device must have, in words.
+    fn needs(&self) -> String {
+        let listed = self.extensions.join(" or ");
+        match self.halves {
+            0 => listed,
+            _ => format!("{listed} with subnormals and rounding to nearest"),
+        }
+    }
+}
 
 /// The paths that kernels of a device take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +60,8 @@ impl Paths {
     /// # Errors
     /// A name that is none, or a path that the device lacks.
     pub(crate) fn of(found: &Found, device: &str) -> Result<Paths> {
-        let has: [bool; ALL.len()] = std::array::from_fn(|i| ALL[i].extensions.iter().any(|e| found.offers(e)));
+        let halves = found.number(CL_DEVICE_HALF_FP_CONFIG);
+        let has = ALL.each_ref().map(|path| path.is_had(|e| found.offers(e), halves));
         match std::env::var(FORCED) {
             Ok(names) if !names.trim().is_empty() => Paths::named(&names, has, device),
             _ => Ok(Paths { taken: has }),
@@ -49,7 +77,7 @@ impl Paths {
                 return Err(refused(format!("there is no path '{name}'"), known()));
             };
             if !has[at] {
-                let found = format!("{device} does not list {}", ALL[at].extensions.join(" or "));
+                let found = format!("{device} does not list {}", ALL[at].needs());
                 return Err(refused(found, format!("leave '{name}' out, or take another device")));
             }
             paths.taken[at] = true;
@@ -79,6 +107,15 @@ mod tests {
         let all = Paths::named("subgroups, dot", [true; 3], "it").unwrap();
         assert_eq!((all.names().as_str(), all.defines().as_str()), ("subgroups+dot", " -DHAS_SUBGROUPS=1 -DHAS_DOT=1"));
         assert_eq!(Paths::named("plain", [true; 3], "it").unwrap().names(), "plain");
+    }
+
+    #[test]
+    fn halves_are_taken_where_they_are_as_ieee_has_them() {
+        let taken = |halves| ALL.each_ref().map(|path| path.is_had(|e| e == "cl_khr_fp16", halves));
+        for (halves, is_taken) in [(0b101, true), (0b111, true), (0b100, false), (0b1, false), (0, false)] {
+            assert_eq!(taken(halves), [false, is_taken, false], "{halves:b}");
+        }
+        assert_eq!(ALL.each_ref().map(|path| path.is_had(|_| true, 0)), [true, false, true]);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(crate) struct OpenClStream {
     staging: Staging,
     /// The end of what was queued last, until it is seen to be done.
     last: Option<Arc<Mark>>,
+    /// Whether commands may be queued behind that end.
+    is_unmarked: bool,
     /// How long the last wait for queued work took.
     last_wait: Duration,
 }
@@ -40,6 +42,7 @@ impl OpenClStream {
             failed: None,
             staging: Staging::default(),
             last: None,
+            is_unmarked: false,
             last_wait: Duration::ZERO,
         })
     }
@@ -53,14 +56,19 @@ impl OpenClStream {
         self.failed.clone().map_or(Ok(()), |first| Err(Error::Poisoned { first: Box::new(first) }))
     }
 
-    /// Keeps a failure of the driver; a wait that was too long and memory that was too little are none.
+    /// Keeps a failure of the driver; a wait that was too long and memory that was too little are none. A call that any of them
+    /// ended halfway leaves commands without a mark.
     pub(crate) fn keep<T>(&mut self, result: Result<T>) -> Result<T> {
-        if let Err(error @ (Error::Internal { .. } | Error::DeviceLost { .. })) = &result
-            && self.failed.is_none()
-        {
-            self.failed = Some(error.clone());
-            self.mark_all();
+        match &result {
+            Err(error @ (Error::Internal { .. } | Error::DeviceLost { .. })) if self.failed.is_none() => {
+                self.failed = Some(error.clone());
+            }
+            Err(Error::OutOfMemory { .. } | Error::Timeout { .. }) => {}
+            _ => return result,
         }
+        self.is_unmarked = true;
+        // The next wait tries again.
+        self.mark_all().ok();
         result
     }
 
@@ -73,21 +81,25 @@ impl OpenClStream {
         Ok(mark)
     }
 
-    /// Marks the end of all that is queued, as a call that failed halfway leaves commands without a mark. Where the queue takes no
-    /// more, the last mark stays.
-    fn mark_all(&mut self) {
+    /// Marks the end of all that is queued. Where the queue takes no more, the last mark stays.
+    fn mark_all(&mut self) -> Result<()> {
         // SAFETY: a queue of this context, and no other events.
         let answer = unsafe { enqueue_marker_with_wait_list(self.queue.0, 0, std::ptr::null()) };
-        if let Ok(end) = answer {
-            let end = Arc::new(Mark(end));
-            if flush(self.queue.0).is_ok() {
-                self.last = Some(end);
-            }
-        }
+        let end = self.context.check("marking the end of a stream", answer).map(|end| Arc::new(Mark(end)))?;
+        self.context.check("marking the end of a stream", flush(self.queue.0))?;
+        (self.last, self.is_unmarked) = (Some(end), false);
+        Ok(())
     }
 
     /// Waits for all that is queued.
     fn finish(&mut self, timeout: Duration) -> Result<()> {
+        if self.is_unmarked {
+            match self.mark_all() {
+                // The failure is told by whoever waits.
+                Err(_) if self.failed.is_some() => {}
+                marked => marked?,
+            }
+        }
         let mut watch = Watch::like("the stream", timeout, self.last_wait);
         while let Some(last) = &self.last {
             match self.context.check("waiting for a stream", last.is_reached())? {
@@ -178,12 +190,11 @@ impl Stream for OpenClStream {
 
     fn sync(&mut self, timeout: Duration) -> Result<()> {
         self.context.alive()?;
-        let finished = self.finish(timeout);
-        match (self.keep(finished), &self.failed) {
-            (Err(late @ Error::Timeout { .. }), _) => Err(late),
-            (_, Some(first)) => Err(first.clone()),
-            (finished, None) => finished,
-        }
+        let finished = match self.finish(timeout.min(self.patience)) {
+            Err(late @ Error::Timeout { .. }) => return Err(late),
+            finished => self.keep(finished),
+        };
+        self.failed.clone().map_or(finished, Err)
     }
 
     fn record(&mut self, event: &dyn Event) -> Result<()> {
@@ -222,12 +233,13 @@ mod tests {
     use crate::device::{OpenClDevice, open_context, usable};
     use crate::sys::devices;
 
-    #[test]
-    fn a_failure_is_told_when_all_that_was_queued_is_over() {
+    /// A stream that a call left halfway: much is queued, and its end is not known.
+    fn halfway() -> Option<(OpenClStream, [Binding; 2])> {
         const BYTES: usize = 64 << 20;
         let found = devices().ok().and_then(|all| all.into_iter().find(|found| usable(found).is_ok()));
         let Some(context) = found.and_then(|found| open_context(found).ok()) else {
-            return println!("skipped: no OpenCL");
+            println!("skipped: no OpenCL");
+            return None;
         };
         let device = OpenClDevice::new(context.clone());
         let mut stream = OpenClStream::new(&context).unwrap();
@@ -236,8 +248,30 @@ mod tests {
         for _ in 0..40 {
             stream.copy(&to, &from).unwrap();
         }
-        // The call that failed halfway lost the mark of what it had queued.
         stream.last = None;
+        Some((stream, [from, to]))
+    }
+
+    #[test]
+    fn what_is_no_failure_leaves_nothing_unmarked_either() {
+        let full = Error::OutOfMemory { device: "it".into(), asked: 1, free: 0 };
+        let late = Error::Timeout { what: "a transfer".into(), millis: 1 };
+        for error in [full, late] {
+            let Some((mut stream, [from, to])) = halfway() else { return };
+            stream.keep::<()>(Err(error)).unwrap_err();
+            assert!(matches!(stream.sync(Duration::ZERO), Err(Error::Timeout { .. })), "copies are left");
+            stream.sync(Duration::from_secs(60)).unwrap();
+            stream.copy(&to, &from).unwrap();
+            // An end that could not be marked at once is marked by who waits.
+            (stream.last, stream.is_unmarked) = (None, true);
+            assert!(matches!(stream.sync(Duration::ZERO), Err(Error::Timeout { .. })), "a copy is left");
+            stream.sync(Duration::from_secs(60)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_failure_is_told_when_all_that_was_queued_is_over() {
+        let Some((mut stream, [from, to])) = halfway() else { return };
         stream.keep::<()>(Err(Error::internal("a launch", "it failed"))).unwrap_err();
         assert!(matches!(stream.sync(Duration::ZERO), Err(Error::Timeout { .. })), "copies are left");
         for limit in [Duration::from_secs(60), Duration::ZERO] {

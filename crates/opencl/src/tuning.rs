@@ -9,9 +9,6 @@ const DEPART: &str = "QIAO_OPENCL_TUNING";
 /// The most that `walk`, `rows` and `shares` can be.
 const MOST: u32 = 1 << 20;
 
-/// The fewest work-items of a group by which a device counts as a chip: what the smallest tile takes.
-const LEAST: u32 = 64;
-
 /// What kernels divide work by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tuning {
@@ -50,7 +47,9 @@ impl Tuning {
     /// A name that is none, or a number that the name can't have.
     pub(crate) fn of(is_processor: bool, limits: Limits) -> Result<Tuning> {
         let departures = std::env::var(DEPART).unwrap_or_default();
-        let row = if is_processor || limits.items < LEAST { PROCESSOR } else { GROUPS };
+        // What has no room for any tile is worked on by groups of one work-item, as a processor is.
+        let is_chip = !is_processor && GROUPS.fitting(limits).has_tile(limits);
+        let row = if is_chip { GROUPS } else { PROCESSOR };
         Tuning::departing(row, &departures, limits)
     }
 
@@ -66,11 +65,12 @@ impl Tuning {
             Group::Walk => self.walk,
             Group::Rows => self.rows,
             Group::Team => self.size(Size::Team),
-            Group::Tile => (self.size(Size::Tile) / 4).pow(2),
+            Group::Tile => self.tile_items(),
         }
     }
 
-    fn departing(mut row: Tuning, departures: &str, limits: Limits) -> Result<Tuning> {
+    fn departing(row: Tuning, departures: &str, limits: Limits) -> Result<Tuning> {
+        let mut row = row.fitting(limits);
         for departure in departures.split(',').map(str::trim).filter(|d| !d.is_empty()) {
             let refused = |found: String, mend: String| {
                 Error::invalid(format!("{DEPART}={departures}"), format!("'{departure}' {found}"), mend)
@@ -101,6 +101,35 @@ impl Tuning {
         }
     }
 
+    /// The row with the largest tile, not above its own, that the device has groups and local memory for.
+    fn fitting(mut self, limits: Limits) -> Tuning {
+        let own = [Size::Tile, Size::TileInputs].map(|size| (size, self.size(size)));
+        let [tiles, inputs] = own.map(|(size, own)| size.allowed().iter().rev().filter(move |&&a| a <= own));
+        for (&tile, &inputs) in tiles.flat_map(|tile| inputs.clone().map(move |inputs| (tile, inputs))) {
+            self.sizes[Size::Tile as usize] = tile;
+            self.sizes[Size::TileInputs as usize] = inputs;
+            if self.has_tile(limits) {
+                break;
+            }
+        }
+        self
+    }
+
+    /// Whether the device has groups and local memory for the tile.
+    fn has_tile(&self, limits: Limits) -> bool {
+        self.tile_items() <= limits.items && self.tile_bytes() <= limits.local
+    }
+
+    /// Work-items of a tile's group.
+    fn tile_items(&self) -> u32 {
+        (self.size(Size::Tile) / 4).pow(2)
+    }
+
+    /// Bytes of local memory of it.
+    fn tile_bytes(&self) -> u32 {
+        2 * self.size(Size::TileInputs) * (self.size(Size::Tile) + 4) * size_of::<f32>() as u32
+    }
+
     /// The row with groups that the device can have.
     fn within(mut self, limits: Limits, departures: &str) -> Result<Tuning> {
         let most = limits.items.max(1);
@@ -116,7 +145,7 @@ impl Tuning {
         let [team, columns, lanes, tile, inputs] =
             [Size::Team, Size::TeamColumns, Size::TeamLanes, Size::Tile, Size::TileInputs].map(|size| self.size(size));
         let over = |found: String, mend: String| Err(Error::invalid(format!("{DEPART}={departures}"), found, mend));
-        for (size, items) in [(Size::Team, team), (Size::Tile, (tile / 4).pow(2))] {
+        for (size, items) in [(Size::Team, team), (Size::Tile, self.tile_items())] {
             if items > most {
                 let found = format!("{}={} takes groups of {items} work-items", size.name(), self.size(size));
                 return over(found, format!("the device's have {most} at most: name a smaller {}", size.name()));
@@ -128,7 +157,7 @@ impl Tuning {
                 return over(found, format!("name a smaller {}, or a larger team", size.name()));
             }
         }
-        let bytes = 2 * inputs * (tile + 4) * size_of::<f32>() as u32;
+        let bytes = self.tile_bytes();
         if bytes > limits.local {
             let found = format!("tile={tile} with tile_inputs={inputs} takes {bytes} bytes of local memory");
             return over(found, format!("the device has {}: name a smaller one", limits.local));
@@ -201,6 +230,19 @@ mod tests {
                 assert!(size.allowed().contains(&row.size(size)), "{}", size.name());
             }
             assert_eq!(Tuning::departing(row, "", SMALL).unwrap(), row);
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_largest_tile_that_fits_and_a_named_one_is_refused() {
+        for (items, local, tile) in [(256, 17_408, 64), (255, 1 << 15, 32), (64, 1 << 15, 32), (256, 17_407, 32)] {
+            let limits = Limits { items, local };
+            let row = Tuning::departing(GROUPS, "", limits).unwrap();
+            assert_eq!((row.size(Size::Tile), row.size(Size::TileInputs)), (tile, 32), "{limits:?}");
+            assert_eq!(Tuning::departing(GROUPS, "tile=64", limits).is_ok(), tile == 64, "{limits:?}");
+        }
+        for (items, local) in [(63, 1 << 15), (256, 9_215)] {
+            assert!(Tuning::of(false, Limits { items, local }).unwrap().is_processor);
         }
     }
 

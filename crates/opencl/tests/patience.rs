@@ -31,6 +31,7 @@ fn a_wait_that_is_too_short_is_told_and_the_work_is_done_all_the_same() {
     assert!(matches!(event.sync(Duration::from_millis(1)), Err(Error::Timeout { millis: 1, .. })));
     run.stream.set_patience(Duration::from_millis(1));
     let mut out = vec![1u8; 4 * ELEMENTS];
+    assert!(matches!(run.stream.sync(Duration::from_secs(60)), Err(Error::Timeout { millis: 1, .. })));
     assert!(matches!(run.stream.download(&mut out, &run.bindings[1]), Err(Error::Timeout { .. })));
     assert!(out.iter().all(|&b| b == 1), "a download that was given up writes nothing");
     run.stream.set_patience(Duration::MAX);

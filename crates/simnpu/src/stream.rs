@@ -108,7 +108,7 @@ impl Stream for SimStream {
 
     fn sync(&mut self, timeout: Duration) -> Result<()> {
         self.chip.referee.alive()?;
-        self.lane.end().drain(timeout)
+        self.lane.end().drain(timeout.min(self.patience))
     }
 
     fn record(&mut self, event: &dyn Event) -> Result<()> {

@@ -67,6 +67,7 @@ fn a_hang_is_a_timeout_and_its_stream_can_be_destroyed() {
         let start = Instant::now();
         assert!(matches!(sum.result(&mut *stream), Err(Error::Timeout { millis: 40, .. })));
         assert!(matches!(stream.sync(Duration::from_millis(30)), Err(Error::Timeout { millis: 30, .. })));
+        assert!(matches!(stream.sync(LONG), Err(Error::Timeout { millis: 40, .. })), "its patience is shorter");
         assert!(matches!(event.sync(Duration::from_millis(20)), Err(Error::Timeout { .. })));
         assert!(!event.is_reached().unwrap());
         assert!(start.elapsed() >= Duration::from_millis(90) && start.elapsed() < LONG);

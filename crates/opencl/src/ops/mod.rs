@@ -6,6 +6,7 @@
 mod program;
 
 mod layouts;
+mod local;
 
 mod product;
 
@@ -111,6 +112,11 @@ pub(crate) fn table() -> Table {
 }
 
 /// The answer for every node of a graph.
-pub(crate) fn support(table: &Table, graph: &Graph) -> Vec<NodeSupport> {
-    qiao_core::sound::support(table, graph, "opencl")
+pub(crate) fn support(table: &Table, target: &Target, graph: &Graph) -> Vec<NodeSupport> {
+    let answers = qiao_core::sound::support(table, graph, "opencl");
+    let fitting = |(node, answer)| match local::check(table, target, &node) {
+        Ok(()) => answer,
+        Err(reason) => NodeSupport::no(reason),
+    };
+    graph.views().zip(answers).map(fitting).collect()
 }

@@ -10,7 +10,7 @@ use qiao_core::{
 use qiao_launch::{ALIGN, Arg, Launch, Prepared};
 
 use super::program::{Place, Program};
-use super::{Table, Target, support};
+use super::{Table, Target, local, support};
 use crate::context::Context;
 use crate::memory::{Start, resolve};
 use crate::stream::OpenClStream;
@@ -99,11 +99,16 @@ fn bound_bytes(desc: &TensorDesc) -> Result<usize> {
 /// Every node that writes something as what runs, in order.
 fn prepare(card: &Card, info: &DeviceInfo, graph: &Graph) -> Result<Vec<Prepared>> {
     let mut steps = Vec::with_capacity(graph.nodes().len());
+    let refused = || device::refuse(info, graph, &support(&card.table, &card.target, graph));
     for node in graph.views() {
         match sound::find(&card.table, &node) {
             Ok((_, Accept::Native)) if sound::writes_nothing(&node) => steps.push(Prepared::default()),
-            Ok((row, Accept::Native)) => steps.push(row.launch.prepare(&node, &card.target)?),
-            _ => return Err(device::refuse(info, graph, &support(&card.table, graph))),
+            Ok((row, Accept::Native)) => {
+                let prepared = row.launch.prepare(&node, &card.target)?;
+                local::fits(&node, &prepared, &card.target).map_err(|_| refused())?;
+                steps.push(prepared);
+            }
+            _ => return Err(refused()),
         }
     }
     Ok(steps)

@@ -304,6 +304,7 @@ impl Stream for ChildStream {
     }
 
     fn sync(&mut self, timeout: Duration) -> Result<()> {
+        let timeout = timeout.min(self.patience);
         self.far.link.call(Operation::Sync, |w| w.u64(self.far.id).time(timeout), timeout, nothing)
     }
 
