@@ -102,6 +102,23 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// Whether operators may run on the host and the command line does not say so.
+    pub(crate) fn may_fall_back(&self) -> bool {
+        let fallback = match self {
+            Command::Run(args) => args.on.fallback,
+            Command::Compare(args) => args.on.fallback,
+            Command::Eval(args) => args.fallback,
+            Command::Bench(Bench::Model(args)) => args.fallback,
+            Command::Bench(Bench::Serve(args)) => args.fallback,
+            Command::Adapt(args) => args.fallback,
+            Command::Plan(args) => args.fallback,
+            _ => return false,
+        };
+        !fallback.to_host()
+    }
+}
+
 #[derive(Args)]
 pub(crate) struct Devices {
     /// Measure what every device reaches, each for about so many seconds: bytes and operations per second.
@@ -246,25 +263,25 @@ pub(crate) struct Sampling {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) max_tokens: Option<usize>,
     /// Divides the logits; 0 always takes the most likely token.
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = from_zero)]
     pub(crate) temperature: Option<f32>,
     /// Keep the K most likely tokens; 0 = all.
     #[arg(long, value_name = "K", allow_negative_numbers = true)]
     pub(crate) top_k: Option<usize>,
     /// Keep the most likely tokens that together have this probability; 1 = all.
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = top_share)]
     pub(crate) top_p: Option<f32>,
     /// Drop tokens less likely than this share of the most likely one; 0 = none.
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = share)]
     pub(crate) min_p: Option<f32>,
     /// Makes tokens that occurred less likely; 1 = off.
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = above_zero)]
     pub(crate) repetition_penalty: Option<f32>,
     /// Taken off the logit of every generated token; 0 = off.
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = finite)]
     pub(crate) presence_penalty: Option<f32>,
     /// Taken off the logit of a token for each time it was generated; 0 = off.
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = finite)]
     pub(crate) frequency_penalty: Option<f32>,
     /// The same seed gives the same text.
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
@@ -358,14 +375,14 @@ pub(crate) struct Plan {
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     pub(crate) device: String,
     /// Sequences that are decoded, and prompts that are read, together.
-    #[arg(long, value_name = "B", default_value_t = 1)]
+    #[arg(long, value_name = "B", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batch: u32,
     /// Tokens that each sequence holds when its next one is decoded, that one counted; without it, 4096 or what the model was
     /// made for, whichever is less.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) context: Option<u32>,
     /// Tokens of each prompt; without it, 512 or the context, whichever is less.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) prompt: Option<u32>,
     /// The compute dtype: that of activations and cache; without it, that of the weights. Where config.json does not name the
     /// dtype of the weights, it is theirs as well.
@@ -459,6 +476,32 @@ fn positive(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "give a number of seconds above 0".into())
 }
 
+/// A number that is finite and of which `holds` is true; `want` says which numbers are.
+fn number(text: &str, want: &str, holds: impl Fn(f32) -> bool) -> Result<f32, String> {
+    let number = text.parse::<f32>().ok().filter(|n| n.is_finite() && holds(*n));
+    number.ok_or_else(|| format!("give {want}"))
+}
+
+fn from_zero(text: &str) -> Result<f32, String> {
+    number(text, "a number from 0", |n| n >= 0.0)
+}
+
+fn above_zero(text: &str) -> Result<f32, String> {
+    number(text, "a number above 0", |n| n > 0.0)
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    number(text, "a number from 0 to 1", |n| (0.0..=1.0).contains(&n))
+}
+
+fn top_share(text: &str) -> Result<f32, String> {
+    number(text, "a number above 0, at most 1", |n| n > 0.0 && n <= 1.0)
+}
+
+fn finite(text: &str) -> Result<f32, String> {
+    number(text, "a finite number", |_| true)
+}
+
 /// A token id; blanks around it, as after a comma, do no harm.
 fn token_id(text: &str) -> Result<u32, std::num::ParseIntError> {
     text.trim().parse()
@@ -495,7 +538,8 @@ mod tests {
     #[test]
     fn negative_numbers_are_values_and_not_flags() {
         let mut words = ["--max-tokens", "--top-k", "--seed", "--token-ids"].map(|flag| (flag, false)).to_vec();
-        words.extend(["--temperature", "--top-p", "--min-p", "--repetition-penalty"].map(|flag| (flag, true)));
+        words.extend(["--temperature", "--top-p", "--min-p", "--repetition-penalty"].map(|flag| (flag, false)));
+        words.extend(["--presence-penalty", "--frequency-penalty"].map(|flag| (flag, true)));
         for (flag, parses) in words {
             match CommandLine::try_parse_from(["qiao", "run", "m", flag, "-1"]) {
                 Ok(_) => assert!(parses, "{flag}"),

@@ -5,14 +5,15 @@ use std::io::Write;
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use qiao_conformance::Glob;
 use qiao_conformance::measure::{
     Limits, OpFigure, OpsBench, OpsProgress, OpsSelection, Set, bench, paths, some_measured,
 };
-use qiao_conformance::{Glob, save};
 use serde_json::{Map, Value, json};
 
 use crate::args::BenchOps;
 use crate::exit::{Exit, Usage};
+use crate::files::write_file;
 use crate::interrupt;
 use crate::load::{present, require_one};
 use crate::terminal::tell_line;
@@ -38,17 +39,18 @@ pub(crate) fn ops(args: &BenchOps, out: &mut dyn Write) -> anyhow::Result<Exit> 
     bar.finish_and_clear();
     drop(patient);
     let found = found?;
-    if let Some(path) = &args.peaks_out {
-        write_file(path, &peaks_json(&found.measured)?)?;
-    }
-    let to_output = args.json.as_deref() == Some(Path::new("-"));
+    let json = serde_json::to_string(&found)? + "\n";
     match &args.json {
-        Some(_) if to_output => writeln!(out, "{}", serde_json::to_string(&found)?)?,
-        Some(path) => write_file(path, &serde_json::to_string(&found)?)?,
-        None => {}
+        Some(path) if path == Path::new("-") => write!(out, "{json}")?,
+        Some(path) => {
+            write!(out, "{}", to_text(&found))?;
+            out.flush()?;
+            write_file(path, &json)?;
+        }
+        None => write!(out, "{}", to_text(&found))?,
     }
-    if !to_output {
-        write!(out, "{}", to_text(&found))?;
+    if let Some(path) = &args.peaks_out {
+        write_file(path, &(peaks_json(&found.measured)? + "\n"))?;
     }
     if found.interrupted {
         return Ok(Exit::Interrupted);
@@ -71,11 +73,6 @@ fn selection(args: &BenchOps) -> OpsSelection {
         opened_as: args.device.clone(),
         ..OpsSelection::new(set)
     }
-}
-
-fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
-    save::whole(path, format!("{text}\n").as_bytes())
-        .map_err(|e| anyhow::anyhow!("{} can't be written: {e}; give another path", path.display()))
 }
 
 /// The measured limits as `--peaks` reads them.

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use qiao::bench::serve::{self, Arriving, Event, Mix, Options, ServeReport, Settings, Tell, Until};
 use qiao::{Balance, ServeOptions};
 
 use crate::args::{BenchServe, Dtype, ServerArgs};
 use crate::exit::Exit;
+use crate::files::write_file;
 use crate::interrupt::Guard;
 use crate::load::present;
 use crate::terminal::tell_line;
@@ -29,6 +29,7 @@ pub(crate) fn serve(args: &BenchServe, out: &mut dyn Write) -> anyhow::Result<Ex
         Some(path) if path == Path::new("-") => writeln!(out, "{}", serde_json::to_string(&report)?)?,
         Some(path) => {
             write!(out, "{report}")?;
+            out.flush()?;
             write_file(path, &(serde_json::to_string(&report)? + "\n"))?;
         }
         None => write!(out, "{report}")?,
@@ -38,10 +39,6 @@ pub(crate) fn serve(args: &BenchServe, out: &mut dyn Write) -> anyhow::Result<Ex
         write_file(path, &report.to_html())?;
     }
     Ok(exit(&report))
-}
-
-fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn options(args: &BenchServe) -> Options {

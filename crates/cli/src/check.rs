@@ -9,11 +9,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use qiao::core::Error;
 use qiao_conformance::run::by_family;
 use qiao_conformance::{
-    Case, Executor, Expectations, Glob, Progress, Record, Run, Selection, Status, Subject, replay, run, save, worker,
+    Case, Executor, Expectations, Glob, Progress, Record, Run, Selection, Status, Subject, replay, run, worker,
 };
 
 use crate::args::{Check, device_given};
 use crate::exit::{Exit, Usage};
+use crate::files::write_file;
 use crate::interrupt;
 use crate::load::{present, require_one};
 use crate::plugins;
@@ -27,8 +28,15 @@ pub(crate) fn check(args: &Check, out: &mut dyn Write) -> anyhow::Result<Exit> {
         return work(args);
     }
     let selection = selection(args)?;
+    let cases = selection.cases();
+    if cases.is_empty() {
+        let filter = args.filter.join("', '");
+        let profile = selection.profile;
+        let why = format!("no case of profile {profile} matches '{filter}'; see 'qiao check --list' for their paths");
+        return Err(Usage(why).into());
+    }
     if args.list {
-        for case in selection.cases() {
+        for case in cases {
             writeln!(out, "{}", case.id())?;
         }
         return Ok(Exit::Ok);
@@ -43,24 +51,22 @@ pub(crate) fn check(args: &Check, out: &mut dyn Write) -> anyhow::Result<Exit> {
         return if required { Err(anyhow::anyhow!("QIAO_REQUIRE asks for it: {absent}")) } else { Err(absent) };
     }
     let patient = interrupt::Patient::new();
-    let bar = bar(selection.cases().len() as u64);
+    let bar = bar(cases.len() as u64);
     let mut told = 0;
     let found = run(&selection, &mut executor(args)?, |progress| step(&bar, &progress, &mut told));
     bar.finish_and_clear();
     drop(patient);
     let mut found = found?;
     found.device.plugins = plugins::named();
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string(&found)?;
-        if path == Path::new("-") {
-            writeln!(out, "{text}")?;
-        } else {
-            save::whole(path, format!("{text}\n").as_bytes())
-                .map_err(|e| anyhow::anyhow!("{} can't be written: {e}; give another path", path.display()))?;
+    let json = serde_json::to_string(&found)? + "\n";
+    match &args.json {
+        Some(path) if path == Path::new("-") => write!(out, "{json}")?,
+        Some(path) => {
+            write!(out, "{}", to_text(&found))?;
+            out.flush()?;
+            write_file(path, &json)?;
         }
-    }
-    if args.json.as_deref() != Some(Path::new("-")) {
-        write!(out, "{}", to_text(&found))?;
+        None => write!(out, "{}", to_text(&found))?,
     }
     Ok(match found.passes() {
         _ if found.interrupted => Exit::Interrupted,
@@ -76,7 +82,11 @@ fn selection(args: &Check) -> anyhow::Result<Selection> {
     selection.required = required.collect::<Result<_, _>>()?;
     selection.filter = args.filter.iter().map(Glob::new).collect();
     selection.replays = Some(args.replays.clone());
-    selection.journal.clone_from(&args.journal);
+    if args.journal.is_some() {
+        selection.journal.clone_from(&args.journal);
+        selection.setup = plugins::setup();
+        selection.tell = tell_line;
+    }
     if let Some(path) = &args.expectations {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Usage(format!("expectations file {} can't be read: {e}", path.display())))?;

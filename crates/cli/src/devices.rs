@@ -12,13 +12,14 @@ use serde_json::{Map, Value, json};
 
 use crate::args::Devices;
 use crate::exit::Exit;
+use crate::load::listings;
 use crate::terminal::tell_line;
 
 /// What devices were measured to reach, by their names; or why they were not.
 type Measured = HashMap<String, Result<Peaks, String>>;
 
 pub(crate) fn devices(args: &Devices, out: &mut dyn Write) -> anyhow::Result<Exit> {
-    let listings = qiao::registry().list();
+    let listings = listings();
     let measured = args.measure.map_or_else(Measured::new, |seconds| measure(&listings, seconds));
     match args.json {
         true => writeln!(out, "{}", to_json(&listings, &measured))?,

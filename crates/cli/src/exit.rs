@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use qiao::core::Error;
+
 /// The exit codes, as `--help` and the README list them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -49,14 +51,34 @@ pub(crate) fn code(error: &anyhow::Error) -> Exit {
     if error.is::<Usage>() {
         return Exit::Usage;
     }
-    if error.is::<NotPresent>() {
+    let absent = |cause: &Error| matches!(cause, Error::NotPresent { .. });
+    if error.is::<NotPresent>() || device_error(error).is_some_and(absent) {
         return Exit::NotPresent;
     }
     Exit::Failure
 }
 
+/// The device's error in a chain. An error that shows another in its place has none of its own.
+fn device_error(error: &anyhow::Error) -> Option<&Error> {
+    error.chain().find_map(|cause| match cause.downcast_ref::<qiao::Error>() {
+        Some(qiao::Error::Device(device)) => Some(device),
+        _ => cause.downcast_ref(),
+    })
+}
+
+/// How operators run that a device refuses.
+pub(crate) const FALLBACK: &str = "--fallback host runs them on the processor";
+
+/// The error in one line; with the mend for operators that a device refuses, where the command has one that was not given.
+pub(crate) fn told(error: &anyhow::Error, may_fall_back: bool) -> String {
+    match device_error(error) {
+        Some(Error::Unsupported { .. }) if may_fall_back => format!("{}; {FALLBACK}", line(error)),
+        _ => line(error),
+    }
+}
+
 /// The error and its causes in one line. A cause whose words the line before it holds already is left out.
-pub(crate) fn line(error: &anyhow::Error) -> String {
+fn line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
         let text = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
@@ -88,6 +110,11 @@ mod tests {
         assert_eq!(code(&usage), Exit::Usage);
         let absent = anyhow::Error::new(NotPresent { name: "npu".into(), why: "no backend has it".into() });
         assert_eq!(code(&absent), Exit::NotPresent);
+        for absent in
+            [Error::not_present("npu", "no chip").into(), qiao::Error::from(Error::not_present("npu", "")).into()]
+        {
+            assert_eq!(code(&absent), Exit::NotPresent);
+        }
         assert_eq!(code(&anyhow::anyhow!("other")), Exit::Failure);
         for exit in [Exit::Ok, Exit::Failure, Exit::Usage, Exit::NotPresent, Exit::OutOfLimits, Exit::Interrupted] {
             assert!(TABLE.contains(&format!("\n  {} ", exit as u8)), "{exit:?}");

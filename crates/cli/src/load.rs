@@ -7,9 +7,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use qiao::core::registry::Listing;
 use qiao::core::{DType, Error};
 use qiao::{Model, ModelOptions};
+use qiao_conformance::DeviceFacts;
 
 use crate::args::{Dtype, KvDtype, Where};
 use crate::exit::{NotPresent, Usage};
+use crate::plugins;
 use crate::terminal::tell_line;
 
 /// What the demo model continues when nothing else is asked for.
@@ -105,8 +107,20 @@ pub(crate) fn require_one(names: &str, who: &str) -> Result<(), Usage> {
 /// Refuses devices, with commas between, that no backend of this program has on this machine. A backend that fails for another
 /// reason, such as a wrong environment variable, says so itself.
 pub(crate) fn present(names: &str) -> anyhow::Result<()> {
-    let listings = qiao::registry().list();
+    let listings = listings();
     names.split(',').try_for_each(|name| one_present(name.trim(), &listings))
+}
+
+/// What a device that is present says of itself.
+pub(crate) fn facts(name: &str) -> Option<DeviceFacts> {
+    let (backend, ordinal) = name.split_once(':').unwrap_or((name, "0"));
+    let listing = listings().into_iter().find(|listing| listing.backend == backend)?;
+    Some(DeviceFacts::of(name, listing.devices.ok()?.get(ordinal.parse::<usize>().ok()?)?))
+}
+
+/// Every backend with its devices; plugins that are not present are among them.
+pub(crate) fn listings() -> Vec<Listing> {
+    qiao::registry().list().into_iter().chain(plugins::absent()).collect()
 }
 
 fn one_present(name: &str, listings: &[Listing]) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod exit;
+mod files;
 mod terminal;
 
 mod args;
@@ -73,7 +74,7 @@ fn main() -> ExitCode {
         // Whoever read the output has seen enough.
         Err(error) if is_closed_pipe(&error) => Exit::Ok.into(),
         Err(error) => {
-            tell_line(&format!("error: {}", exit::line(&error)));
+            tell_line(&format!("error: {}", exit::told(&error, args.command.may_fall_back())));
             exit::code(&error).into()
         }
     }

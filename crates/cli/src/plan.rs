@@ -7,7 +7,7 @@ use qiao::core::DType;
 use serde_json::Value;
 
 use crate::args::Plan;
-use crate::exit::Exit;
+use crate::exit::{Exit, FALLBACK};
 use crate::load::{present, require_one};
 
 pub(crate) fn plan(args: &Plan, out: &mut dyn Write) -> anyhow::Result<Exit> {
@@ -33,6 +33,9 @@ pub(crate) fn plan(args: &Plan, out: &mut dyn Write) -> anyhow::Result<Exit> {
         writeln!(out, "{object}")?;
     } else {
         writeln!(out, "{found}")?;
+        if !found.supported() && !args.fallback.to_host() {
+            writeln!(out, "{FALLBACK}.")?;
+        }
     }
     Ok(Exit::Ok)
 }

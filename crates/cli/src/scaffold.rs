@@ -30,6 +30,9 @@ const RUST: &[(&str, &str)] = &[
 
 pub(crate) fn new_backend(args: &NewBackend, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let name = checked(&args.name)?;
+    if qiao::registry().names().any(|known| known == name) {
+        return Err(Usage(format!("qiao has a backend '{name}' already; give another name")).into());
+    }
     let folder = args.folder.clone().unwrap_or_else(|| PathBuf::from(name));
     if folder.exists() {
         return Err(Usage(format!("{} is there already; give another name, or --folder", folder.display())).into());
@@ -51,18 +54,28 @@ pub(crate) fn new_backend(args: &NewBackend, out: &mut dyn Write) -> anyhow::Res
         write().map_err(|e| anyhow::anyhow!("{} can't be written: {e}", path.display()))?;
         writeln!(out, "{}", path.display())?;
     }
-    let (at, library) = (folder.display(), format!("lib{name}.so"));
+    let (at, library) = (quoted(&folder), quoted(&folder.join(format!("lib{name}.so"))));
     match args.lang {
         Lang::C => writeln!(
             out,
-            "\nbuild and check it:\n  make -C {at}\n  qiao check --plugin {at}/{library} --profile device\nthen: PORTING.md"
+            "\nbuild and check it:\n  make -C {at}\n  qiao check --plugin {library} --profile device\nthen: PORTING.md"
         )?,
         Lang::Rust => writeln!(
             out,
-            "\nbuild and check it:\n  cd {at} && cargo test --release\n  qiao check --plugin target/release/{library} --profile device\nthen: PORTING.md"
+            "\nbuild and check it:\n  cd {at} && cargo test --release\n  qiao check --plugin target/release/lib{name}.so --profile device\nthen: PORTING.md"
         )?,
     }
     Ok(Exit::Ok)
+}
+
+/// A path as a shell takes it for one word.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%=".contains(c);
+    match path.chars().all(plain) && !path.is_empty() {
+        true => path,
+        false => format!("'{}'", path.replace('\'', r"'\''")),
+    }
 }
 
 /// A name that is good for a file, a crate and a device alike.
@@ -109,6 +122,13 @@ mod tests {
         assert!(checked("tianshu_150").is_ok());
         for bad in ["", "7a", "Acme", "a-b", "../x", "a.b", &"x".repeat(32)] {
             assert!(checked(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_one_word_for_a_shell() {
+        for (path, word) in [("a/b-1.c", "a/b-1.c"), ("a b", "'a b'"), ("it's", r"'it'\''s'"), ("$x", "'$x'")] {
+            assert_eq!(quoted(Path::new(path)), word);
         }
     }
 

@@ -44,6 +44,18 @@ fn the_table_the_figures_and_the_limits_are_of_one_run() {
 }
 
 #[test]
+fn the_table_is_printed_where_its_file_can_not_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let below = file.join("ops.json");
+    let output = qiao(&["bench", "ops", "--quick", "--filter", "op/rope/*", "--json", below.to_str().unwrap()]);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{out}{err}");
+    assert!(out.contains("measured and right") && err.contains("ops.json can't be written"), "{out}{err}");
+}
+
+#[test]
 fn figures_go_to_standard_output_alone_where_that_is_asked_for() {
     let output = qiao(&["bench", "ops", "--quick", "--json", "-", "--filter", "op/rope/*"]);
     let out = text(&output.stdout);

@@ -109,6 +109,19 @@ fn parallel_samples_and_priorities_are_part_of_the_mix() {
 }
 
 #[test]
+#[cfg(unix)]
+fn a_result_is_written_through_a_link() {
+    let folder = tempfile::tempdir().unwrap();
+    let (link, real) = (folder.path().join("link.json"), folder.path().join("real.json"));
+    std::os::unix::fs::symlink("real.json", &link).unwrap();
+    let few = ["--together", "1", "--requests", "1", "--warm-up", "0", "--prompt", "2", "--output", "2"];
+    let args = [&["bench", "serve", "--json", link.to_str().unwrap()], &few[..]].concat();
+    let output = Command::new(env!("CARGO_BIN_EXE_qiao")).args(args).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(link.is_symlink() && std::fs::read_to_string(real).unwrap().starts_with('{'));
+}
+
+#[test]
 fn what_makes_no_sense_is_one_clear_error() {
     fails(&["--concurrency", "0"], 2, &["--concurrency", "'0'"]);
     fails(&["--concurrency", "5000"], 1, &["concurrency: 5000", "1024"]);

@@ -69,7 +69,7 @@ fn nothing_selected_and_nothing_there_are_no_passes() {
         assert_eq!(output.status.code(), Some(code), "{args:?}: {err}");
         assert!(err.contains(word), "{args:?}: {err}");
     };
-    fails(&["check", "--filter", "op/no_such_operator/*"], 1, "no case of profile");
+    fails(&["check", "--filter", "op/no_such_operator/*"], 2, "no case of profile");
     fails(&["check", "--device", "npu:0"], 3, "not present");
     fails(&["check", "--device", "cpu:7"], 3, "not present");
     fails(&["check", "--replay", "missing.json"], 1, "missing.json");
@@ -109,6 +109,48 @@ fn a_replay_file_runs_its_case_alone() {
     let output = qiao_in(folder.path(), &["check", "--replay", "old.json"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("qiao.replay/9"));
+}
+
+#[test]
+fn a_file_that_is_no_journal_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let notes = folder.path().join("notes");
+    std::fs::write(&notes, "my notes\n").unwrap();
+    let output = qiao_in(folder.path(), &[FEW, &["--journal", "notes"]].concat());
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("journal notes: it is no journal of qiao; give another path"), "{err}");
+    assert_eq!(std::fs::read_to_string(&notes).unwrap(), "my notes\n");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_result_goes_through_links_and_into_pipes() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::os::unix::fs::symlink("real.json", at("link.json")).unwrap();
+    let output = qiao_in(folder.path(), &[FEW, &["--json", "link.json"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(at("link.json").is_symlink() && std::fs::metadata(at("real.json")).unwrap().is_file());
+
+    assert!(Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+    let pipe = at("pipe");
+    let reader = std::thread::spawn(move || std::fs::read(pipe).unwrap());
+    let output = qiao_in(folder.path(), &[FEW, &["--json", "pipe"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let run: serde_json::Value = serde_json::from_slice(&reader.join().unwrap()).unwrap();
+    assert_eq!(run["schema"], "qiao.check/1");
+    assert!(std::os::unix::fs::FileTypeExt::is_fifo(&std::fs::metadata(at("pipe")).unwrap().file_type()));
+}
+
+#[test]
+fn the_table_is_printed_where_its_file_can_not_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    let output = qiao_in(folder.path(), &[FEW, &["--json", "file/run.json"]].concat());
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{out}{err}");
+    assert!(out.ends_with("verdict: passed\n") && err.contains("file/run.json can't be written"), "{out}{err}");
 }
 
 /// Whether a process runs; one that ended and that nobody asked how is none.

@@ -302,10 +302,15 @@ fn whoever_has_read_enough_is_no_error() {
 }
 
 #[test]
-fn parameters_out_of_range_end_with_1() {
-    fails(&["run", "--temperature", "-1"], 1, &["temperature", "-1"]);
-    fails(&["run", "--temperature=-1"], 1, &["temperature", "-1"]);
-    fails(&["run", "--top-p", "1.5"], 1, &["top_p", "1.5"]);
+fn values_out_of_range_are_wrong_command_lines() {
+    fails(&["run", "--temperature", "-1"], 2, &["temperature", "-1", "from 0"]);
+    fails(&["run", "--temperature=-1"], 2, &["temperature", "-1"]);
+    fails(&["run", "--temperature", "nan"], 2, &["temperature", "nan"]);
+    fails(&["run", "--top-p", "1.5"], 2, &["top-p", "1.5", "at most 1"]);
+    fails(&["run", "--presence-penalty", "inf"], 2, &["presence-penalty", "finite"]);
+    for size in ["--batch", "--context", "--prompt"] {
+        fails(&["plan", size, "0"], 2, &[size]);
+    }
 }
 
 #[test]

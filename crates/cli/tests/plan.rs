@@ -102,7 +102,7 @@ fn what_can_not_be_forecast_is_named() {
     fails(&["plan", &model, "--device", "cpu:9"], 3, &["cpu:9"]);
     fails(&["plan", &model, "--context", "999999"], 1, &["999999", "ask for at most"]);
     fails(&["plan", &model, "--prompt", "20", "--context", "10"], 1, &["20 tokens", "context of 10"]);
-    fails(&["plan", &model, "--batch", "0"], 1, &["batch", "from 1"]);
+    fails(&["plan", &model, "--batch", "0"], 2, &["--batch"]);
     fails(&["plan", &model, "--batch", "x"], 2, &["--batch"]);
     fails(&["plan", &model, "--peaks", &file], 1, &["peaks.json", "bytes_per_s", "above 0"]);
     fails(&["plan", &model, "--peaks", "nowhere.json"], 1, &["nowhere.json"]);

@@ -66,6 +66,9 @@ fn a_new_backend_is_listed_judged_and_runs_a_model() {
     let refused = qiao(folder, &["run", "--plugin", library, "--max-tokens", "2"]);
     let error = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && error.contains("rope: no kernel for this operator"), "{error}");
+    assert!(error.ends_with("; --fallback host runs them on the processor\n"), "{error}");
+    let planned = said(folder, &["plan", "--plugin", library]);
+    assert!(planned.ends_with("not supported.\n--fallback host runs them on the processor.\n"), "{planned}");
 
     let run = ["--max-tokens", "16", "--temperature", "0", "--json"];
     let read = |args: &[&str]| -> serde_json::Value { serde_json::from_str(&said(folder, args)).unwrap() };
@@ -114,6 +117,11 @@ fn a_wrong_row_is_told_once_over_and_replayed_by_the_line_that_is_printed() {
     let (said, told) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert_eq!(out.status.code(), Some(1), "{said}");
     assert!(told.lines().count() == 21 && told.contains("only counted"), "{told}");
+    std::fs::write(folder.join("file"), "").unwrap();
+    let kept = qiao(folder, &[&check[..], &["--replays", "file/replays"]].concat());
+    let whole = String::from_utf8_lossy(&kept.stdout).into_owned();
+    assert!(kept.status.code() == Some(1) && whole.contains("; no replay file in file/replays: "), "{whole}");
+    assert!(whole.contains("verdict: failed: "), "the run comes to its end: {whole}");
     let line =
         said.lines().find_map(|line| line.trim().strip_prefix("qiao ")).expect("a failure says how to repeat it");
     let again = qiao(folder, &line.split_whitespace().collect::<Vec<_>>());
@@ -147,6 +155,68 @@ fn a_plugin_that_ends_the_process_that_loads_it_is_an_error() {
 }
 
 #[test]
+fn a_plugin_that_is_not_present_is_a_row_and_no_failure() {
+    let (folder, _) = ported();
+    let folder = folder.path();
+    let source = folder.join("tianshu/tianshu.c");
+    let text = std::fs::read_to_string(&source).unwrap();
+    let begin = "  qiao_backend* backend = calloc";
+    let absent = "  return fail(e, QIAO_ERR_NOT_PRESENT, \"libtianshu is not on this machine\");\n";
+    std::fs::write(&source, text.replacen(begin, &format!("{absent}{begin}"), 1)).unwrap();
+    cc(&folder.join("tianshu"), "tianshu.c", "libabsent.so");
+    let plugin = ["--plugin", "tianshu/libabsent.so"];
+    let listed = words(&said(folder, &[&["devices"], &plugin[..]].concat()));
+    assert!(listed.contains("tianshu tianshu is not present: libtianshu is not on this machine"), "{listed}");
+    assert!(listed.contains("cpu:0"), "{listed}");
+    for args in [&["run"][..], &["check"], &["plan"], &["bench", "ops"], &["adapt"]] {
+        let out = qiao(folder, &[args, &plugin].concat());
+        let error = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(3), "{args:?}: {error}");
+        assert!(error.contains("device 'tianshu' is not present: libtianshu is not on this machine"), "{error}");
+    }
+    let report = std::fs::read_to_string(folder.join("qiao-report/report.json")).unwrap();
+    assert!(report.contains("not_present"), "{report}");
+}
+
+/// Runs until the journal has some records, and gives what stands in it then.
+fn journal_of(folder: &Path, args: &[&str]) -> String {
+    let mut run = Command::new(env!("CARGO_BIN_EXE_qiao"));
+    let mut run = run.args(args).current_dir(folder).stdout(std::process::Stdio::null()).spawn().unwrap();
+    loop {
+        let text = std::fs::read_to_string(folder.join("journal")).unwrap_or_default();
+        if text.lines().count() > 4 {
+            run.kill().unwrap();
+            run.wait().unwrap();
+            return text;
+        }
+        assert!(run.try_wait().unwrap().is_none(), "it ended before its journal was read");
+    }
+}
+
+#[test]
+fn a_journal_goes_on_only_with_the_plugin_that_it_began_with() {
+    let (folder, library) = ported();
+    let plugin = library.to_str().unwrap();
+    let args = ["check", "--plugin", plugin, "--profile", "device", "--filter", "op/matmul/*", "--journal", "journal"];
+    let kept = journal_of(folder.path(), &args);
+    let again = |more: &[&str]| {
+        std::fs::write(folder.path().join("journal"), &kept).unwrap();
+        let out = qiao(folder.path(), &[&args[..], more].concat());
+        let error = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.success(), "{error}");
+        error
+    };
+    assert!(again(&[]).contains("going on with the journal journal: "));
+    assert!(
+        again(&["--option", "a=b"]).contains("the journal journal is begun anew: it is of a run with another setup")
+    );
+    let mut bytes = std::fs::read(&library).unwrap();
+    bytes.push(0);
+    std::fs::write(&library, bytes).unwrap();
+    assert!(again(&[]).contains("the journal journal is begun anew: it is of a run with another setup"));
+}
+
+#[test]
 fn what_is_no_plugin_or_no_option_is_one_clear_error() {
     let (folder, library) = ported();
     let library = library.to_str().unwrap();
@@ -156,6 +226,7 @@ fn what_is_no_plugin_or_no_option_is_one_clear_error() {
         (&["devices", "--plugin", library, "--plugin", library], "is there already"),
         (&["new-backend", "Tianshu"], "is no name for a backend"),
         (&["new-backend", "tianshu"], "is there already"),
+        (&["new-backend", "cuda"], "qiao has a backend 'cuda' already"),
         (&["check", "--plugin", library, "--profile", "device", "--require", "matmull"], "matmull"),
     ] {
         let out = qiao(folder.path(), args);

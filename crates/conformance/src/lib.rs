@@ -42,7 +42,7 @@ pub mod worker;
 
 pub mod select;
 
-mod journal;
+pub mod journal;
 
 pub mod run;
 

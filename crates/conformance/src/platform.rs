@@ -30,6 +30,16 @@ const VARIABLES: &[&str] = &[
     "POCL_", "OMP_", "GOMP_",
 ];
 
+/// The variables of this process that change what a device does, sorted.
+pub fn environment() -> Vec<(String, String)> {
+    let mut environment: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+        .filter(|(k, _)| VARIABLES.iter().any(|v| k.starts_with(v)))
+        .collect();
+    environment.sort();
+    environment
+}
+
 impl Platform {
     /// The machine that this runs on.
     pub fn here() -> Platform {
@@ -46,11 +56,6 @@ impl Platform {
         let memory = after(&read("/proc/meminfo"), "MemTotal")
             .and_then(|m| m.split_whitespace().next()?.parse::<u64>().ok())
             .map_or(0, |kib| kib << 10);
-        let mut environment: Vec<(String, String)> = std::env::vars_os()
-            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
-            .filter(|(k, _)| VARIABLES.iter().any(|v| k.starts_with(v)))
-            .collect();
-        environment.sort();
         Platform {
             os,
             cpu: after(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| std::env::consts::ARCH.into()),
@@ -58,7 +63,7 @@ impl Platform {
             memory_bytes: memory,
             qiao: env!("CARGO_PKG_VERSION").into(),
             debug_build: cfg!(debug_assertions),
-            environment,
+            environment: environment(),
             started: std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         }
     }

@@ -135,7 +135,7 @@ const SHRINK_TIME: Duration = Duration::from_secs(10);
 /// Runs a selection. `watch` hears of every case and says whether to go on.
 ///
 /// # Errors
-/// The device can't be opened; no case matches the filter; the journal or a replay file can't be written.
+/// The device can't be opened; no case matches the filter; the journal is another file or can't be written.
 pub fn run(selection: &Selection, on: &mut Executor, mut watch: impl FnMut(Progress<'_>) -> bool) -> Result<Run> {
     let (platform, start) = (Platform::here(), Instant::now());
     let cases = selection.cases();
@@ -155,7 +155,7 @@ pub fn run(selection: &Selection, on: &mut Executor, mut watch: impl FnMut(Progr
             Some(record) => record,
             None => {
                 let record = selection.expectations.judge(on.run(case, selection.seed));
-                let record = keep_replay(selection, on, &device, case, record, &mut shrunk)?;
+                let record = keep_replay(selection, on, &device, case, record, &mut shrunk);
                 journal.keep(&record)?;
                 record
             }
@@ -191,7 +191,8 @@ pub fn run(selection: &Selection, on: &mut Executor, mut watch: impl FnMut(Progr
     })
 }
 
-/// Makes a failure smaller, once for each family and check, and writes its replay file.
+/// Makes a failure smaller, once for each family and check, and writes its replay file; where that can't be written, the failure
+/// says so.
 fn keep_replay(
     selection: &Selection,
     on: &mut Executor,
@@ -199,10 +200,10 @@ fn keep_replay(
     case: &Case,
     mut record: Record,
     shrunk: &mut HashSet<(String, Check)>,
-) -> Result<Record> {
-    let (Some(folder), Some(failure)) = (&selection.replays, &record.failure) else { return Ok(record) };
+) -> Record {
+    let (Some(folder), Some(failure)) = (&selection.replays, &record.failure) else { return record };
     if record.status != Status::Failed || failure.check == Check::UnexpectedPass {
-        return Ok(record);
+        return record;
     }
     let kind = record.id.rsplit_once('/').map_or(record.id.as_str(), |(family, _)| family).to_string();
     let first = shrunk.len() < SHRUNK && shrunk.insert((kind, failure.check));
@@ -211,12 +212,14 @@ fn keep_replay(
         false => record.clone(),
     };
     let replay = Replay::of(&device.opened_as, selection.seed, &record.id, &smallest);
-    let path = replay.write(folder).map_err(|e| {
-        let found = e.to_string();
-        Error::invalid(format!("replay file in {}", folder.display()), found, "give a folder that can be written")
-    })?;
-    record.replay = Some(path.display().to_string());
-    Ok(record)
+    match replay.write(folder) {
+        Ok(path) => record.replay = Some(path.display().to_string()),
+        Err(e) => {
+            let note = format!("; no replay file in {}: {e}", folder.display());
+            record.failure.iter_mut().for_each(|failure| failure.why.push_str(&note));
+        }
+    }
+    record
 }
 
 fn count(records: &[Record]) -> Counts {

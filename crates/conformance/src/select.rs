@@ -28,6 +28,11 @@ pub struct Selection {
     pub replays: Option<PathBuf>,
     /// Where records are kept as they come, so that a run that was cut off goes on; nowhere without it.
     pub journal: Option<PathBuf>,
+    /// What is tested, beyond what the device says of itself: plugins with their options, and the program. A journal goes on
+    /// only where this is the same.
+    pub setup: Vec<String>,
+    /// Hears in a line whether a journal goes on or begins anew.
+    pub tell: fn(&str),
 }
 
 impl Selection {
@@ -41,6 +46,8 @@ impl Selection {
             expectations: Expectations::default(),
             replays: None,
             journal: None,
+            setup: Vec::new(),
+            tell: |_| {},
         }
     }
 

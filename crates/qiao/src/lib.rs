@@ -73,6 +73,7 @@ pub use qiao_core as core;
 pub use qiao_core::{DType, Device, Registry};
 pub use qiao_engine::EngineError;
 pub use qiao_engine::chat::Message;
+pub use qiao_engine::checkpoint::Checkpoint;
 pub use qiao_engine::compare::{Comparison, LayerComparison, Limits};
 pub use qiao_engine::divergence::Divergence;
 pub use qiao_engine::dtypes::placed_dtype;

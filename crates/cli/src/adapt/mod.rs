@@ -12,14 +12,15 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use qiao_conformance::measure::OpsBench;
-use qiao_conformance::report::{self, Mode, Report, Step, Verdict};
+use qiao_conformance::report::{self, Mode, Report, Step, StepOutcome, Verdict};
 use qiao_conformance::{
     DeviceFacts, Executor, Expectations, Platform, Profile, Run, Selection, run, run::not_present, save,
 };
+use serde_json::{Value, json};
 
 use crate::args::Adapt;
 use crate::check::{bar, step, worker_for};
-use crate::exit::{Exit, Usage};
+use crate::exit::{Exit, Usage, told};
 use crate::interrupt;
 use crate::load::{present, require_one};
 use crate::plugins;
@@ -30,13 +31,20 @@ use steps::Steps;
 
 pub(crate) fn adapt(args: &Adapt, out: &mut dyn Write) -> anyhow::Result<Exit> {
     if let Some(file) = &args.model_step {
-        return model::step(args, file);
+        return model::step(args, file).inspect_err(|error| {
+            // Where even this can't be written, standard error has it alone.
+            let _ = save::whole(file, json!({ "error": told(error, !args.fallback.to_host()) }).to_string().as_bytes());
+        });
     }
     require_one(&args.device, "adapt")?;
     if let Err(absent) = present(&args.device) {
         let report = Report::of_run(not_present(&args.device, Profile::Smoke, &absent.to_string()));
         write_forms(&report, &args.report)?;
         return Err(absent);
+    }
+    if let Some(model) = &args.model {
+        // What is wrong with it is told before hours of other work.
+        qiao::Checkpoint::open(model)?;
     }
     let expectations = expectations(args)?;
     let _patient = interrupt::Patient::new();
@@ -55,7 +63,7 @@ pub(crate) fn adapt(args: &Adapt, out: &mut dyn Write) -> anyhow::Result<Exit> {
     }
     steps.close()?;
     write!(out, "{}", summary(&report, &files))?;
-    Ok(if is_good(&report) { Exit::Ok } else { Exit::Failure })
+    Ok(if faults(&report).is_empty() { Exit::Ok } else { Exit::Failure })
 }
 
 fn expectations(args: &Adapt) -> anyhow::Result<Expectations> {
@@ -78,6 +86,8 @@ fn check(args: &Adapt, expectations: Expectations, steps: &mut Steps, report: &m
             selection.expectations = expectations;
             selection.replays = Some(args.report.join("replays"));
             selection.journal = Some(args.report.join("check.journal"));
+            selection.setup = plugins::setup();
+            selection.tell = tell_line;
             let count = selection.cases().len();
             steps.tell(&format!("conformance: {count} cases of profile {profile}"));
             let shown = bar(count as u64);
@@ -112,7 +122,7 @@ fn speeds(args: &Adapt, steps: &mut Steps, report: &mut Report) -> anyhow::Resul
         ["bench", "ops", "--device", &args.device, set, "--json", &file.display().to_string()].map(String::from);
     let what = "speeds of operators, beside the limits of the device";
     if let Some(bench) = child::<OpsBench>(steps, report, Step::BENCH, what, &bench, &file)? {
-        let peaks = serde_json::json!({
+        let peaks = json!({
             "bytes_per_s": bench.measured.bytes_per_s,
             "ops_per_s": bench.measured.ops_per_s.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
             "source": bench.measured.source,
@@ -177,7 +187,8 @@ fn child<T: serde::de::DeserializeOwned + serde::Serialize>(
     let _ = std::fs::remove_file(file);
     let status = plugins::again()?.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).status()?;
     let seconds = begun.elapsed().as_secs_f64();
-    let read = std::fs::read_to_string(file).ok().and_then(|text| serde_json::from_str::<T>(&text).ok());
+    let left = std::fs::read_to_string(file).unwrap_or_default();
+    let read = serde_json::from_str::<T>(&left).ok();
     let _ = std::fs::remove_file(file);
     if interrupt::pressed() {
         report.steps.push(Step::broken(name, "interrupted", seconds));
@@ -191,7 +202,9 @@ fn child<T: serde::de::DeserializeOwned + serde::Serialize>(
             Ok(Some(pair.1))
         }
         None => {
-            report.steps.push(Step::broken(name, format!("it left no result; {status}"), seconds));
+            let left: Value = serde_json::from_str(&left).unwrap_or_default();
+            let why = left["error"].as_str().map_or_else(|| format!("it left no result; {status}"), String::from);
+            report.steps.push(Step::broken(name, why, seconds));
             Ok(None)
         }
     }
@@ -203,13 +216,32 @@ fn write_forms(report: &Report, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
         .map_err(|e| anyhow::anyhow!("the report can't be written to {}: {e}; give another --report", folder.display()))
 }
 
-/// Whether nothing speaks against the device in what was asked.
-fn is_good(report: &Report) -> bool {
-    let check = report.check.as_ref().is_some_and(Run::passes);
-    let bench = report.bench.as_ref().is_some_and(|b| b.figures.iter().all(|f| f.failure.is_none()));
-    let model = report.model.as_ref().is_some_and(|m| m.verified);
-    let steps = report.steps.iter().all(|s| s.outcome == report::StepOutcome::Done);
-    check && bench && model && steps
+/// What speaks against the device in what was asked.
+fn faults(report: &Report) -> Vec<String> {
+    let mut faults: Vec<String> = undone(report).map(|(step, _)| format!("'{step}' was not done")).collect();
+    faults.extend(report.check.iter().flat_map(|run| run.faults.clone()));
+    let wrong: Vec<_> = report.bench.iter().flat_map(|b| &b.figures).filter(|f| f.failure.is_some()).collect();
+    if let Some(first) = wrong.first() {
+        faults.push(format!("{} shapes were wrong when measured, the first of them {}", wrong.len(), first.id));
+    }
+    if let Some(model) = report.model.as_ref().filter(|model| !model.verified) {
+        let other = model.greedy.as_ref().filter(|g| g.equal == Some(false)).and_then(|g| g.compared_with.clone());
+        let other = other.map(|device| format!("it says something else than {device}"));
+        let why: Vec<_> = other.into_iter().chain(model.notes.iter().cloned()).collect();
+        faults.push(format!("the model's run is not verified: {}", why.join("; ")));
+    }
+    faults
+}
+
+/// Steps that did not come to their end, and why.
+fn undone(report: &Report) -> impl Iterator<Item = (String, &str)> {
+    report.steps.iter().filter_map(|step| {
+        let why = match &step.outcome {
+            StepOutcome::Done => return None,
+            StepOutcome::Skipped(why) | StepOutcome::Broken(why) => why,
+        };
+        Some((report::words::step(&step.name).text(report::Language::English).to_string(), why.as_str()))
+    })
 }
 
 /// What a reader must know at once, and where the rest is.
@@ -245,8 +277,34 @@ fn summary(report: &Report, files: &[PathBuf]) -> String {
         let right = if model.verified { "verified" } else { "NOT verified" };
         text.push_str(&format!("model: {} in {}{rate}, {right}\n", model.name, model.compute_dtype));
     }
+    for (step, why) in undone(report) {
+        text.push_str(&format!("not done: {step}: {why}\n"));
+    }
     for file in files {
         text.push_str(&format!("    {}\n", file.display()));
     }
+    match faults(report) {
+        none if none.is_empty() => text.push_str("verdict: passed\n"),
+        faults => text.push_str(&format!("verdict: failed: {}\n", faults.join("; "))),
+    }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_is_not_done_has_a_line_and_fails_the_run() {
+        let mut report = Report::new(Mode::Quick, Platform::default(), DeviceFacts::default());
+        report.steps.push(Step::done(Step::OPEN, 0.0));
+        assert!(summary(&report, &[]).ends_with("\nverdict: passed\n"));
+        report.steps.push(Step::broken(Step::MODEL, "no kernel for rope", 1.0));
+        report.steps.push(Step::skipped(Step::BENCH, "it was interrupted"));
+        let text = summary(&report, &[]);
+        let lines: Vec<&str> = text.lines().rev().take(3).collect();
+        assert_eq!(lines[2], "not done: run the model: no kernel for rope");
+        assert_eq!(lines[1], "not done: speed of operators: it was interrupted");
+        assert_eq!(lines[0], "verdict: failed: 'run the model' was not done; 'speed of operators' was not done");
+    }
 }

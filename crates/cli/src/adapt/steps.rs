@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use qiao_conformance::journal::differing;
+use qiao_conformance::platform::environment;
 use qiao_conformance::report::Mode;
 use qiao_conformance::save;
 use serde::Serialize;
@@ -9,6 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::args::Adapt;
+use crate::load::facts;
+use crate::plugins;
 use crate::terminal::tell_line;
 
 /// Steps in all.
@@ -36,16 +40,27 @@ impl Steps {
             "expectations": args.expectations.as_ref().and_then(|p| std::fs::read_to_string(p).ok()),
             "timeout": args.timeout,
             "fallback": args.fallback.to_host(),
+            "facts": facts(&args.device),
+            "setup": plugins::setup(),
+            "environment": environment(),
         });
         let file = args.report.join("steps.json");
         std::fs::create_dir_all(&args.report)
             .map_err(|e| anyhow::anyhow!("{} can't be made: {e}; give another --report", args.report.display()))?;
         let old: Option<Value> = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        let kept = old.filter(|old| old["head"] == head).and_then(|old| old["steps"].as_object().cloned());
-        if kept.as_ref().is_some_and(|k| !k.is_empty()) {
-            tell_line(&format!("going on with the run that {} began", file.display()));
+        let mut kept = serde_json::Map::new();
+        if let Some(old) = old {
+            // As it is read back: a number may part from the one that was written.
+            let other = differing(&old["head"], &serde_json::from_str(&head.to_string())?);
+            if other.is_empty() {
+                kept = old["steps"].as_object().cloned().unwrap_or_default();
+                tell_line(&format!("going on with the run of {}: {} steps kept", file.display(), kept.len()));
+            } else {
+                let (file, other) = (file.display(), other.join(", "));
+                tell_line(&format!("{file} is begun anew: it is of a run with another {other}"));
+            }
         }
-        Ok(Steps { file, head, kept: kept.unwrap_or_default(), told: 0 })
+        Ok(Steps { file, head, kept, told: 0 })
     }
 
     /// The result of a step that is done.

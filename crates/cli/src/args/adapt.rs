@@ -9,8 +9,8 @@ pub(crate) struct Adapt {
     /// The device, as 'qiao devices' names it.
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     pub(crate) device: String,
-    /// The checkpoint directory of the model that is run; without it, the embedded demo model.
-    #[arg(long, value_name = "DIR")]
+    /// The model that is run, a checkpoint directory or a GGUF file; without it, the embedded demo model.
+    #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) fallback: super::Fallback,
