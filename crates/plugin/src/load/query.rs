@@ -59,7 +59,11 @@ pub(super) unsafe fn ask(query: QueryFn, place: &str, sanitizer_of_host: u32) ->
     // SAFETY: both structs are the callee's to fill for the call.
     let status = unsafe { query(&mut q, &mut record) };
     let nonsense = |found: String| {
-        Error::invalid(format!("plugin {place}"), found, "mend what its qiao_plugin_query_v0 gives; PORTING.md says what stands where")
+        Error::invalid(
+            format!("plugin {place}"),
+            found,
+            "mend what its qiao_plugin_query_v0 gives; PORTING.md says what stands where",
+        )
     };
     if status != abi::OK {
         return Err(refusal(place, &q, &Failure::of(abi::QUERY_SYMBOL, status, &record)));
