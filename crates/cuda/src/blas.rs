@@ -1,12 +1,13 @@
-//! Large products by cuBLASLt, where it is on this machine: described and tried once while a plan is made, then called with
-//! nothing but addresses.
+//! Large products by cuBLASLt, where it is on this machine: described while a plan is made, then called with nothing
+//! but addresses.
 //!
 //! The library counts columns first. What it is asked for is therefore `cᵀ = b·aᵀ`: its first operand is b, its second a, and
 //! rows of ours are columns of its.
 
+use std::collections::HashMap;
 use std::ffi::c_void;
 use std::ptr::null_mut;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use cudarc::cublaslt::sys as lt;
 use cudarc::cublaslt::sys::cublasLtMatmulPreferenceAttributes_t as Preference;
@@ -35,6 +36,8 @@ const TRANSPOSED: u32 = 1;
 #[derive(Default)]
 pub(crate) struct Library {
     handle: OnceLock<Option<Handle>>,
+    /// The algorithms that were asked for: layers of a model are alike. Of refusals none is kept.
+    algorithms: Mutex<HashMap<LargeProduct, lt::cublasLtMatmulAlgo_t>>,
 }
 
 #[derive(Clone, Copy)]
@@ -54,6 +57,21 @@ impl Library {
             (unsafe { (blas.create)(&mut handle) } == SUCCESS).then_some(Handle(handle))
         };
         self.handle.get_or_init(create).map(|h| h.0)
+    }
+
+    /// The algorithm of a product, asked for at the first call.
+    fn algorithm(
+        &self,
+        p: &LargeProduct,
+        ask: impl FnOnce() -> Option<lt::cublasLtMatmulAlgo_t>,
+    ) -> Option<lt::cublasLtMatmulAlgo_t> {
+        let mut known = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(algorithm) = known.get(p) {
+            return Some(*algorithm);
+        }
+        let algorithm = ask()?;
+        known.insert(*p, algorithm);
+        Some(algorithm)
     }
 
     /// Gives the handle back. The context is current, and no product is under way.
@@ -193,13 +211,13 @@ impl Described {
 }
 
 impl Ready {
-    /// Describes a product and asks for an algorithm; `None` where the library is not there or refuses. The context is
+    /// Describes a product and finds its algorithm; `None` where the library is not there or refuses. The context is
     /// current.
     pub(crate) fn new(row: &'static Row, library: &Library, p: &LargeProduct) -> Option<Ready> {
         let blas = blas(row)?;
         let handle = library.handle(blas)?;
         let described = Described::new(blas, p)?;
-        let algorithm = described.algorithm(handle)?;
+        let algorithm = library.algorithm(p, || described.algorithm(handle))?;
         Some(Ready { blas, handle, described, algorithm, residual: if p.residual { 1.0 } else { 0.0 } })
     }
 

@@ -57,10 +57,12 @@ impl Layer {
         let wide = self.heads * self.dim + self.kv_heads * (self.dim + self.v_dim);
         let shapes =
             [[TOKENS, self.heads, self.dim], [TOKENS, self.kv_heads, self.dim], [TOKENS, self.kv_heads, self.v_dim]];
-        let [q, k, v] = shapes.map(|shape| {
+        let [q, k, v] = [0, 1, 2].map(|i| {
+            let shape = shapes[i];
             let pitch = if self.joined { wide } else { shape[1] * shape[2] };
             let desc = TensorDesc::strided(self.dtype, &shape, &[pitch, shape[2], 1]).unwrap();
-            bind(&mut graph, make.fill(Fill::Normal, desc))
+            // Values keep their bits, those of a NaN too.
+            bind(&mut graph, if i == 2 { make.any(desc) } else { make.fill(Fill::Normal, desc) })
         });
         let list =
             |values: &[f64]| (TensorDesc::new(self.index, &[values.len()]).unwrap(), to_bytes(self.index, values));

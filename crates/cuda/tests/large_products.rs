@@ -119,3 +119,35 @@ fn a_captured_graph_holds_the_librarys_products() {
     assert_eq!(first, second);
     assert_eq!(first, third);
 }
+
+#[test]
+fn equal_products_are_asked_about_once() {
+    let card = card();
+    let device = CudaBackend.open(0).unwrap();
+    let bf16 = |shape: &[usize]| TensorDesc::new(DType::BF16, shape).unwrap();
+    let graph = |layers: usize, residual: bool| {
+        let mut g = Graph::new();
+        let mut last = g.bind("x", bf16(&[160, 384]));
+        for i in 0..layers {
+            let w = g.bind(format!("w{i}"), bf16(&[384, 384]));
+            last = g.op1(matmul(true, Epilogue::None), &[last, w]).unwrap();
+        }
+        let (w, y) = (g.bind("w", bf16(&[384, 384])), g.bind("y", bf16(&[160, 384])));
+        if residual {
+            let (op, r) = (matmul(true, Epilogue::BiasResidual), g.bind("r", bf16(&[160, 384])));
+            g.add_into(op, &[Some(last), Some(w), None, Some(r)], &[y]).unwrap();
+        } else {
+            g.add_into(matmul(true, Epilogue::None), &[Some(last), Some(w)], &[y]).unwrap();
+        }
+        g
+    };
+    let asked = || card.calls("cublasLtMatmulAlgoGetHeuristic");
+    let before = asked();
+    let first = device.plan(&graph(6, false)).unwrap();
+    assert_eq!(asked(), before + 1);
+    let second = device.plan(&graph(2, true)).unwrap();
+    assert_eq!(asked(), before + 2, "a residual is another question");
+    drop((first, second));
+    device.plan(&graph(3, true)).unwrap();
+    assert_eq!(asked(), before + 2, "what was answered outlives the plan");
+}

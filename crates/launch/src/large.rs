@@ -6,7 +6,7 @@ use qiao_core::DType;
 pub const WORKSPACE: usize = 32 << 20;
 
 /// A product `c[M, N] = a[M, K]·b`, plus a residual where one is given, rounded once. Distances are in elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LargeProduct {
     /// Rows of a and c.
     pub m: usize,

@@ -336,6 +336,15 @@ DEVICE void attention_prefill(const Attention& a, const Operands& x) {
     const Tile& t = tile[0];
     const u32 kv_head = blockIdx.y, group = a.heads / a.kv_heads;
     const Range keys = split_of(a, t, blockIdx.z, KEYS, 256);
+    // A part without keys has no values: `attention_join` reads none where the sum is 0.
+    if (a.splits > 1 && keys.low >= keys.high) {
+        if (threadIdx.x < t.rows) {
+            const RowAt at = row_at(a, t, threadIdx.x, kv_head);
+            *part_reference(a, x.part, blockIdx.z, at) = -F32_INF;
+            *part_sum(a, x.part, blockIdx.z, at) = 0.0f;
+        }
+        return;
+    }
     const Range asked = {keys.low > t.low ? keys.low : t.low, keys.high};
 
     Sums<DP, MR> run;

@@ -24,6 +24,10 @@ template <> struct Codes<i8> { static const int LARGEST = 127; };
 template <> struct Codes<f8_e4m3> { static const int LARGEST = 448; };
 template <> struct Codes<f8_e5m2> { static const int LARGEST = 448; };
 
+// Whether two types are one.
+template <class T, class C> struct Same { static const bool YES = false; };
+template <class T> struct Same<T, T> { static const bool YES = true; };
+
 template <class T, class C>
 DEVICE void write_row(const KvTarget& to, const T* row, C* cache, float* scale) {
     float factor = 1.0f;
@@ -43,8 +47,14 @@ DEVICE void write_row(const KvTarget& to, const T* row, C* cache, float* scale) 
         if (lane32() == 0) *scale = factor;
     }
     for (u32 i = lane32(); i < to.size; i += 32) {
-        const float x = to_f32(row[i * to.rows_stride[2]]);
-        cache[i] = from_f32<C>(factor == 0.0f ? 0.0f : factor == 1.0f ? x : x / factor);
+        const T element = row[i * to.rows_stride[2]];
+        // An element of the cache's own type keeps its bits, those of a NaN too.
+        if constexpr (Same<T, C>::YES) {
+            cache[i] = element;
+        } else {
+            const float x = to_f32(element);
+            cache[i] = from_f32<C>(factor == 0.0f ? 0.0f : factor == 1.0f ? x : x / factor);
+        }
     }
 }
 

@@ -98,7 +98,9 @@ template <u32 QM, u32 QN, u32 DEEP, Lie A, Lie B>
 DEVICE void tile(const void* a, const void* b, const Tail& tail, float* partial, const Product& p) {
     constexpr u32 BM = 64 * QM, BN = 64 * QN, A_FLOATS = DEEP * (BM + 4), STAGE = A_FLOATS + DEEP * (BN + 4);
     constexpr u32 PITCH = BN + 8, FLOATS = 2 * STAGE > 64 * PITCH ? 2 * STAGE : 64 * PITCH;
-    SHARED(float, shared, FLOATS);
+    static_assert(A_FLOATS % 4 == 0 && STAGE % 4 == 0 && PITCH % 4 == 0 && FLOATS % 4 == 0, "floats move in fours");
+    SHARED(Vec4, fours, FLOATS / 4);
+    float* const shared = reinterpret_cast<float*>(fours);
     const u32 tx = threadIdx.x % 16, ty = threadIdx.x / 16, split = blockIdx.z;
     const Spot spot = spot_of(p, blockIdx.x);
     const u32 start = split * p.k_part, end = p.k - start < p.k_part ? p.k : start + p.k_part;

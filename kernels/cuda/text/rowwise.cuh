@@ -67,11 +67,17 @@ template <> DEVICE Vec4 close16<float>(const float* v) {
     return {bits_of(v[0]), bits_of(v[1]), bits_of(v[2]), bits_of(v[3])};
 }
 
+// The bits of an element in the low bits of a word.
+template <class T> DEVICE u32 word_of(T x) { return x.bits; }
+template <> DEVICE u32 word_of<float>(float x) { return bits_of(x); }
+template <class T> DEVICE T element_of(u32 word) { return {(u16)word}; }
+template <> DEVICE float element_of<float>(u32 word) { return float_of(word); }
+
 // A dense row of T, sixteen bytes at a time where they start on a multiple of 16. What lies beyond a row's n elements is
 // neither read nor written; it reads as zeros.
 template <class T> struct Dense {
     // Elements of a slot, and slots that a thread keeps in registers.
-    static constexpr int VEC = 16 / sizeof(T), CHUNKS = 2 * sizeof(T);
+    static constexpr int VEC = 16 / sizeof(T), CHUNKS = 2 * sizeof(T), PER_WORD = 4 / sizeof(T);
     struct Raw { Vec4 v; };
     T* row;
 
@@ -81,17 +87,19 @@ template <class T> struct Dense {
     DEVICE bool whole(u32 i, u32 n) const { return i + VEC <= n && (reinterpret_cast<u64>(row + i) & 15) == 0; }
     DEVICE Raw fetch(u32 i, u32 n) const {
         if (whole(i, n)) return {load16(row + i)};
-        float v[VEC];
+        u32 words[4] = {};
 #pragma unroll
-        for (int l = 0; l < VEC; l++) v[l] = i + l < n ? to_f32(row[i + l]) : 0.0f;
-        return {close16<T>(v)};
+        for (int l = 0; l < VEC; l++)
+            if (i + l < n) words[l / PER_WORD] |= word_of<T>(row[i + l]) << l % PER_WORD * 16;
+        return {{words[0], words[1], words[2], words[3]}};
     }
-    // The elements as they were fetched, bit for bit where they came whole.
+    // The elements as they were fetched, bit for bit.
     DEVICE void put(u32 i, u32 n, Raw raw) const {
         if (whole(i, n)) return store16(row + i, raw.v);
-        float v[VEC];
-        open(raw, v);
-        store(i, n, v);
+        const u32 words[4] = {raw.v.x, raw.v.y, raw.v.z, raw.v.w};
+#pragma unroll
+        for (int l = 0; l < VEC; l++)
+            if (i + l < n) row[i + l] = element_of<T>(words[l / PER_WORD] >> l % PER_WORD * 16);
     }
     DEVICE static void open(Raw raw, float* out) { open16<T>(raw.v, out); }
     DEVICE void load(u32 i, u32 n, float* out) const { open(fetch(i, n), out); }
