@@ -5,8 +5,8 @@ use qiao_core::{Error, Result};
 
 use crate::sys::Found;
 
-/// The variable that names the paths to take, separated by commas: `plain` for none. Without it all that the device has are
-/// taken.
+/// The variable that names the paths to take, separated by commas: `plain` for none. Without it all that suit the device are
+/// taken; one that is named needs its extension alone.
 const FORCED: &str = "QIAO_OPENCL_PATHS";
 
 /// `CL_FP_DENORM` and `CL_FP_ROUND_TO_NEAREST`.
@@ -33,18 +33,14 @@ const ALL: [Path; 3] = [
 ];
 
 impl Path {
-    /// Whether a device that offers these extensions, with such arithmetic in halves, has it.
-    fn is_had(&self, offers: impl Fn(&str) -> bool, halves: u64) -> bool {
-        self.extensions.iter().any(|e| offers(e)) && halves & self.halves == self.halves
+    /// Whether a device that offers these extensions can take it.
+    fn is_listed(&self, offers: impl Fn(&str) -> bool) -> bool {
+        self.extensions.iter().any(|e| offers(e))
     }
 
-    /// What a device must have, in words.
-    fn needs(&self) -> String {
-        let listed = self.extensions.join(" or ");
-        match self.halves {
-            0 => listed,
-            _ => format!("{listed} with subnormals and rounding to nearest"),
-        }
+    /// Whether a device that can, with such arithmetic in halves, does so unasked.
+    fn suits(&self, halves: u64) -> bool {
+        halves & self.halves == self.halves
     }
 }
 
@@ -55,16 +51,19 @@ pub(crate) struct Paths {
 }
 
 impl Paths {
-    /// Those that a device has, or that [`FORCED`] names.
+    /// Those that suit a device, or that [`FORCED`] names.
     ///
     /// # Errors
     /// A name that is none, or a path that the device lacks.
     pub(crate) fn of(found: &Found, device: &str) -> Result<Paths> {
-        let halves = found.number(CL_DEVICE_HALF_FP_CONFIG);
-        let has = ALL.each_ref().map(|path| path.is_had(|e| found.offers(e), halves));
+        let has = ALL.each_ref().map(|path| path.is_listed(|e| found.offers(e)));
         match std::env::var(FORCED) {
             Ok(names) if !names.trim().is_empty() => Paths::named(&names, has, device),
-            _ => Ok(Paths { taken: has }),
+            _ => {
+                let halves = found.number(CL_DEVICE_HALF_FP_CONFIG);
+                let suit = |at: usize| has[at] && ALL[at].suits(halves);
+                Ok(Paths { taken: std::array::from_fn(suit) })
+            }
         }
     }
 
@@ -77,7 +76,7 @@ impl Paths {
                 return Err(refused(format!("there is no path '{name}'"), known()));
             };
             if !has[at] {
-                let found = format!("{device} does not list {}", ALL[at].needs());
+                let found = format!("{device} does not list {}", ALL[at].extensions.join(" or "));
                 return Err(refused(found, format!("leave '{name}' out, or take another device")));
             }
             paths.taken[at] = true;
@@ -111,11 +110,10 @@ mod tests {
 
     #[test]
     fn halves_are_taken_where_they_are_as_ieee_has_them() {
-        let taken = |halves| ALL.each_ref().map(|path| path.is_had(|e| e == "cl_khr_fp16", halves));
         for (halves, is_taken) in [(0b101, true), (0b111, true), (0b100, false), (0b1, false), (0, false)] {
-            assert_eq!(taken(halves), [false, is_taken, false], "{halves:b}");
+            assert_eq!(ALL.each_ref().map(|path| path.suits(halves)), [true, is_taken, true], "{halves:b}");
         }
-        assert_eq!(ALL.each_ref().map(|path| path.is_had(|_| true, 0)), [true, false, true]);
+        assert_eq!(ALL.each_ref().map(|path| path.is_listed(|e| e == "cl_khr_fp16")), [false, true, false]);
     }
 
     #[test]

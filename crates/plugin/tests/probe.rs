@@ -77,7 +77,7 @@ fn what_it_says_of_itself_comes_through_as_it_is() {
     }
     let error = probed(&variant("MISSING_SLOTS")).unwrap_err();
     assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
-    says(&error, &["device_close, stream_sync", "qiao check"]);
+    says(&error, &["device_close, stream_sync", "PORTING.md"]);
     let error = probed(&variant("INIT_FAILS")).unwrap_err();
     assert!(matches!(error, Error::Internal { .. }), "{error:?}");
     says(&error, &["the driver's version is too old"]);
