@@ -1,9 +1,10 @@
 //! Several nodes of a graph as one: rules that look for neighbours which one kernel runs together.
 
-use qiao_core::Graph;
+use qiao_core::{Graph, NodeView, Op, OpKind};
 
 use crate::launch::{Chip, Prepared};
-use crate::{norms, rope};
+use crate::several::{self, Several};
+use crate::{matmul, matmul_quant, norms, rope};
 
 /// Nodes that run as one.
 pub struct Fused {
@@ -18,7 +19,7 @@ pub struct Fused {
 pub type Rule = fn(&Graph, usize, &Chip) -> Option<Fused>;
 
 /// The rules, best first. A node that an earlier match took is offered to no other.
-pub const RULES: &[Rule] = &[norm_and_codes, rotations_and_cache];
+pub const RULES: &[Rule] = &[norm_and_codes, rotations_and_cache, gate_and_up, products_of_one];
 
 /// A norm whose rows are quantised next.
 fn norm_and_codes(graph: &Graph, node: usize, chip: &Chip) -> Option<Fused> {
@@ -28,6 +29,45 @@ fn norm_and_codes(graph: &Graph, node: usize, chip: &Chip) -> Option<Fused> {
 /// Keys that are turned and go into the cache, and queries that are turned alike.
 fn rotations_and_cache(graph: &Graph, node: usize, _: &Chip) -> Option<Fused> {
     rope::with_cache(graph, node).map(|(nodes, prepared)| Fused { nodes, prepared })
+}
+
+/// A gate and what it gates, of few rows, where nothing else wants either.
+fn gate_and_up(graph: &Graph, node: usize, chip: &Chip) -> Option<Fused> {
+    let gated = match graph.node(node).kind() {
+        OpKind::Matmul => matmul::gated,
+        OpKind::MatmulQuant => matmul_quant::gated,
+        _ => return None,
+    };
+    let other = several::of_one_a(graph, node).nth(1)?;
+    let ends = |n: &usize| matches!(graph.node(*n).op(), Op::SiluMul(attrs) if attrs.clamp == 0.0);
+    let at = (other + 1..graph.nodes().len()).find(ends)?;
+    let order = [[node, other], [other, node]].into_iter().find(|&two| several::meet(graph, two, at))?;
+    let launch = gated(graph, order, at, chip)?;
+    Some(Fused { nodes: vec![node, other, at], prepared: Prepared { launches: vec![launch], scratch: 0 } })
+}
+
+/// Products of few rows of the same activations, such as queries, keys and values.
+fn products_of_one(graph: &Graph, node: usize, chip: &Chip) -> Option<Fused> {
+    let first = graph.node(node);
+    let one_of: fn(&NodeView<'_>, usize, &Chip) -> Option<Several> = match first.kind() {
+        OpKind::Matmul => matmul::one_of,
+        OpKind::MatmulQuant => |node, _, chip| matmul_quant::one_of(node, chip),
+        _ => return None,
+    };
+    let join = |nodes: &[usize]| {
+        let columns = nodes.iter().map(|&n| graph.node(n).output(0).shape.last_dim()).sum();
+        let all = nodes.iter().map(|&n| one_of(&graph.node(n), columns, chip));
+        all.reduce(|all, one| all?.and(one?)).flatten()
+    };
+    let mut nodes = vec![node];
+    for other in several::of_one_a(graph, node).skip(1) {
+        nodes.push(other);
+        if join(&nodes).is_none() || !several::may_run_at_last(graph, &nodes) {
+            nodes.pop();
+        }
+    }
+    let launches = vec![join(&nodes).filter(|_| nodes.len() > 1)?.launch()];
+    Some(Fused { nodes, prepared: Prepared { launches, scratch: 0 } })
 }
 
 /// Every match in a graph, first nodes ascending.

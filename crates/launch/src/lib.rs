@@ -4,7 +4,7 @@
 //! their position in the graph. Nothing here knows a driver or a kernel's text: a backend loads the symbols that its kernels have,
 //! fills addresses in and queues. Backends whose kernels keep to the same symbols, parameters and geometry share these rows.
 //!
-//! Modules, from ground to roof: `large`, `launch`, `sound`, `fields`, `walk`, the families, `fuse`.
+//! Modules, from ground to roof: `large`, `launch`, `sound`, `fields`, `walk`, the families, among them `several`, `fuse`.
 #![forbid(unsafe_code)]
 
 mod large;
@@ -22,6 +22,8 @@ pub mod casts;
 pub mod elementwise;
 
 pub mod product;
+
+mod several;
 
 pub mod matmul;
 

@@ -3,11 +3,14 @@
 //! Up to 8 rows read b once in a GEMV. More rows go in tiles, on tensor cores where the dtypes allow it and by multiply-add
 //! else; where tiles are too few to fill the card, K goes in parts, whose sums a second launch adds in order.
 
-use qiao_core::{Accept, DType, MatmulAttrs, NodeView, Op, OpKind, Precision, Property, Reason, Result, Row, Rule};
+use qiao_core::{
+    Accept, DType, Epilogue, Graph, MatmulAttrs, NodeView, Op, OpKind, Precision, Property, Reason, Result, Row, Rule,
+};
 
 use crate::large::{LargeProduct, WORKSPACE};
 use crate::launch::{Arg, Chip, Launch, Prepare, Prepared, What, row};
 use crate::product::{Division, Product};
+use crate::several::{Part, Several};
 
 /// The rows of this family, best kernel first for each operator.
 pub fn rows() -> Vec<Row<Prepare>> {
@@ -131,23 +134,35 @@ struct Gemv {
     symbol: String,
     slots: usize,
     step: usize,
+    /// Whether its kernels take several products.
+    thin: bool,
 }
 
 impl Gemv {
-    fn of(p: &Product, chip: &Chip) -> Gemv {
+    /// The kernel for a product, of so many columns with those that run beside it.
+    fn of(p: &Product, columns: usize, chip: &Chip) -> Gemv {
         let (name, size) = (p.b.dtype.name(), p.b.dtype.block_bytes());
         if !p.b_lies_along_k() {
             let rows = if p.m == 1 { 1 } else { 8 };
-            return Gemv { symbol: format!("matmul_gemv_{name}_kn_{rows}"), slots: 64 / size, step: 64 };
+            return Gemv { symbol: format!("matmul_gemv_{name}_kn_{rows}"), slots: 64 / size, step: 64, thin: false };
         }
         if p.a.dtype == p.b.dtype && size == 2 {
             // Few columns go to more blocks by eights; pairs need both halves of 16.
-            let blocks = p.n.div_ceil(16) * p.batches();
+            let blocks = columns.div_ceil(16) * p.batches();
             let slots = if p.pairs() || blocks >= chip.processors as usize { 16 } else { 8 };
-            return Gemv { symbol: format!("matmul_thin_{name}_8x{slots}"), slots, step: 32 };
+            return Gemv { symbol: format!("matmul_thin_{name}_8x{slots}"), slots, step: 32, thin: true };
         }
         let rows = [1, 4, 8].into_iter().find(|&rows| rows >= p.m).unwrap_or(8);
-        Gemv { symbol: format!("matmul_gemv_{name}_nk_{rows}"), slots: 4, step: 32 * 16 / size }
+        Gemv { symbol: format!("matmul_gemv_{name}_nk_{rows}"), slots: 4, step: 32 * 16 / size, thin: false }
+    }
+
+    /// How a product is divided: blocks, and what the kernel is told.
+    fn division(&self, p: &Product, chip: &Chip) -> ([u32; 3], Division) {
+        let width = if p.pairs() { self.slots / 2 } else { self.slots };
+        let tiles = p.columns().div_ceil(width);
+        let parts = self.parts(p, tiles, chip);
+        let by = Division { splits: word(parts), ..Division::default() };
+        ([word(tiles.div_ceil(GROUPS / parts)), word(p.batches().min(MOST_Y)), 1], by)
     }
 
     /// Parts of K, each a group's: as many as fill the card, none shorter than four steps.
@@ -166,15 +181,69 @@ fn gemv(node: &NodeView<'_>, chip: &Chip) -> Result<Prepared> {
     if p.is_empty() {
         return Ok(Prepared::default());
     }
-    let kernel = Gemv::of(&p, chip);
-    let width = if p.pairs() { kernel.slots / 2 } else { kernel.slots };
-    let tiles = p.columns().div_ceil(width);
-    let parts = kernel.parts(&p, tiles, chip);
-    let by = Division { splits: word(parts), ..Division::default() };
-    let mut args = addresses(node);
-    args.push(Arg::Struct(p.bytes(by)));
-    let grid = [word(tiles.div_ceil(GROUPS / parts)), word(p.batches().min(MOST_Y)), 1];
-    Ok(Prepared { launches: vec![Launch::new(&kernel.symbol, grid, 0, args)], scratch: 0 })
+    let kernel = Gemv::of(&p, p.n, chip);
+    let launch = match kernel.thin {
+        true => thin(node, &p, &kernel, chip).launch(),
+        false => {
+            let (grid, by) = kernel.division(&p, chip);
+            let mut args = addresses(node);
+            args.push(Arg::Struct(p.bytes(by)));
+            Launch::new(&kernel.symbol, grid, 0, args)
+        }
+    };
+    Ok(Prepared { launches: vec![launch], scratch: 0 })
+}
+
+/// A product by the kernels that take several.
+fn thin(node: &NodeView<'_>, p: &Product, kernel: &Gemv, chip: &Chip) -> Several {
+    let (grid, by) = kernel.division(p, chip);
+    let [a, b, bias, residual, c] = <[Arg; 5]>::try_from(addresses(node)).expect("a product has five addresses");
+    let up = p.pairs().then(|| match &b {
+        Arg::Tensor(id, offset) => vec![Arg::Tensor(*id, offset + p.n / 2 * p.b.row * p.b.dtype.block_bytes())],
+        _ => unreachable!("weights are a tensor"),
+    });
+    let part = Part { addresses: vec![b, bias, c], own: p.own_bytes(by), blocks: grid[0] };
+    let up = up.map(|addresses| (addresses, false));
+    Several {
+        symbol: kernel.symbol.clone(),
+        a,
+        residual,
+        shared: p.shared_bytes(),
+        parts: vec![part],
+        up,
+        batches: grid[1],
+    }
+}
+
+/// The product of a node that the kernels for several would take by itself.
+fn thin_product(node: &NodeView<'_>, chip: &Chip) -> Option<Product> {
+    let p = (accepts_gemv(node).is_ok()).then(|| accepted(node)).filter(|p| !p.is_empty() && p.batches() == 1)?;
+    Gemv::of(&p, p.n, chip).thin.then_some(p)
+}
+
+/// This one as one of several products, of so many columns in all.
+pub(crate) fn one_of(node: &NodeView<'_>, columns: usize, chip: &Chip) -> Option<Several> {
+    let p = thin_product(node, chip)?;
+    Some(thin(node, &p, &Gemv::of(&p, columns, chip), chip))
+}
+
+/// Two products and the product of the one's SiLU with the other, as one launch.
+pub(crate) fn gated(graph: &Graph, [gate, up]: [usize; 2], at: usize, chip: &Chip) -> Option<Launch> {
+    let [gate, up, at] = [gate, up, at].map(|n| graph.node(n));
+    let products = [thin_product(&gate, chip)?, thin_product(&up, chip)?];
+    let plain = |p: &Product| p.epilogue == Epilogue::None && p.bias.is_none() && p.residual.is_none();
+    let [one, other] = products.each_ref().map(|p| p.bytes(Division::default()));
+    let alike = one == other && products.iter().all(plain);
+    if !alike || at.output(0).layout != 0 || at.output(0) != gate.output(0) {
+        return None;
+    }
+    let [p, _] = products;
+    let n = p.n.checked_mul(2).filter(|&n| i32::try_from(n).is_ok())?;
+    let p = Product { n, epilogue: Epilogue::SiluMul, ..p };
+    let mut launch = thin(&gate, &p, &Gemv::of(&p, p.n, chip), chip);
+    launch.parts[0].addresses[2] = Arg::output(&at, 0);
+    launch.up = Some((vec![Arg::input(&up, 1)], true));
+    Some(launch.launch())
 }
 
 /// A kernel that has a tile of the result to a block.
@@ -331,7 +400,7 @@ fn any(node: &NodeView<'_>, chip: &Chip) -> Result<Prepared> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use qiao_core::{Epilogue, Graph, TensorDesc};
+    use qiao_core::TensorDesc;
 
     const H100: Chip = Chip { arch: 90, processors: 132, shared: 232_448, blas: false };
 

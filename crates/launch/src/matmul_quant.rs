@@ -3,10 +3,13 @@
 //! Codes are exact in f16 and bf16, and so are their products with activations; scales multiply sums in f32. An f32 activation is
 //! three bf16, whose sums are joined. Formats, zeros and orders that have no kernel are refused and go through the decomposition.
 
-use qiao_core::{Accept, DType, Epilogue, MatmulQuantAttrs, NodeView, Op, OpKind, Property, Reason, Result, Row, Rule};
+use qiao_core::{
+    Accept, DType, Epilogue, Graph, MatmulQuantAttrs, NodeView, Op, OpKind, Property, Reason, Result, Row, Rule,
+};
 
 use crate::launch::{Arg, Chip, Launch, Prepare, Prepared, row, suffix};
 use crate::prepack::{CHUNK, Order, format, pack, tile_bytes, word};
+use crate::several::{Part, Several};
 use crate::sound::alignment;
 use crate::tiles::{
     FEW, Path, Rows, Scratch, accepts_rows, accepts_sizes, accepts_weight, kind, planes, rows as rows_of, spread, stage,
@@ -152,8 +155,28 @@ impl Product {
         }
     }
 
-    /// The struct as it lies in memory.
+    /// What products of one a may differ in, by itself.
+    fn own_bytes(&self, step: &Step) -> Vec<u8> {
+        let longs = [step.ldy, self.bias_step].map(|v| (v as u64).to_ne_bytes());
+        let [.., bias, _, y] = self.kinds;
+        let words = [word(self.n), word(self.order.limit), bias.to_ne_bytes(), y.to_ne_bytes()];
+        longs.into_iter().flatten().chain(words.into_iter().flatten()).collect()
+    }
+
+    /// The struct without what is this product's own.
+    fn shared_bytes(&self, step: &Step) -> Vec<u8> {
+        let [scales, zeros, _, residual, _] = self.kinds;
+        let order = Order { limit: 0, tiles: 0, ..self.order };
+        let kinds = [scales, zeros, 0, residual, 0];
+        Product { n: 0, bias_step: 0, order, kinds, ..*self }.bytes(&Step { ldy: 0, ..*step })
+    }
+
     fn arg(&self, step: &Step) -> Arg {
+        Arg::Struct(self.bytes(step))
+    }
+
+    /// The struct as it lies in memory.
+    fn bytes(&self, step: &Step) -> Vec<u8> {
         let mut out = Vec::with_capacity(136);
         let [scale_row, scale_group] = self.scales;
         let [zero_row, zero_group] = self.zeros;
@@ -170,8 +193,84 @@ impl Product {
         self.kinds.iter().for_each(|k| out.extend(k.to_ne_bytes()));
         out.extend(step.tail.to_ne_bytes());
         out.extend(word(step.splits));
-        Arg::Struct(out)
+        out
     }
+}
+
+/// What a product has of its own.
+struct Operands {
+    w: Arg,
+    scales: Arg,
+    zeros: Arg,
+    bias: Arg,
+    y: Arg,
+}
+
+impl Operands {
+    /// A launch of a product on a path.
+    fn launch(self, symbol: &str, path: &Path, a: Arg, residual: Arg, p: &Product, step: &Step) -> Launch {
+        if path.name == "gemv" {
+            return self.several(symbol, path, a, residual, p, step).launch();
+        }
+        let Operands { w, scales, zeros, bias, y } = self;
+        let args = vec![w, scales, zeros, a, bias, residual, y, p.arg(step)];
+        Launch::new(symbol, path.grid, path.shared, args)
+    }
+
+    /// A product by the kernel that takes several.
+    fn several(self, symbol: &str, path: &Path, a: Arg, residual: Arg, p: &Product, step: &Step) -> Several {
+        let Operands { w, scales, zeros, bias, y } = self;
+        let part = Part { addresses: vec![w, scales, zeros, bias, y], own: p.own_bytes(step), blocks: path.grid[0] };
+        let shared = p.shared_bytes(step);
+        Several { symbol: symbol.into(), a, residual, shared, parts: vec![part], up: None, batches: 1 }
+    }
+}
+
+/// A product of few rows as one of several, where its weight is packed and its activations are read where they are; after the
+/// sums what is said.
+fn few(node: &NodeView<'_>, tail: Option<u32>, chip: &Chip) -> Option<Several> {
+    let p = accepts_few(node).ok().filter(|a| *a == Accept::Native).map(|_| Product::new(node))?;
+    let (mut scratch, mut launches) = (Scratch::default(), Vec::new());
+    let a = stage(node, alignment(node.graph, node.node.inputs[0]?), &mut scratch, &mut launches);
+    let m = node.required(0).shape.rows();
+    if node.required(1).layout == 0 || !launches.is_empty() || a.planes != 1 || m == 0 || p.n == 0 {
+        return None;
+    }
+    let path = Path::new(m, p.order.tiles, p.chunks, SHARED, chip);
+    let [w, scales, zeros, bias, residual] = [1, 2, 3, 5, 6].map(|i| Arg::optional(node, i));
+    let own = Operands { w, scales, zeros, bias, y: Arg::output(node, 0) };
+    let step = Step { lda: a.row, ldy: p.y.row, m, tail: tail.unwrap_or(p.tail), splits: 1 };
+    let symbol = symbol(node, &path);
+    (path.name == "gemv").then(|| own.several(&symbol, &path, a.arg, residual, &p, &step))
+}
+
+/// This one as one of several products.
+pub(crate) fn one_of(node: &NodeView<'_>, chip: &Chip) -> Option<Several> {
+    few(node, None, chip)
+}
+
+/// Two products and the product of the one's SiLU with the other, as one launch.
+pub(crate) fn gated(graph: &Graph, [gate, up]: [usize; 2], at: usize, chip: &Chip) -> Option<Launch> {
+    let [gate, up, at] = [gate, up, at].map(|n| graph.node(n));
+    let plain = |n: &NodeView<'_>| attrs(n).epilogue == Epilogue::None && n.input(5).is_none() && n.input(6).is_none();
+    if !plain(&gate) || !plain(&up) || at.output(0).layout != 0 || at.output(0) != gate.output(0) {
+        return None;
+    }
+    let [mut first, second] = [few(&gate, Some(SILU_MUL), chip)?, few(&up, Some(SILU_MUL), chip)?];
+    let alike = first.symbol == second.symbol && first.a == second.a && first.shared == second.shared;
+    if !alike || first.parts[0].own != second.parts[0].own {
+        return None;
+    }
+    first.parts[0].addresses[4] = Arg::output(&at, 0);
+    first.up = Some((second.parts[0].addresses[..3].to_vec(), true));
+    Some(first.launch())
+}
+
+/// The kernel of a path for a node's format and activations.
+fn symbol(node: &NodeView<'_>, path: &Path) -> String {
+    let format = format(node.required(1).dtype).expect("the table accepts only weights that have tiles");
+    let halves = if node.required(0).dtype == DType::F16 { DType::F16 } else { DType::BF16 };
+    format!("quant_{}_{}_{}", path.name, format.name, suffix(halves))
 }
 
 /// The weight in tiles: as it is bound, or packed into scratch first.
@@ -193,26 +292,20 @@ fn product(node: &NodeView<'_>, chip: &Chip) -> Result<Prepared> {
     let a = stage(node, alignment(node.graph, first), &mut scratch, &mut launches);
     let m = node.required(0).shape.rows();
     let path = Path::new(m * a.planes, p.order.tiles, p.chunks, SHARED, chip);
-    let format = format(node.required(1).dtype).expect("the table accepts only weights that have tiles");
-    let halves = if node.required(0).dtype == DType::F16 { DType::F16 } else { DType::BF16 };
-    let symbol = format!("quant_{}_{}_{}", path.name, format.name, suffix(halves));
+    let symbol = symbol(node, &path);
     let [scales, zeros, bias, residual] = [2, 3, 5, 6].map(|i| Arg::optional(node, i));
     let y = Arg::output(node, 0);
     if path.splits == 1 && a.planes == 1 {
-        let step = p.arg(&Step { lda: a.row, ldy: p.y.row, m, tail: p.tail, splits: 1 });
-        launches.push(Launch::new(
-            &symbol,
-            path.grid,
-            path.shared,
-            vec![w, scales, zeros, a.arg, bias, residual, y, step],
-        ));
+        let step = Step { lda: a.row, ldy: p.y.row, m, tail: p.tail, splits: 1 };
+        let own = Operands { w, scales, zeros, bias, y };
+        launches.push(own.launch(&symbol, &path, a.arg, residual, &p, &step));
         return Ok(Prepared { launches, scratch: scratch.bytes });
     }
     let width = p.order.tiles * 16;
     let sums = scratch.take(path.splits * a.planes * m * width * 4);
-    let step = p.arg(&Step { lda: a.row, ldy: width, m: m * a.planes, tail: PARTIAL, splits: path.splits });
-    let args = vec![w, scales, zeros, a.arg, Arg::Null, Arg::Null, sums.clone(), step];
-    launches.push(Launch::new(&symbol, path.grid, path.shared, args));
+    let step = Step { lda: a.row, ldy: width, m: m * a.planes, tail: PARTIAL, splits: path.splits };
+    let own = Operands { w, scales, zeros, bias: Arg::Null, y: sums.clone() };
+    launches.push(own.launch(&symbol, &path, a.arg, Arg::Null, &p, &step));
     let step = p.arg(&Step { lda: a.planes, ldy: p.y.row, m, tail: p.tail, splits: path.splits });
     let features = if p.tail == SILU_MUL { p.order.limit } else { p.n };
     launches.push(Launch::new("quant_finish", spread(features * m), 0, vec![sums, bias, residual, y, step]));

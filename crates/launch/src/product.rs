@@ -270,6 +270,24 @@ impl Product {
         plain && self.residual.is_none_or(|r| r.dtype == self.c.dtype)
     }
 
+    /// What products of one a may differ in, by itself, for kernels that take several.
+    pub(crate) fn own_bytes(&self, by: Division) -> Vec<u8> {
+        let longs = [self.c.row, self.c.col, self.bias.map_or(0, |b| b.col)].map(|v| (v as u64).to_ne_bytes());
+        let words = [self.n as u32, self.bias.map_or(0, |b| code(b.dtype)), code(self.c.dtype), by.splits];
+        longs.into_iter().flatten().chain(words.into_iter().flat_map(u32::to_ne_bytes)).collect()
+    }
+
+    /// The struct of a product without what is its own.
+    pub(crate) fn shared_bytes(&self) -> Vec<u8> {
+        let c = Side { dtype: DType::F32, row: 0, col: 0, align: 16 };
+        // A bias is added wherever one is given.
+        let epilogue = match self.epilogue {
+            Epilogue::Bias | Epilogue::BiasResidual => Epilogue::None,
+            other => other,
+        };
+        Product { n: 0, bias: None, c, epilogue, ..self.clone() }.bytes(Division::default())
+    }
+
     /// The struct that the kernels take by value, as their text lays it out.
     pub(crate) fn bytes(&self, by: Division) -> Vec<u8> {
         let none = Side { dtype: DType::F32, row: 0, col: 0, align: 16 };
@@ -282,14 +300,18 @@ impl Product {
         let mut words: Vec<usize> = (0..AXES).map(|i| axis(i).size).collect();
         words.extend([self.axes.len(), self.batches(), self.m, self.n, self.k]);
         words.push(self.epilogue as usize);
-        let code = |dtype: DType| DTYPES.iter().position(|&d| d == dtype).expect("dtypes were checked");
-        words.extend(sides.map(|s| code(s.dtype)));
-        words.extend([code(bias.dtype), usize::from(self.is_wide())]);
+        words.extend(sides.map(|s| code(s.dtype) as usize));
+        words.extend([code(bias.dtype) as usize, usize::from(self.is_wide())]);
         let division = [by.tiles[0], by.tiles[1], by.splits, by.k_part];
         let longs = longs.iter().flat_map(|&v| (v as u64).to_le_bytes());
         let words = words.iter().map(|&v| v as u32).chain(division).flat_map(u32::to_le_bytes);
         longs.chain(words).collect()
     }
+}
+
+/// A dtype as the kernels number it.
+fn code(dtype: DType) -> u32 {
+    DTYPES.iter().position(|&d| d == dtype).expect("dtypes were checked") as u32
 }
 
 /// The two last sizes of a tensor of rank 2 or more.

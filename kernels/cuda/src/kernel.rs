@@ -36,6 +36,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("blocks.cuh", include_str!("../text/blocks.cuh")),
     ("convert.cuh", include_str!("../text/convert.cuh")),
     ("product.cuh", include_str!("../text/product.cuh")),
+    ("several.cuh", include_str!("../text/several.cuh")),
     ("rowwise.cuh", include_str!("../text/rowwise.cuh")),
     ("norms.cuh", include_str!("../text/norms.cuh")),
     ("codes.cuh", include_str!("../text/codes.cuh")),

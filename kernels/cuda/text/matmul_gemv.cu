@@ -5,11 +5,28 @@
 // reads, so that neither registers nor the compiler's order decide how much is under way. K goes in parts to the groups
 // of a block where columns are few; their sums meet in shared memory, in order.
 #include "product.cuh"
+#include "several.cuh"
 
 // Threads of a block: 8 groups of 32.
 #define THREADS 256
 #define GROUPS 8
 #define ROWS_AT_MOST 8
+
+// What each of several products has of its own.
+struct Own {
+    u64 c_row, c_col, bias_step;
+    u32 n, bias_type, c_type, splits;
+};
+DEVICE Product with(Product p, const Own& own) {
+    p.c_row = own.c_row;
+    p.c_col = own.c_col;
+    p.bias_step = own.bias_step;
+    p.n = own.n;
+    p.bias_type = own.bias_type;
+    p.c_type = own.c_type;
+    p.splits = own.splits;
+    return p;
+}
 
 DEVICE Vec4 kept(Vec4 v, bool keep) { return {keep ? v.x : 0, keep ? v.y : 0, keep ? v.z : 0, keep ? v.w : 0}; }
 
@@ -61,20 +78,23 @@ DEVICE void finish_tiles(const Product& p, const Tail& tail, const Start& at, co
 
 // b [N, K] and a of one 16-bit dtype, on tensor cores: columns of c are the rows of the unit's 16x8 result, rows of a
 // its columns. The order of K inside a unit is free as long as both operands have it, so that each lane's 16 bytes of b
-// and of a are its elements of two units, with no exchange between lanes. HALVES * 8 columns to a group.
-template <class T, u32 HALVES, u32 DEPTH> DEVICE void thin(const T* a, const T* b, const Tail& tail, const Product& p) {
+// and of a are its elements of two units, with no exchange between lanes. HALVES * 8 columns to a group. `up` is where the
+// second half of b starts with silu_mul; `axes` is p where its axes are walked, so that p stays in registers.
+template <class T, u32 HALVES, u32 DEPTH>
+DEVICE void thin(const T* a, const T* b, const T* up, const Tail& tail, const Product& p, const Product& axes, u32 block) {
     SHARED(Vec4, slots, DEPTH * HALVES * THREADS);
     float* const sums = reinterpret_cast<float*>(slots);
-    const u32 parts = p.splits, part = group32() % parts, first = blockIdx.x * (GROUPS / parts);
+    const u32 parts = p.splits, part = group32() % parts, first = block * (GROUPS / parts);
     const u32 tile = first + group32() / parts, g = lane32() / 4, t = lane32() % 4;
+    const u32 half = p.then == THEN_SILU_MUL ? p.n / 2 : p.n;
     const u32 stride = 32 * parts, steps = (p.k + stride - 1) / stride;
     for (u32 batch = blockIdx.y; batch < p.batches; batch += gridDim.y) {
-        const Start at = start_of(p, batch);
+        const Start at = start_of(axes, batch);
         Ring<T, HALVES, DEPTH> ring = {slots + threadIdx.x, {}, 0, 0};
 #pragma unroll
         for (u32 h = 0; h < HALVES; h++) {
-            const u32 n = product_column(p, (tile * HALVES + h) * 8 + g);
-            ring.from[h] = b + at.b + (n < p.n ? n : 0) * p.b_row;
+            const u32 n = product_column(p, (tile * HALVES + h) * 8 + g), row = n >= p.n ? 0 : n < half ? n : n - half;
+            ring.from[h] = (n >= half && n < p.n ? up : b) + at.b + row * p.b_row;
         }
         // A row of the unit that a lacks repeats the first; nobody reads what comes of it.
         const T* const row = a + at.a + (g < p.m ? g : 0) * p.a_row;
@@ -223,9 +243,19 @@ template <class T, int ROWS> DEVICE void upright(const void* a, const T* b, cons
 
 #define ARGUMENTS const void *a, const void *b, const void *bias, const void *residual, void *c, Product p
 #define THIN(dtype, columns, depth)                                                                                    \
-    KERNEL_BLOCKS(THREADS, 4) matmul_thin_##dtype##_8x##columns(ARGUMENTS) {                                           \
-        const Tail tail = {bias, residual, c};                                                                         \
-        thin<dtype, columns / 8, depth>((const dtype*)a, (const dtype*)b, tail, p);                                    \
+    KERNEL_BLOCKS(THREADS, 4) matmul_thin_##dtype##_8x##columns(                                                       \
+        const void* a, const void* residual, const void* b0, const void* bias0, void* c0, const void* b1,              \
+        const void* bias1, void* c1, const void* b2, const void* bias2, void* c2, Several<Product, Own> all            \
+    ) {                                                                                                                \
+        const u32 i = product_of(all);                                                                                 \
+        const void *const weights[3] = {b0, b1, b2}, *const biases[3] = {bias0, bias1, bias2};                         \
+        void* const results[3] = {c0, c1, c2};                                                                         \
+        const Tail tail = {pick(i, biases), residual, pick(i, results)};                                               \
+        const void* const b = pick(i, weights);                                                                        \
+        thin<dtype, columns / 8, depth>(                                                                               \
+            (const dtype*)a, (const dtype*)b, (const dtype*)b1, tail, with(all.shared, all.own[i]), all.shared,        \
+            block_of(all, i)                                                                                           \
+        );                                                                                                             \
     }
 #define SCALAR(name, T, rows)                                                                                          \
     KERNEL_BLOCKS(THREADS, 2) matmul_gemv_##name##_nk_##rows(ARGUMENTS) {                                              \

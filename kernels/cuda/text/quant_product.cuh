@@ -1,6 +1,7 @@
 // Products with quantised weights: few rows by blocks of one tile, more by blocks of eight tiles.
 #pragma once
 #include "quant.cuh"
+#include "several.cuh"
 
 // Finishes one sum: row m of the result and feature n; `up` is the other half's where SiLU joins two.
 DEVICE void emit(const Product& p, const void* bias, const void* residual, void* y, u32 m, u32 n, float v, float up) {
@@ -79,7 +80,8 @@ template <class F> DEVICE void activations(const void* block, u32* b) {
 
 // ---------------------------------------------------------------------------------------------------- up to 8 rows
 // A block has one tile, a warp every eighth chunk of it; AHEAD chunks of codes are under way while one is multiplied.
-// The activations come through L1, where the block's warps share them.
+// The activations come through L1, where the block's warps share them. Of a gate and an up half that are two weights, half
+// of the warps have the tile of the one, and half that of the other.
 constexpr u32 FEW_WARPS = 8;
 
 template <class F> struct Chunk {
@@ -115,12 +117,39 @@ template <class F, class T> DEVICE void gemv_chunk(
     }
 }
 
+// What each of several products has of its own.
+struct Own {
+    u64 ldy, bias_step;
+    u32 n, limit, bias_kind, y_kind;
+};
+DEVICE Product with(Product p, const Own& own) {
+    p.ldy = own.ldy;
+    p.bias_step = own.bias_step;
+    p.n = own.n;
+    p.limit = own.limit;
+    p.bias_kind = own.bias_kind;
+    p.y_kind = own.y_kind;
+    return p;
+}
+
+// The operands of each of several products.
+struct Operands {
+    const void *w[3], *scales[3], *zeros[3], *bias[3];
+    void* y[3];
+};
+
+// The product of this index, or, with a gate and an up half, the first two. What is the product's own and not needed until
+// the sums are there is read then: registers are short.
 template <class F, class T> DEVICE void gemv(
-    const u8* w, const void* scales, const void* zeros, const T* a, const void* bias, const void* residual, void* y, const Product& p
+    const Operands& all, const T* a, const void* residual, const Product& shared, const Own& own, u32 index, u32 tile, bool gated
 ) {
     SHARED(float, partial, FEW_WARPS * 128);
-    const u32 tile = blockIdx.x, lane = lane32(), warp = group32(), column = lane / 4;
-    const Where at = where(p, w + tile * F::tile_bytes(p.chunks), scales, zeros, tile, lane / 4);
+    Product p = shared;
+    p.n = own.n;
+    const u32 warps = gated ? FEW_WARPS / 2 : FEW_WARPS, side = group32() / warps, warp = group32() % warps;
+    const u32 lane = lane32(), column = lane / 4, which = index + side;
+    const u8* const w = static_cast<const u8*>(pick(which, all.w)) + tile * F::tile_bytes(p.chunks);
+    const Where at = where(p, w, pick(which, all.scales), pick(which, all.zeros), tile, lane / 4);
     const T* row = a + (column < p.m ? column : p.m - 1) * p.lda;
     float acc[4] = {};
     if (warp < p.chunks) {
@@ -128,11 +157,11 @@ template <class F, class T> DEVICE void gemv(
         Chunk<F> now = load_chunk<F>(p, at, warp);
 #pragma unroll
         for (int i = 0; i < F::AHEAD; i++) {
-            const u32 chunk = warp + FEW_WARPS * (i + 1);
+            const u32 chunk = warp + warps * (i + 1);
             next[i] = load_chunk<F>(p, at, chunk < p.chunks ? chunk : warp);
         }
-        for (u32 chunk = warp; chunk < p.chunks; chunk += FEW_WARPS) {
-            const u32 ahead = chunk + FEW_WARPS * (F::AHEAD + 1);
+        for (u32 chunk = warp; chunk < p.chunks; chunk += warps) {
+            const u32 ahead = chunk + warps * (F::AHEAD + 1);
             const Chunk<F> last = now;
             now = next[0];
 #pragma unroll
@@ -142,22 +171,29 @@ template <class F, class T> DEVICE void gemv(
         }
     }
 #pragma unroll
-    for (u32 i = 0; i < 4; i++) partial[warp * 128 + (lane % 4 * 2 + i % 2) * 16 + lane / 4 + i / 2 * 8] = acc[i];
+    for (u32 i = 0; i < 4; i++) partial[group32() * 128 + (lane % 4 * 2 + i % 2) * 16 + lane / 4 + i / 2 * 8] = acc[i];
     sync();
-    const u32 m = threadIdx.x / 16, r = threadIdx.x % 16;
+    // The first half of the threads has the sums of the first weight, the other those of an up half.
+    const u32 slot = threadIdx.x % 128, m = slot / 16, r = slot % 16;
+    const bool sums = gated || threadIdx.x < 128;
     float sum = 0.0f;
-    if (threadIdx.x < 128) {
-#pragma unroll
-        for (u32 i = 0; i < FEW_WARPS; i++) sum += partial[i * 128 + threadIdx.x];
+    if (sums) {
+        for (u32 i = 0; i < warps; i++) sum += partial[(side * warps + i) * 128 + slot];
         if (!is_finite(sum) && m < p.m) {
-            sum = plain_sum<F, T>(p, where(p, at.tile, scales, zeros, tile, r % 8), a + m * p.lda, r, 0, p.chunks);
+            const Where row = where(p, w, at.scales, at.zeros, tile, r % 8);
+            sum = plain_sum<F, T>(p, row, a + m * p.lda, r, 0, p.chunks);
         }
-        sum += F::taint(p, at.tile, r);
+        sum += F::taint(p, w, r);
     }
     sync();
-    if (threadIdx.x < 128) partial[threadIdx.x] = sum;
+    if (sums) partial[threadIdx.x] = sum;
     sync();
-    if (threadIdx.x < 128 && m < p.m) emit_row(p, bias, residual, y, tile, r, m, 0, partial + m * 16);
+    if (threadIdx.x >= 128 || m >= p.m) return;
+    const void* const bias = pick(index, all.bias);
+    void* const y = pick(index, all.y);
+    p = with(shared, own);
+    if (!gated) emit_row(p, bias, residual, y, tile, r, m, 0, partial + m * 16);
+    else if (has_row(p, tile, r)) emit(p, bias, residual, y, m, row_of(p, tile, r), partial[slot], partial[128 + slot]);
 }
 
 // ---------------------------------------------------------------------------------------------------- more rows
@@ -297,9 +333,17 @@ template <class F, class T, int BLOCKS, int SIDES> DEVICE void tiles(
 
 // The three kernels of a format and a dtype of activations.
 #define QUANT_KERNELS(name, format, type)                                                                              \
-    KERNEL_BLOCKS(256, 2) quant_gemv_##name##_##type(const u8* w, const void* scales, const void* zeros, const type* a, \
-                                                     const void* bias, const void* residual, void* y, Product p) {    \
-        gemv<format, type>(w, scales, zeros, a, bias, residual, y, p);                                                 \
+    KERNEL_BLOCKS(256, 2) quant_gemv_##name##_##type(                                                                  \
+        const type* a, const void* residual, const void* w0, const void* scales0, const void* zeros0,                  \
+        const void* bias0, void* y0, const void* w1, const void* scales1, const void* zeros1, const void* bias1,       \
+        void* y1, const void* w2, const void* scales2, const void* zeros2, const void* bias2, void* y2,                \
+        Several<Product, Own> all                                                                                      \
+    ) {                                                                                                                \
+        const u32 i = product_of(all);                                                                                 \
+        const Operands operands = {                                                                                    \
+            {w0, w1, w2}, {scales0, scales1, scales2}, {zeros0, zeros1, zeros2}, {bias0, bias1, bias2}, {y0, y1, y2}   \
+        };                                                                                                             \
+        gemv<format, type>(operands, a, residual, all.shared, all.own[i], i, block_of(all, i), all.gated != 0);        \
     }                                                                                                                  \
     KERNEL_BLOCKS(128, 2) quant_few_##name##_##type(const u8* w, const void* scales, const void* zeros, const type* a,           \
                                           const void* bias, const void* residual, void* y, Product p) {               \

@@ -5,7 +5,8 @@
 //! roundings that a kernel of several nodes leaves out.
 
 use qiao_core::{
-    Binding, DType, Error, Graph, MatmulAttrs, NoAttrs, NormAttrs, Op, Plan, Result, SoftmaxAttrs, TensorDesc, TensorId,
+    Binding, DType, Epilogue, Error, Graph, MatmulAttrs, MatmulQuantAttrs, NoAttrs, NormAttrs, Op, Plan, Result,
+    SiluMulAttrs, SoftmaxAttrs, TensorDesc, TensorId,
 };
 use qiao_layers::{Lowered, Policy, lower};
 use qiao_reference::data::{Fill, Rng, to_bytes, values};
@@ -26,6 +27,16 @@ pub(crate) const CLAUSES: &[Clause] = &[
     Clause { id: "device/graphs/what_is_bound_is_read_on", depth: Depth::Standard, run: |s| held(s, read_on) },
     Clause { id: "device/graphs/two_chains_meet", depth: Depth::Standard, run: |s| held(s, two_chains) },
     Clause { id: "device/graphs/products_share_a_norm", depth: Depth::Standard, run: |s| held(s, shared_norm) },
+    Clause { id: "device/graphs/few_rows_share_products", depth: Depth::Standard, run: |s| held(s, few_rows) },
+    Clause { id: "device/graphs/few_rows_share_codes", depth: Depth::Standard, run: |s| held(s, few_rows_of_codes) },
+    Clause { id: "device/graphs/a_gate_meets_its_half", depth: Depth::Standard, run: |s| held(s, gate) },
+    Clause {
+        id: "device/graphs/a_gate_of_codes_meets_its_half",
+        depth: Depth::Standard,
+        run: |s| held(s, gate_of_codes),
+    },
+    Clause { id: "device/graphs/a_gate_is_read_twice", depth: Depth::Standard, run: |s| held(s, gate_twice) },
+    Clause { id: "device/graphs/a_product_waits_for_another", depth: Depth::Standard, run: |s| held(s, product_waits) },
 ];
 
 /// Rows and columns of most tensors.
@@ -58,17 +69,38 @@ impl Draft {
 
     /// A node whose result the plan may keep to itself.
     fn between(&mut self, op: Op, inputs: &[TensorId]) -> Result<TensorId> {
-        if self.bound { self.result(op, inputs) } else { self.graph.op1(op, inputs) }
+        self.node(op, &inputs.iter().copied().map(Some).collect::<Vec<_>>(), self.bound)
     }
 
     /// A node whose result is bound.
     fn result(&mut self, op: Op, inputs: &[TensorId]) -> Result<TensorId> {
+        self.node(op, &inputs.iter().copied().map(Some).collect::<Vec<_>>(), true)
+    }
+
+    fn node(&mut self, op: Op, inputs: &[Option<TensorId>], bound: bool) -> Result<TensorId> {
+        if !bound {
+            return Ok(self.graph.add(op, inputs)?[0]);
+        }
         let mut sketch = self.graph.clone();
-        let out = sketch.op1(op, inputs)?;
+        let out = sketch.add(op, inputs)?[0];
         let out = self.graph.bind("result", sketch.desc(out).clone());
-        let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
-        self.graph.add_into(op, &inputs, &[out])?;
+        self.graph.add_into(op, inputs, &[out])?;
         Ok(out)
+    }
+
+    /// The product of a tensor with weights of its own, or with int8 codes in groups, which the plan may keep to itself.
+    fn projected(&mut self, x: TensorId, n: usize, bias: Option<TensorId>, codes: bool) -> Result<TensorId> {
+        let k = self.graph.desc(x).shape.last_dim();
+        let epilogue = if bias.is_some() { Epilogue::Bias } else { Epilogue::None };
+        if !codes {
+            let w = self.weights(&[n, k])?;
+            let op = Op::Matmul(MatmulAttrs { trans_b: true, epilogue, ..Default::default() });
+            return self.node(op, &[Some(x), Some(w), bias], self.bound);
+        }
+        let w = self.graph.bind("codes", TensorDesc::new(DType::I8, &[n, k])?.as_constant());
+        let scales = self.graph.bind("scales", TensorDesc::new(DType::F32, &[n, k / 32])?.as_constant());
+        let op = Op::MatmulQuant(MatmulQuantAttrs { group_size: 32, epilogue, ..Default::default() });
+        self.node(op, &[Some(x), Some(w), Some(scales), None, None, bias], self.bound)
     }
 
     /// A part of a tensor with the tensor's strides, from an element on.
@@ -154,6 +186,70 @@ fn shared_norm(g: &mut Draft) -> Result<()> {
         g.result(product(), &[n, m])?;
     }
     Ok(())
+}
+
+/// Rows of which a kernel takes a few, and columns that make whole blocks of every format.
+const FEW: [usize; 2] = [3, 128];
+
+/// Products of one operand that differ in size and in what follows.
+fn share(g: &mut Draft, codes: bool) -> Result<()> {
+    let (x, bias) = (g.bind(&FEW)?, g.weights(&[SIDE])?);
+    let wide = g.projected(x, 3 * SIDE, None, codes)?;
+    let one = g.projected(x, SIDE, Some(bias), codes)?;
+    let other = g.projected(x, SIDE, None, codes)?;
+    let more = g.projected(x, SIDE, None, codes)?;
+    let silu = g.between(Op::Silu(PLAIN), &[wide])?;
+    let parts: Vec<_> = (0..3).map(|i| g.part(silu, &[FEW[0], SIDE], i * SIDE)).collect::<Result<_>>()?;
+    for (part, y) in parts.into_iter().zip([one, other, more]) {
+        g.result(Op::Mul(PLAIN), &[part, y])?;
+    }
+    Ok(())
+}
+
+fn few_rows(g: &mut Draft) -> Result<()> {
+    share(g, false)
+}
+
+fn few_rows_of_codes(g: &mut Draft) -> Result<()> {
+    share(g, true)
+}
+
+/// A gate and the half that it gates, which come in either order.
+fn gates(g: &mut Draft, codes: bool) -> Result<()> {
+    let x = g.bind(&FEW)?;
+    let pairs: Vec<[TensorId; 2]> = (0..2)
+        .map(|_| Ok([g.projected(x, SIDE + 8, None, codes)?, g.projected(x, SIDE + 8, None, codes)?]))
+        .collect::<Result<_>>()?;
+    g.result(Op::SiluMul(SiluMulAttrs::default()), &pairs[0])?;
+    g.result(Op::SiluMul(SiluMulAttrs::default()), &[pairs[1][1], pairs[1][0]]).map(drop)
+}
+
+fn gate(g: &mut Draft) -> Result<()> {
+    gates(g, false)
+}
+
+fn gate_of_codes(g: &mut Draft) -> Result<()> {
+    gates(g, true)
+}
+
+fn gate_twice(g: &mut Draft) -> Result<()> {
+    let x = g.bind(&FEW)?;
+    let (gate, up) = (g.projected(x, SIDE, None, false)?, g.projected(x, SIDE, None, false)?);
+    let y = g.between(Op::SiluMul(SiluMulAttrs::default()), &[gate, up])?;
+    g.result(Op::Add(PLAIN), &[y, gate])?;
+    let both = g.projected(x, SIDE, None, false)?;
+    g.result(Op::SiluMul(SiluMulAttrs { clamp: 0.5, ..Default::default() }), &[both, both]).map(drop)
+}
+
+/// Products of one operand of which the last adds what comes of the first.
+fn product_waits(g: &mut Draft) -> Result<()> {
+    let x = g.bind(&FEW)?;
+    let first = g.projected(x, SIDE, None, false)?;
+    let silu = g.between(Op::Silu(PLAIN), &[first])?;
+    let row = TensorDesc::new(g.dtype, &[SIDE])?;
+    let row = g.graph.view(silu, row, SIDE * g.dtype.block_bytes())?;
+    let second = g.projected(x, SIDE, Some(row), false)?;
+    g.result(Op::Mul(PLAIN), &[first, second]).map(drop)
 }
 
 /// Both forms of a graph in every dtype in which the device runs it.
@@ -263,11 +359,12 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Normal numbers of a seed; those of a matrix of weights have a product of their size.
+/// Normal numbers of a seed; those of a matrix of weights have a product of their size, and codes more than a few values.
 fn numbers(desc: &TensorDesc, seed: u64) -> Vec<u8> {
     let mut data = values(&mut Rng::new(seed), Fill::Normal, desc.dtype, desc.elements());
     if desc.constant && desc.shape.len() == 2 {
-        data.iter_mut().for_each(|x| *x /= 8.0);
+        let size = if desc.dtype == DType::I8 { 20.0 } else { 0.125 };
+        data.iter_mut().for_each(|x| *x *= size);
     }
     to_bytes(desc.dtype, &data)
 }
@@ -282,8 +379,11 @@ fn each_node(subject: &Subject, graph: &Graph, held: &[Vec<u8>]) -> Held {
     };
     for (index, node) in graph.nodes().iter().enumerate() {
         let mut trial = Trial::new(node.op);
-        for &id in node.inputs.iter().flatten() {
-            trial = trial.input(graph.desc(id).clone(), bytes(id)?.to_vec());
+        for &id in &node.inputs {
+            trial = match id {
+                Some(id) => trial.input(graph.desc(id).clone(), bytes(id)?.to_vec()),
+                None => trial.without(),
+            };
         }
         let golden = trial.golden(answers.get(index).and_then(|a| a.act_dtype))?;
         let got = Value::load(graph.desc(node.outputs[0]), bytes(node.outputs[0])?)?;

@@ -288,10 +288,14 @@ impl<'a> Builder<'a> {
         Ok(Stream { h, x })
     }
 
-    /// A projection of `heads` heads, normed head by head where `norm` is given: `[T, heads, D]`.
-    fn heads(&mut self, x: TensorId, name: &str, heads: usize, norm: Option<String>) -> Result<TensorId> {
+    /// The projection of x to `heads` heads.
+    fn project(&mut self, x: TensorId, name: &str, heads: usize) -> Result<TensorId> {
+        self.linear(x, name, heads * self.spec.head_dim, self.spec.qkv_bias)
+    }
+
+    /// A projection as heads, normed head by head where `norm` is given: `[T, heads, D]`.
+    fn heads(&mut self, mut y: TensorId, heads: usize, norm: Option<String>) -> Result<TensorId> {
         let (t, d) = (self.step.tokens, self.spec.head_dim);
-        let mut y = self.linear(x, name, heads * d, self.spec.qkv_bias)?;
         if let Some(norm) = norm {
             let rows = self.g.reshape(y, &[t * heads, d])?;
             let w = self.norm_weight(norm, d)?;
@@ -313,18 +317,23 @@ impl<'a> Builder<'a> {
         let spec = self.spec;
         let [q_name, k_name, v_name, o_name] = spec.names.qkvo.map(|n| self.layer_name(layer, n));
         let [q_norm, k_norm] = spec.names.qk_norms.map(|n| spec.qk_norm.then(|| self.layer_name(layer, n)));
-        let k = self.heads(s.x, &k_name, spec.kv_heads, k_norm)?;
+        let last = layer + 1 == spec.layers;
+        // Products of the same x stand side by side, for devices that run such as one.
+        let q = match last && self.step.rows == 0 {
+            true => None,
+            false => Some(self.project(s.x, &q_name, spec.heads)?),
+        };
+        let k = self.project(s.x, &k_name, spec.kv_heads)?;
+        let v = self.project(s.x, &v_name, spec.kv_heads)?;
+        let k = self.heads(k, spec.kv_heads, k_norm)?;
         let k = self.rotate(k)?;
-        let v = self.heads(s.x, &v_name, spec.kv_heads, None)?;
+        let v = self.heads(v, spec.kv_heads, None)?;
         let pages = self.pages(layer);
         let write = Op::KvWrite(KvWriteAttrs { kv_layout: self.cache.layout });
         let written = [Some(k), Some(v), Some(self.bound(self.inputs.slots))];
         self.g.add(write, &[&written[..], &pages].concat())?;
-        let last = layer + 1 == spec.layers;
-        if last && self.step.rows == 0 {
-            return Ok(None);
-        }
-        let q = self.heads(s.x, &q_name, spec.heads, q_norm)?;
+        let Some(q) = q else { return Ok(None) };
+        let q = self.heads(q, spec.heads, q_norm)?;
         let q = self.rotate(q)?;
         let y = self.attend(layer, q, pages)?;
         let mut y = self.g.reshape(y, &[self.step.tokens, spec.heads * spec.head_dim])?;

@@ -159,8 +159,8 @@ fn every_node_has_its_place() {
         .collect();
     assert_eq!(told[0], "gather_rows - model.embed_tokens");
     assert_eq!(told[1], "rms_norm 0 input_layernorm");
-    assert_eq!(told[2], "matmul 0 self_attn.k_proj", "the matrix, not its bias");
-    assert_eq!(told[3], "rope 0 self_attn.k_proj");
+    assert_eq!(told[2], "matmul 0 self_attn.q_proj", "the matrix, not its bias");
+    assert_eq!(told[5], "rope 0 self_attn.k_proj");
     assert!(told.contains(&"kv_write 2 ".to_string()) && told.contains(&"attention_decode 1 ".to_string()), "{told:?}");
     assert!(
         told.contains(&"add_rms_norm 1 input_layernorm".to_string()),

@@ -8,14 +8,19 @@ const fn gemv(symbol: &'static str) -> Kernel {
     Kernel { symbol, threads: 256, params: "ppppps" }
 }
 
+/// Up to three products of one a: a, residual, three times b, bias and c, and what the products are.
+const fn thin(symbol: &'static str) -> Kernel {
+    Kernel { symbol, threads: 256, params: "ppppppppppps" }
+}
+
 pub(crate) const UNIT: Unit = Unit {
     name: "matmul_gemv",
     text: include_str!("../../text/matmul_gemv.cu"),
     kernels: &[
-        gemv("matmul_thin_f16_8x8"),
-        gemv("matmul_thin_f16_8x16"),
-        gemv("matmul_thin_bf16_8x8"),
-        gemv("matmul_thin_bf16_8x16"),
+        thin("matmul_thin_f16_8x8"),
+        thin("matmul_thin_f16_8x16"),
+        thin("matmul_thin_bf16_8x8"),
+        thin("matmul_thin_bf16_8x16"),
         gemv("matmul_gemv_f32_nk_1"),
         gemv("matmul_gemv_f32_nk_4"),
         gemv("matmul_gemv_f32_nk_8"),

@@ -9,15 +9,20 @@ macro_rules! products {
             name: $name,
             text: include_str!(concat!("../../text/", $name, ".cu")),
             kernels: &[$(
-                product(concat!("quant_gemv_", $format, "_f16"), 256),
+                several(concat!("quant_gemv_", $format, "_f16")),
                 product(concat!("quant_few_", $format, "_f16"), 128),
                 product(concat!("quant_many_", $format, "_f16"), 256),
-                product(concat!("quant_gemv_", $format, "_bf16"), 256),
+                several(concat!("quant_gemv_", $format, "_bf16")),
                 product(concat!("quant_few_", $format, "_bf16"), 128),
                 product(concat!("quant_many_", $format, "_bf16"), 256),
             )*],
         }
     };
+}
+
+/// Up to three products of one a: a, residual, three times w, scales, zeros, bias and y, and what the products are.
+const fn several(symbol: &'static str) -> Kernel {
+    Kernel::new(symbol, 256, "ppppppppppppppppps")
 }
 
 const fn product(symbol: &'static str, threads: u32) -> Kernel {
