@@ -173,6 +173,10 @@ peak() { tr -d '\n' <"$parts/peaks.json" | tr -s ' ' | cut -c1-160; }
 step "limits" 10 peak "$qiao" bench ops --device "$device" --quick --filter 'op/argmax/*' --json "$parts/limits.json" --peaks-out "$parts/peaks.json"
 [[ -s $parts/peaks.json ]] && limits=(--peaks "$parts/peaks.json")
 model qwen2.5-0.5b bf16 10 512 20
+folder=$(whole "$models/qwen2.5-0.5b-bf16")
+if [[ -n $folder ]]; then
+  step "qwen2.5-0.5b bf16, no kernel overlaps another" 15 speed env QIAO_CUDA_OVERLAP=0 "$qiao" bench model "$folder" --device "$device" --prompt 512 --tokens 128 --repeat 3 "${limits[@]}" --json
+fi
 model llama-3.1-8b q8_0 15 512 20
 model llama-3.1-8b q4_k 10 512 20
 model llama-3.1-8b bf16 30 4096 25

@@ -2,6 +2,7 @@
 //! still use it.
 
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ pub(crate) struct Context {
     raw: CUcontext,
     lost: OnceLock<String>,
     yard: Mutex<Yard>,
+    /// Whether a kernel may be started while the one before it ends.
+    overlaps: AtomicBool,
 }
 
 // SAFETY: handles of the driver, which any thread may use once the context is entered.
@@ -70,6 +73,14 @@ pub(crate) enum Grave {
     Graph(CUgraphExec),
 }
 
+/// Whether the driver and the card have programmatic dependent launch, in captured graphs too, and nobody turned it off.
+fn may_overlap(driver: &Driver, target: &Target) -> bool {
+    /// sm_90, and the driver of CUDA 12.3.
+    const FROM: (u32, i32) = (90, 12_030);
+    let wanted = std::env::var("QIAO_CUDA_OVERLAP").map_or(true, |v| v != "0");
+    wanted && driver.launch_with.is_some() && target.arch >= FROM.0 && target.driver >= FROM.1
+}
+
 /// The context is current to this thread while this lives; then that of before is.
 pub(crate) struct Entered<'a> {
     context: &'a Context,
@@ -92,6 +103,7 @@ impl Context {
             Meaning::OutOfMemory => return Err(Error::OutOfMemory { device: name, asked: 0, free: 0 }),
             _ => return Err(Error::not_present(name, format!("it can't be opened: {}", driver.describe(code)))),
         }
+        let overlaps = AtomicBool::new(may_overlap(driver, &target));
         let modules = Modules::new(target);
         let blas = Library::default();
         Ok(Arc::new(Context {
@@ -103,7 +115,18 @@ impl Context {
             raw,
             lost: OnceLock::new(),
             yard: Mutex::default(),
+            overlaps,
         }))
+    }
+
+    /// Whether a kernel may be started while the one before it ends.
+    pub(crate) fn overlaps(&self) -> bool {
+        self.overlaps.load(Ordering::Relaxed)
+    }
+
+    /// From now on every kernel starts when the one before has ended. Whether that is new.
+    pub(crate) fn stop_overlaps(&self) -> bool {
+        self.overlaps.swap(false, Ordering::Relaxed)
     }
 
     fn yard(&self) -> MutexGuard<'_, Yard> {

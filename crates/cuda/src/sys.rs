@@ -125,6 +125,8 @@ table! {
         );
     }
     may {
+        // A launch with attributes.
+        launch_with (*const cu::CUlaunchConfig, CUfunction, *mut *mut c_void, *mut *mut c_void) -> Code;
         device_memory (*mut usize, CUdevice) -> Code;
         properties (*mut c_void, c_int) -> Code;
         pci_bus_id (*mut c_char, c_int, CUdevice) -> Code;

@@ -120,10 +120,10 @@ impl Draft {
         let plan = device.plan(&graph).unwrap();
         let workspace = alloc(plan.info().workspace_bytes);
         stream.sync(Duration::MAX).unwrap();
-        let before = card().calls(LAUNCH);
+        let before = launches_so_far();
         plan.execute(&mut *stream, &bindings, &workspace).unwrap();
         stream.sync(Duration::MAX).unwrap();
-        let launches = card().calls(LAUNCH) - before;
+        let launches = launches_so_far() - before;
         let mut read = |(b, &id): (&Binding, &TensorId)| {
             let mut out = vec![0; b.bytes];
             stream.download(&mut out, b).unwrap();
@@ -139,8 +139,10 @@ impl Draft {
     }
 }
 
-/// The driver's call that starts a kernel.
-const LAUNCH: &str = "cuLaunchKernel";
+/// How many kernels the driver was asked to start.
+fn launches_so_far() -> u64 {
+    ["cuLaunchKernel", "cuLaunchKernelEx"].iter().map(|call| card().calls(call)).sum()
+}
 
 const FORMS: [(DType, Form); 4] =
     [(DType::F16, Form::Plain), (DType::BF16, Form::Plain), (DType::F16, Form::Codes), (DType::BF16, Form::Codes)];

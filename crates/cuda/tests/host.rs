@@ -40,6 +40,41 @@ fn captures() -> bool {
     family().name() != "corex"
 }
 
+/// NVIDIA's newer cards start a kernel while the one before it ends.
+fn overlaps() -> bool {
+    family().name() == "cuda"
+}
+
+#[test]
+fn kernels_of_a_plan_overlap_until_the_driver_refuses() {
+    let card = card().alone();
+    let (graph, bytes) = chain(4);
+    let execute = |device: &dyn Device| {
+        let plan = device.plan(&graph).unwrap();
+        let mut run = Run::new(device, &*plan, &bytes).unwrap();
+        card.forget();
+        run.execute(&*plan).unwrap();
+        assert_eq!(floats(&run.read(1).unwrap()), [5.0; 64]);
+        (card.calls("cuLaunchKernel"), card.calls("cuLaunchKernelEx"))
+    };
+    let device = open();
+    let all = if overlaps() { (1, 3) } else { (4, 0) };
+    assert_eq!(execute(&*device), all, "the first kernel waits for all before it");
+    if overlaps() {
+        let plan = device.plan(&graph).unwrap();
+        let mut run = Run::new(&*device, &*plan, &bytes).unwrap();
+        card.forget();
+        card.fail("cuLaunchKernelEx", 1, 1, 801);
+        run.execute(&*plan).unwrap();
+        assert_eq!(floats(&run.read(1).unwrap()), [5.0; 64]);
+        assert_eq!((card.calls("cuLaunchKernel"), card.calls("cuLaunchKernelEx")), (3, 2));
+        assert_eq!(execute(&*device), (4, 0), "it is not asked again");
+        drop((run, plan, device));
+        card.set(Knob::Arch, 89);
+        assert_eq!(execute(&*open()), (4, 0), "an older card has no such launch");
+    }
+}
+
 #[test]
 fn all_of_it_holds_for_other_vendors() {
     rig::run_for_other_vendors("all_of_it_holds_for_other_vendors");
@@ -125,7 +160,7 @@ fn a_driver_that_does_not_capture_launches() {
     let (graph, bytes) = chain(4);
     let plan = device.plan(&graph).unwrap();
     let mut run = Run::new(&*device, &*plan, &bytes).unwrap();
-    card.fail("cuStreamBeginCapture_v2", 0, 1, 900);
+    card.fail("cuStreamBeginCapture_v2", 0, 2, 900);
     for _ in 0..3 {
         run.execute(&*plan).unwrap();
         assert_eq!(floats(&run.read(1).unwrap()), [5.0; 64]);
@@ -144,9 +179,12 @@ fn an_execution_is_captured_later_where_memory_did_not_suffice() {
     let plan = device.plan(&graph).unwrap();
     let mut run = Run::new(&*device, &*plan, &bytes).unwrap();
     let graphs = card.live(Kind::Graphs);
-    for call in ["cuGraphInstantiateWithFlags", "cuLaunchKernel"] {
-        // One launch of the first execution, which is not captured, comes before.
-        let before = if call == "cuLaunchKernel" { 3 + 1 } else { 0 };
+    // The launches of the first execution, which is not captured, come before.
+    let calls = match overlaps() {
+        true => vec![("cuGraphInstantiateWithFlags", 0), ("cuLaunchKernel", 1), ("cuLaunchKernelEx", 3)],
+        false => vec![("cuGraphInstantiateWithFlags", 0), ("cuLaunchKernel", 4)],
+    };
+    for (call, before) in calls {
         let mut seen = Vec::new();
         let mut run = Run::new(&*device, &*plan, &bytes).unwrap();
         card.forget();
@@ -160,14 +198,15 @@ fn an_execution_is_captured_later_where_memory_did_not_suffice() {
         assert_eq!(seen, [(0, 0), (1, 0), (1, 0), (2, 1)], "{call}");
         assert_eq!(card.live(Kind::Graphs), graphs, "{call}: graphs that are executed are given back");
     }
-    // What is no lack of memory is not tried again.
+    // What is no lack of memory is not tried again, but for a graph whose kernels overlap, of which they stop.
     card.forget();
-    card.fail("cuGraphInstantiateWithFlags", 0, 1, 801);
+    let tried = 1 + u64::from(overlaps());
+    card.fail("cuGraphInstantiateWithFlags", 0, tried, 801);
     for _ in 0..4 {
         run.execute(&*plan).unwrap();
         assert_eq!(floats(&run.read(1).unwrap()), [5.0; 64]);
     }
-    assert_eq!((card.calls("cuStreamBeginCapture_v2"), card.calls("cuGraphLaunch")), (1, 0));
+    assert_eq!((card.calls("cuStreamBeginCapture_v2"), card.calls("cuGraphLaunch")), (tried, 0));
     assert_eq!(card.live(Kind::Graphs), graphs);
 }
 

@@ -190,17 +190,32 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
     return launch(function, {{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared}, stream, params, extra);
 }
 
-// The part of CUlaunchConfig that says size and stream; attributes change no result here.
+// CUlaunchAttribute and CUlaunchConfig, as the driver's header has them.
+struct LaunchAttribute {
+    unsigned id;
+    unsigned pad;
+    union {
+        char bytes[64];
+        int allowed;
+    };
+};
 struct LaunchConfig {
     unsigned grid[3], block[3], shared;
     CUstream stream;
-    void* attributes;
+    LaunchAttribute* attributes;
     unsigned attribute_count;
 };
+// That a kernel may start while the one before it ends. Kernels run one after the other here; that each begins by waiting
+// is a rule for their texts.
+constexpr unsigned PROGRAMMATIC_STREAM_SERIALIZATION = 6;
 
 EXPORT CUresult cuLaunchKernelEx(const LaunchConfig* config, CUfunction function, void** params, void** extra) {
     ENTER(cuLaunchKernelEx);
     const LaunchConfig& c = *config;
+    for (unsigned i = 0; i < c.attribute_count; i++) {
+        const LaunchAttribute& attribute = c.attributes[i];
+        if (attribute.id != PROGRAMMATIC_STREAM_SERIALIZATION || attribute.allowed != 1) return CUDA_ERROR_INVALID_VALUE;
+    }
     const Shape shape{{c.grid[0], c.grid[1], c.grid[2]}, {c.block[0], c.block[1], c.block[2]}, c.shared};
     return launch(function, shape, c.stream, params, extra);
 }

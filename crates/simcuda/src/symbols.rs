@@ -10,15 +10,22 @@ const MARK: &str = "[[simt::kernel(";
 pub(crate) struct Symbol {
     pub(crate) name: String,
     pub(crate) threads: String,
+    /// Whether it begins by taking its turn.
+    pub(crate) turns: bool,
 }
+
+/// The first words of a kernel, which may be started while the one before it ends.
+const TURN: &str = "take_turn();";
 
 /// Every kernel of a preprocessed text, in order.
 pub(crate) fn read(preprocessed: &str) -> Vec<Symbol> {
     let symbol = |after: &str| {
         let (threads, rest) = after.split_once(")]]")?;
         let (_, declared) = rest.split_once("void")?;
-        let (name, _) = declared.split_once('(')?;
-        Some(Symbol { name: name.trim().to_string(), threads: threads.trim().to_string() })
+        let (name, rest) = declared.split_once('(')?;
+        let (_, body) = rest.split_once('{')?;
+        let turns = body.trim_start().starts_with(TURN);
+        Some(Symbol { name: name.trim().to_string(), threads: threads.trim().to_string(), turns })
     };
     preprocessed.split(MARK).skip(1).filter_map(symbol).collect()
 }
@@ -33,6 +40,7 @@ pub(crate) fn differences(unit: &Unit, symbols: &[Symbol]) -> Vec<String> {
                 "{}: the text says {} threads, its row says {}",
                 row.symbol, symbol.threads, row.threads
             )),
+            Some(_) if !symbol.turns => faults.push(format!("{} does not begin with {TURN}", symbol.name)),
             Some(_) => {}
         }
         if symbols.iter().filter(|s| s.name == symbol.name).count() > 1 {
@@ -67,12 +75,18 @@ mod tests {
 
     #[test]
     fn kernels_are_read_with_their_threads() {
-        let text =
-            "[[simt::kernel(256)]] void norm_f32(float* y) {}\n[[simt::kernel(4 * 32)]] void\n norm_f16 (int n) {}";
+        let text = "[[simt::kernel(256)]] void norm_f32(float* y) { take_turn(); }\n[[simt::kernel(4 * 32)]] void\n norm_f16 (int n) {\n take_turn(); y = 1; }";
         let symbols = read(text);
-        assert_eq!(symbols[0], Symbol { name: "norm_f32".into(), threads: "256".into() });
+        assert_eq!(symbols[0], Symbol { name: "norm_f32".into(), threads: "256".into(), turns: true });
         assert_eq!(symbols[1].name, "norm_f16");
         assert_eq!(differences(&UNIT, &symbols), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_wait_for_the_one_before_is_told() {
+        let text = "[[simt::kernel(256)]] void norm_f32(float* y) { y[0] = 1; take_turn(); } \
+                    [[simt::kernel(128)]] void norm_f16(int n) { take_turn(); }";
+        assert_eq!(differences(&UNIT, &read(text)), ["norm_f32 does not begin with take_turn();"]);
     }
 
     #[test]

@@ -296,6 +296,7 @@ DEVICE void attention_decode(const Attention& a, const Operands& x) {
 // BOUNDS: how the kernels are declared, which says how many registers they may have.
 #define ATTENTION_DECODE(name, T, CODES, BOUNDS, size, chunks, halves)                                                 \
     BOUNDS name##_##size(ATTENTION_PARAMS) {                                                                           \
+        take_turn();                                                                                                   \
         attention_decode<T, CODES, chunks, halves>(a, Operands ATTENTION_OPERANDS);                                    \
     }
 #define ATTENTION_DECODE_SIZES(name, T, CODES, BOUNDS)                                                                 \

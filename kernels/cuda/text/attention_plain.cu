@@ -169,14 +169,17 @@ template <u32 K_KIND, u32 V_KIND> DEVICE void attention_plain(const Attention& a
 }
 
 KERNEL_BLOCKS(128, 4) attention_plain_f32(ATTENTION_PARAMS) {
+    take_turn();
     attention_plain<KIND_F32, KIND_F32>(a, Operands ATTENTION_OPERANDS);
 }
 KERNEL_BLOCKS(128, 4) attention_plain_any(ATTENTION_PARAMS) {
+    take_turn();
     attention_plain<ANY, ANY>(a, Operands ATTENTION_OPERANDS);
 }
 
 // The parts of a row, in their order: a block takes a row, and each group of lanes finds the weights of all its parts.
 KERNEL(128) attention_join(ATTENTION_PARAMS) {
+    take_turn();
     const Operands x = ATTENTION_OPERANDS;
     const RowAt at = {blockIdx.x / a.heads, blockIdx.x % a.heads};
     const int TURNS = MOST_SPLITS / 32;

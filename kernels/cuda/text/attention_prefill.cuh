@@ -416,6 +416,7 @@ DEVICE void attention_prefill(const Attention& a, const Operands& x) {
 // Rows are 64 MR, keys of a step KEYS: ops/attention.rs asks for the shared memory of them.
 #define ATTENTION_PREFILL(name, T, P, CODES, size, MR, KEYS)                                                           \
     KERNEL(128) name##_##size(ATTENTION_PARAMS) {                                                                      \
+        take_turn();                                                                                                   \
         attention_prefill<T, P, CODES, size, MR, KEYS>(a, Operands ATTENTION_OPERANDS);                                \
     }
 #define ATTENTION_PREFILL_SIZES(name, T, P, CODES)                                                                     \

@@ -20,7 +20,10 @@ template <class From, class To> DEVICE void cast_plain(const From* x, To* y, u64
 }
 
 #define PLAIN(from, From, to, To)                                                                                      \
-    KERNEL(THREADS) cast_##from##_##to(const From* x, To* y, u64 count) { cast_plain<From, To>(x, y, count); }
+    KERNEL(THREADS) cast_##from##_##to(const From* x, To* y, u64 count) {                                              \
+        take_turn();                                                                                                   \
+        cast_plain<From, To>(x, y, count);                                                                             \
+    }
 
 PLAIN(f32, float, f16, f16)
 PLAIN(f32, float, bf16, bf16)
@@ -30,6 +33,7 @@ PLAIN(f16, f16, bf16, bf16)
 PLAIN(bf16, bf16, f16, f16)
 
 KERNEL(THREADS) cast_any(const void* x, void* y, Walk walk, u32 from, u32 to) {
+    take_turn();
     for (u64 i = first_thread(); i < walk.count; i += all_threads()) {
         u64 at[2];
         walk_to<2>(walk, i, at);
@@ -47,6 +51,7 @@ KERNEL(THREADS) cast_any(const void* x, void* y, Walk walk, u32 from, u32 to) {
 // Rows of a table in another type than the result: the walk steps through a row, through the ids, and through the result.
 KERNEL(THREADS)
 gather_any(const void* table, const void* ids, void* y, Walk walk, u64 rows, u64 row_step, u32 wide, u32 from, u32 to) {
+    take_turn();
     for (u64 i = first_thread(); i < walk.count; i += all_threads()) {
         u64 at[3];
         walk_to<3>(walk, i, at);

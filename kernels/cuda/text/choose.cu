@@ -31,6 +31,7 @@ template <int TEAM, class A> DEVICE void argmax(const void* x, i32* y, u64* plac
 
 // The largest of each row's parts.
 KERNEL(128) argmax_join(i32* y, const u64* places, ArgmaxShape s) {
+    take_turn();
     const u32 row = team_row<32>(), n = row < s.rows ? s.parts : 0;
     u64 best = 0;
     for (u32 i = lane32(); i < n; i += 32) best = Most()(best, places[(u64)row * s.parts + i]);
@@ -135,6 +136,7 @@ DEVICE void top_k(const void* x, void* values, i32* indices, u64* places, const 
 // The same of places that blocks before have left: `cols` to a row, some of them 0, with at least k that are not.
 KERNEL_BLOCKS(512, 1)
 top_k_places(const u64* from, const void* x, void* values, i32* indices, u64* places, TopKShape s) {
+    take_turn();
     SHARED(u32, there, 1);
     const u32 row = blockIdx.x / s.parts, first = blockIdx.x % s.parts * SPAN, n = Least()(s.cols, first + SPAN);
     if (threadIdx.x == 0) there[0] = 0;
@@ -154,6 +156,7 @@ top_k_places(const u64* from, const void* x, void* values, i32* indices, u64* pl
 
 // Short rows and small k: a group of lanes a row, the largest taken k times.
 KERNEL(128) top_k_few(const void* x, void* values, i32* indices, TopKShape s) {
+    take_turn();
     const u32 row = team_row<32>(), n = row < s.rows ? s.cols : 0, r = n ? row : 0;
     const Any from(x, s.x, r);
     u64 held[HELD];
@@ -178,6 +181,7 @@ KERNEL(128) top_k_few(const void* x, void* values, i32* indices, TopKShape s) {
 
 #define ARGMAX(name, team, threads, A)                                                                                 \
     KERNEL(threads) argmax_##name##_##team(const void* x, i32* y, u64* places, ArgmaxShape s) {                        \
+        take_turn();                                                                                                   \
         argmax<team, A>(x, y, places, s);                                                                              \
     }
 #define CHOICES(name, A)                                                                                               \
@@ -185,6 +189,7 @@ KERNEL(128) top_k_few(const void* x, void* values, i32* indices, TopKShape s) {
     ARGMAX(name, 512, 512, A)                                                                                          \
     KERNEL_BLOCKS(512, 1)                                                                                              \
     top_k_##name(const void* x, void* values, i32* indices, u64* places, TopKShape s) {                                \
+        take_turn();                                                                                                   \
         top_k<A>(x, values, indices, places, s);                                                                       \
     }
 

@@ -128,9 +128,11 @@ DEVICE void unary_rows(const T* x, T* y, u32 op, u64 cols, u32 chunks, u64 x_row
     KERNEL(THREADS)                                                                                                    \
     binary_##name(const T* a, const T* b, T* y, u32 op, float clamp, u64 cols, u32 chunks, u64 a_row, u64 b_row,       \
                   u64 y_row, u32 a_step, u32 b_step) {                                                                 \
+        take_turn();                                                                                                   \
         binary_rows<T>(a, b, y, op, clamp, cols, chunks, a_row, b_row, y_row, a_step, b_step);                         \
     }                                                                                                                  \
     KERNEL(THREADS) unary_##name(const T* x, T* y, u32 op, u64 cols, u32 chunks, u64 x_row, u64 y_row) {               \
+        take_turn();                                                                                                   \
         unary_rows<T>(x, y, op, cols, chunks, x_row, y_row);                                                           \
     }
 
@@ -141,6 +143,7 @@ ROWS(bf16, bf16)
 // Any strides, any of the three types.
 KERNEL(THREADS)
 binary_any(const void* a, const void* b, void* y, Walk walk, u32 op, float clamp, u32 a_type, u32 b_type, u32 y_type) {
+    take_turn();
     for (u64 i = first_thread(); i < walk.count; i += all_threads()) {
         u64 at[3];
         walk_to<3>(walk, i, at);
@@ -150,6 +153,7 @@ binary_any(const void* a, const void* b, void* y, Walk walk, u32 op, float clamp
 }
 
 KERNEL(THREADS) unary_any(const void* x, void* y, Walk walk, u32 op, u32 x_type, u32 y_type) {
+    take_turn();
     for (u64 i = first_thread(); i < walk.count; i += all_threads()) {
         u64 at[2];
         walk_to<2>(walk, i, at);

@@ -83,6 +83,7 @@ DEVICE void kv_write(const KvWrite& a, const T* rows, C* cache, float* scales, c
 #define KV_WRITE(from, T, to, C)                                                                                       \
     KERNEL(128) kv_write_##from##_##to(const T* k, const T* v, const void* slots, C* k_cache, C* v_cache,              \
                                        float* k_scale, float* v_scale, const KvWrite a) {                              \
+        take_turn();                                                                                                   \
         if (blockIdx.y == 0) kv_write<T, C>(a, k, k_cache, k_scale, slots, a.target[0]);                               \
         else kv_write<T, C>(a, v, v_cache, v_scale, slots, a.target[1]);                                               \
     }

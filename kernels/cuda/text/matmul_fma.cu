@@ -151,6 +151,7 @@ DEVICE void tile(const void* a, const void* b, const Tail& tail, float* partial,
 #define ARGUMENTS const void *a, const void *b, const void *bias, const void *residual, void *c, float *partial, Product p
 #define TILE(name, qm, qn, deep, lie_a, lie_b)                                                                         \
     KERNEL_BLOCKS(THREADS, 2) matmul_fma_##name(ARGUMENTS) {                                                           \
+        take_turn();                                                                                                   \
         const Tail tail = {bias, residual, c};                                                                         \
         tile<qm, qn, deep, lie_a, lie_b>(a, b, tail, partial, p);                                                      \
     }

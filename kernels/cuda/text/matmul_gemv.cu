@@ -247,6 +247,7 @@ template <class T, int ROWS> DEVICE void upright(const void* a, const T* b, cons
         const void* a, const void* residual, const void* b0, const void* bias0, void* c0, const void* b1,              \
         const void* bias1, void* c1, const void* b2, const void* bias2, void* c2, Several<Product, Own> all            \
     ) {                                                                                                                \
+        take_turn();                                                                                                   \
         const u32 i = product_of(all);                                                                                 \
         const void *const weights[3] = {b0, b1, b2}, *const biases[3] = {bias0, bias1, bias2};                         \
         void* const results[3] = {c0, c1, c2};                                                                         \
@@ -259,11 +260,13 @@ template <class T, int ROWS> DEVICE void upright(const void* a, const T* b, cons
     }
 #define SCALAR(name, T, rows)                                                                                          \
     KERNEL_BLOCKS(THREADS, 2) matmul_gemv_##name##_nk_##rows(ARGUMENTS) {                                              \
+        take_turn();                                                                                                   \
         const Tail tail = {bias, residual, c};                                                                         \
         scalar<T, rows>(a, (const T*)b, tail, p);                                                                      \
     }
 #define UPRIGHT(name, T, rows)                                                                                         \
     KERNEL_BLOCKS(THREADS, 2) matmul_gemv_##name##_kn_##rows(ARGUMENTS) {                                              \
+        take_turn();                                                                                                   \
         const Tail tail = {bias, residual, c};                                                                         \
         upright<T, rows>(a, (const T*)b, tail, p);                                                                     \
     }

@@ -181,6 +181,7 @@ template <class T, u32 BM_, u32 BN_, u32 BK, u32 WM, u32 WN, u32 STAGES_, bool K
 #define ARGUMENTS const void *a, const void *b, const void *bias, const void *residual, void *c, float *partial, Product p
 #define TILE(name, T, bm, bn, bk, wm, wn, stages, layout, kn)                                                          \
     KERNEL_BLOCKS(128, 2) matmul_mma_##name##_##bm##x##bn##_##layout(ARGUMENTS) {                                      \
+        take_turn();                                                                                                   \
         const Tail tail = {bias, residual, c};                                                                         \
         Tile<T, bm, bn, bk, wm, wn, stages, kn>::run(a, b, tail, partial, p);                                          \
     }
@@ -199,6 +200,7 @@ TILE(tf32, float, 64, 64, 128, 32, 32, 4, nk, false)
 
 // Adds the parts of each sum, in order, and finishes it: 8 columns to a thread.
 KERNEL(256) matmul_join(const void* bias, const void* residual, void* c, const float* partial, u32 row_length, Product p) {
+    take_turn();
     const Tail tail = {bias, residual, c};
     const bool pairs = p.then == THEN_SILU_MUL;
     const u32 groups = (columns(p) + 7) / 8;
@@ -224,6 +226,7 @@ KERNEL(256) matmul_join(const void* bias, const void* residual, void* c, const f
 
 // Finishes sums that lie as the product has them, n to a row: 8 columns to a thread. n is a multiple of 8.
 KERNEL(256) matmul_tail(const void* bias, const void* residual, void* c, const float* sums, Product p) {
+    take_turn();
     const Tail tail = {bias, residual, c};
     const bool pairs = p.then == THEN_SILU_MUL;
     const Start at = {0, 0, 0, 0};

@@ -51,10 +51,17 @@ DEVICE void gather_units(const T* table, const void* ids, T* y, const Walk& walk
 }
 
 #define UNIT(bytes, T)                                                                                                 \
-    KERNEL(THREADS) move_##bytes(const T* x, T* y, Walk walk) { move_units<T>(x, y, walk); }                           \
-    KERNEL(THREADS) fill_##bytes(T* y, Walk walk, u64 pattern) { fill_units<T>(y, walk, pattern); }                    \
+    KERNEL(THREADS) move_##bytes(const T* x, T* y, Walk walk) {                                                        \
+        take_turn();                                                                                                   \
+        move_units<T>(x, y, walk);                                                                                     \
+    }                                                                                                                  \
+    KERNEL(THREADS) fill_##bytes(T* y, Walk walk, u64 pattern) {                                                       \
+        take_turn();                                                                                                   \
+        fill_units<T>(y, walk, pattern);                                                                               \
+    }                                                                                                                  \
     KERNEL(THREADS)                                                                                                    \
     gather_##bytes(const T* table, const void* ids, T* y, Walk walk, u64 rows, u64 row_step, u32 wide, u64 missing) {  \
+        take_turn();                                                                                                   \
         gather_units<T>(table, ids, y, walk, rows, row_step, wide, missing);                                           \
     }
 

@@ -133,13 +133,16 @@ DEVICE void layer_norm(const void* x, const void* w, const void* b, void* y, con
 
 #define NORMS(name, team, threads, A)                                                                                  \
     KERNEL_BLOCKS(threads, 1) rms_norm_##name##_##team(const void* x, const void* w, void* y, NormShape s) {                     \
+        take_turn();                                                                                                   \
         rms_norm<team, A>(x, w, y, s);                                                                                 \
     }                                                                                                                  \
     KERNEL_BLOCKS(threads, 1)                                                                                                    \
     add_rms_norm_##name##_##team(const void* a, const void* b, const void* w, void* sum, void* y, NormShape s) {       \
+        take_turn();                                                                                                   \
         add_rms_norm<team, A>(a, b, w, sum, y, s);                                                                     \
     }                                                                                                                  \
     KERNEL_BLOCKS(threads, 1) layer_norm_##name##_##team(const void* x, const void* w, const void* b, void* y, NormShape s) {    \
+        take_turn();                                                                                                   \
         layer_norm<team, A>(x, w, b, y, s);                                                                            \
     }
 #define TEAMS(name, A)                                                                                                 \

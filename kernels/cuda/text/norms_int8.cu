@@ -47,11 +47,13 @@ DEVICE void norm_codes(const void* a, const void* b, const void* w, void* sum_to
 #define CODES(name, team, threads, A)                                                                                  \
     KERNEL_BLOCKS(threads, 1)                                                                                          \
     rms_norm_codes_##name##_##team(const void* x, const void* w, void* y, i8* q, float* scale, CodesShape s) {         \
+        take_turn();                                                                                                   \
         norm_codes<team, A, false>(x, nullptr, w, nullptr, y, q, scale, s);                                            \
     }                                                                                                                  \
     KERNEL_BLOCKS(threads, 1)                                                                                          \
     add_rms_norm_codes_##name##_##team(const void* a, const void* b, const void* w, void* sum, void* y, i8* q,         \
                                        float* scale, CodesShape s) {                                                   \
+        take_turn();                                                                                                   \
         norm_codes<team, A, true>(a, b, w, sum, y, q, scale, s);                                                       \
     }
 #define TEAMS(name, A)                                                                                                 \

@@ -4,6 +4,7 @@
 // Sums `[parts][planes][m][16·tiles]` in the order of the tiles' rows; p.m counts the rows of the result, p.lda the
 // planes, of which each counts 2^−8 of the one before.
 KERNEL(256) quant_finish(const float* sums, const void* bias, const void* residual, void* y, Product p) {
+    take_turn();
     const u64 features = p.tail == TAIL_SILU_MUL ? p.limit : p.n, all = features * p.m, width = (u64)p.tiles * 16;
     const u64 step = (u64)gridDim.x * blockDim.x;
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < all; i += step) {

@@ -62,6 +62,7 @@ DEVICE u32 block_scales(const Packing& p, const u8* from, u32 tile, u32 word, u3
 }
 
 KERNEL(256) quant_pack_q4_0(const u8* from, u8* to, Packing p) {
+    take_turn();
     each_word(p, to, [&](u32 tile, u32 word) -> u32 {
         if (word >= p.chunks * 256) return block_scales(p, from, tile, word - p.chunks * 256, 18);
         u32 out = 0;
@@ -77,6 +78,7 @@ KERNEL(256) quant_pack_q4_0(const u8* from, u8* to, Packing p) {
 }
 
 KERNEL(256) quant_pack_q8_0(const u8* from, u8* to, Packing p) {
+    take_turn();
     each_word(p, to, [&](u32 tile, u32 word) -> u32 {
         if (word >= p.chunks * 512) return block_scales(p, from, tile, word - p.chunks * 512, 34);
         u32 out = 0;
@@ -90,6 +92,7 @@ KERNEL(256) quant_pack_q8_0(const u8* from, u8* to, Packing p) {
 }
 
 KERNEL(256) quant_pack_q4_k(const u8* from, u8* to, Packing p) {
+    take_turn();
     each_word(p, to, [&](u32 tile, u32 word) -> u32 {
         if (word >= p.chunks * 256) {
             const u32 at = word - p.chunks * 256;
@@ -111,6 +114,7 @@ KERNEL(256) quant_pack_q4_k(const u8* from, u8* to, Packing p) {
 }
 
 KERNEL(256) quant_pack_q6_k(const u8* from, u8* to, Packing p) {
+    take_turn();
     each_word(p, to, [&](u32 tile, u32 word) -> u32 {
         u32 out = 0;
         if (word < p.chunks * 256) {
@@ -148,6 +152,7 @@ KERNEL(256) quant_pack_q6_k(const u8* from, u8* to, Packing p) {
 
 // Codes of 4 bits, two a byte.
 KERNEL(256) quant_pack_codes4(const u8* from, u8* to, Packing p) {
+    take_turn();
     each_word(p, to, [&](u32 tile, u32 word) -> u32 {
         u32 out = 0;
         for (u32 e = 0; e < 8; e++) {
@@ -162,6 +167,7 @@ KERNEL(256) quant_pack_codes4(const u8* from, u8* to, Packing p) {
 
 // Codes of a byte, and where it is asked for a NaN for each row that holds one.
 KERNEL(256) quant_pack_codes8(const u8* from, u8* to, Packing p) {
+    take_turn();
     each_word(p, to, [&](u32 tile, u32 word) -> u32 {
         u32 out = 0;
         if (word >= p.chunks * 512) {
@@ -196,15 +202,18 @@ template <class T, class F> DEVICE void each_input(const Staging& p, const T* a,
 }
 
 KERNEL(256) quant_stage_8(const u8* a, u8* to, Staging p) {
+    take_turn();
     each_input(p, a, [&](u64 i, u8 x) { to[i] = x; });
 }
 KERNEL(256) quant_stage_16(const u16* a, u16* to, Staging p) {
+    take_turn();
     each_input(p, a, [&](u64 i, u16 x) { to[i] = x; });
 }
 // An f32 as three bf16 that hold it: its highest bits; 2^8 times the highest of the rest; 2^16 times the rest. So
 // scaled, none is below what bf16 reaches. m rows of each, one after the other. What is no finite number is the first
 // alone.
 KERNEL(256) quant_stage_f32(const float* a, u16* to, Staging p) {
+    take_turn();
     const u64 plane = (u64)p.chunks * CHUNK * p.m;
     each_input(p, a, [&](u64 i, float x) {
         const bool finite = (bits_of(x) & 0x7f800000u) != 0x7f800000u;

@@ -339,6 +339,7 @@ template <class F, class T, int BLOCKS, int SIDES> DEVICE void tiles(
         void* y1, const void* w2, const void* scales2, const void* zeros2, const void* bias2, void* y2,                \
         Several<Product, Own> all                                                                                      \
     ) {                                                                                                                \
+        take_turn();                                                                                                   \
         const u32 i = product_of(all);                                                                                 \
         const Operands operands = {                                                                                    \
             {w0, w1, w2}, {scales0, scales1, scales2}, {zeros0, zeros1, zeros2}, {bias0, bias1, bias2}, {y0, y1, y2}   \
@@ -347,9 +348,11 @@ template <class F, class T, int BLOCKS, int SIDES> DEVICE void tiles(
     }                                                                                                                  \
     KERNEL_BLOCKS(128, 2) quant_few_##name##_##type(const u8* w, const void* scales, const void* zeros, const type* a,           \
                                           const void* bias, const void* residual, void* y, Product p) {               \
+        take_turn();                                                                                                   \
         tiles<format, type, 4, 1>(w, scales, zeros, a, bias, residual, y, p);                                          \
     }                                                                                                                  \
     KERNEL(256) quant_many_##name##_##type(const u8* w, const void* scales, const void* zeros, const type* a,          \
                                            const void* bias, const void* residual, void* y, Product p) {              \
+        take_turn();                                                                                                   \
         tiles<format, type, 8, 2>(w, scales, zeros, a, bias, residual, y, p);                                          \
     }

@@ -58,10 +58,12 @@ DEVICE void fixed(const void* x, const float* scale, const float* zero, i8* q, c
 
 #define DYNAMIC(name, team, threads, A)                                                                                \
     KERNEL_BLOCKS(threads, 1) quantize_dynamic_##name##_##team(const void* x, i8* q, float* scale, DynamicShape s) {   \
+        take_turn();                                                                                                   \
         dynamic<team, A>(x, q, scale, s);                                                                              \
     }
 #define STATIC(name, A)                                                                                                \
     KERNEL(256) quantize_static_##name(const void* x, const float* scale, const float* zero, i8* q, StaticShape s) {   \
+        take_turn();                                                                                                   \
         fixed<A>(x, scale, zero, q, s);                                                                                \
     }
 #define ALL(name, A)                                                                                                   \

@@ -15,6 +15,7 @@ DEVICE void rope(const void* x, const void* positions, const float* cos, const f
 #define ROPE(name, A)                                                                                                  \
     KERNEL(128)                                                                                                        \
     rope_##name(const void* x, const void* positions, const float* cos, const float* sin, void* y, RopeShape s) {      \
+        take_turn();                                                                                                   \
         rope<A>(x, positions, cos, sin, y, s);                                                                         \
     }
 

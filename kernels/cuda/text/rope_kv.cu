@@ -50,6 +50,7 @@ DEVICE void rope_kv(const void* q, const void* k, const void* v, const void* pos
     KERNEL(128)                                                                                                        \
     rope_kv_##name(const void* q, const void* k, const void* v, const void* positions, const float* cos,               \
                    const float* sin, const void* slots, void* q_to, T* k_cache, T* v_cache, RopeKvShape s) {           \
+        take_turn();                                                                                                   \
         rope_kv<T>(q, k, v, positions, cos, sin, slots, q_to, k_cache, v_cache, s);                                    \
     }
 

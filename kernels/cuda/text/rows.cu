@@ -134,6 +134,7 @@ template <int TEAM, class A> DEVICE void reduce(const void* x, void* y, const Re
 
 // 32 results a block, whose elements lie side by side; each of its eight groups takes every eighth along the axis.
 KERNEL(256) reduce_columns(const void* x, void* y, ReduceShape s) {
+    take_turn();
     SHARED(float, part, 256);
     const u32 row = blockIdx.x * 32 + lane32(), n = row < s.count ? s.n : 0, r = n ? row : 0;
     const Any from(x, s.x, r);
@@ -153,9 +154,11 @@ KERNEL(256) reduce_columns(const void* x, void* y, ReduceShape s) {
 
 #define ROWS(name, team, threads, A)                                                                                   \
     KERNEL_BLOCKS(threads, 1) softmax_##name##_##team(const void* x, const void* mask, void* y, SoftmaxShape s) {      \
+        take_turn();                                                                                                   \
         softmax<team, A>(x, mask, y, s);                                                                               \
     }                                                                                                                  \
     KERNEL_BLOCKS(threads, 1) reduce_##name##_##team(const void* x, void* y, ReduceShape s) {                          \
+        take_turn();                                                                                                   \
         reduce<team, A>(x, y, s);                                                                                      \
     }
 #define TEAMS(name, A)                                                                                                 \

@@ -179,6 +179,7 @@ DEVICE void sample_row(const void* logits, const float* u, const float* temperat
     KERNEL_BLOCKS(threads, 1)                                                                                          \
     sample_##name##_##threads(const void* logits, const float* u, const float* temperature, const void* top_k,         \
                               const float* top_p, const float* min_p, i32* y, SampleShape s) {                         \
+        take_turn();                                                                                                   \
         sample_row<threads, levels, A>(logits, u, temperature, top_k, top_p, min_p, y, s);                             \
     }
 #define SIZES(name, levels, A)                                                                                         \

@@ -36,6 +36,7 @@ constexpr u32 WARPS = 8;
 // Up to 8 rows: a block has one tile, a warp every eighth chunk, of which two are under way.
 KERNEL_BLOCKS(256, 2) scaled_gemv(const u8* w, const i8* a, const float* sa, const float* sb, const void* bias,
                                   const i32* joins, void* y, Scaled p) {
+    take_turn();
     SHARED(i32, partial, WARPS * 128);
     const u32 tile = blockIdx.x, lane = lane32(), warp = group32(), column = lane / 4;
     const u8* codes = w + tile * (p.chunks * 2048ull) + lane * 16;
@@ -163,16 +164,19 @@ template <int BLOCKS, int SIDES> DEVICE void tiles(
 
 KERNEL_BLOCKS(128, 2) scaled_few(const u8* w, const i8* a, const float* sa, const float* sb, const void* bias,
                                  const i32* joins, void* y, Scaled p) {
+    take_turn();
     tiles<4, 1>(w, a, sa, sb, bias, joins, y, p);
 }
 KERNEL(256) scaled_many(const u8* w, const i8* a, const float* sa, const float* sb, const void* bias, const i32* joins,
                         void* y, Scaled p) {
+    take_turn();
     tiles<8, 2>(w, a, sa, sb, bias, joins, y, p);
 }
 
 // Joins the sums `[parts][m][16·tiles]` of parts of K.
 KERNEL(256) scaled_finish(const i32* sums, const float* sa, const float* sb, const void* bias, const i32* joins, void* y,
                           Scaled p) {
+    take_turn();
     const u64 all = (u64)p.n * p.m, step = (u64)gridDim.x * blockDim.x;
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < all; i += step) {
         const u32 m = (u32)(i / p.n), n = (u32)(i % p.n);

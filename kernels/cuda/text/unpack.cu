@@ -65,6 +65,7 @@ DEVICE void unpack_rows(const u8* x, const void* ids, u32 wide, u64 rows, u64 ro
     KERNEL(THREADS)                                                                                                    \
     unpack_##name(const u8* x, const void* ids, u32 wide, u64 rows, u64 row_bytes, void* y, u32 type, Walk walk,       \
                   u64 groups, u64 y_step) {                                                                            \
+        take_turn();                                                                                                   \
         unpack_rows<B>(x, ids, wide, rows, row_bytes, y, type, walk, groups, y_step);                                  \
     }
 

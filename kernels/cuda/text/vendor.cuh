@@ -179,6 +179,15 @@ DEVICE Vec4 load16_once(const void* from) {
 }
 #endif
 
+// The first words of every kernel: the host may have started it while the one before it ends. From here on all that earlier
+// kernels wrote is there, and the next kernel may be started. Chips before sm_90 and other makers' start it when all has ended.
+DEVICE void take_turn() {
+#if defined(QIAO_PTX) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // ---------------------------------------------------------------------------------------------------- numbers
 #define F32_INF float_of(0x7f800000u)
 #define F32_NAN float_of(0x7fc00000u)

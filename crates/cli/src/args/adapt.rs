@@ -14,7 +14,7 @@ pub(crate) struct Adapt {
     pub(crate) model: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) fallback: super::Fallback,
-    /// Where the report goes: report.html, report.json, report.md, junit.xml, support.csv and replay files.
+    /// Where the report goes: report.html, report.json, report.md, report.zh.md, junit.xml, support.csv, peaks.json and replay files.
     #[arg(long, value_name = "DIR", default_value = "qiao-report")]
     pub(crate) report: PathBuf,
     /// What fits into two minutes on a laptop. The default.

@@ -125,6 +125,8 @@ impl CudaPlan {
         match captured.launch(context, &stream.queue, addresses, || run(block)) {
             Ok(Ran::Queued) => return Ok(()),
             Ok(Ran::NotNow) => {}
+            // A graph of kernels that wait for each other may be captured where one of kernels that overlap is not.
+            Ok(Ran::Never) if context.stop_overlaps() => {}
             // Whatever is wrong comes to light launch by launch.
             Ok(Ran::Never) => self.capturing.store(false, Ordering::Relaxed),
             Err(error) => return Err(error),

@@ -1,15 +1,18 @@
 //! Launches whose addresses are filled in and which are then queued, with nothing looked up or allocated.
 
 use std::ffi::c_void;
+use std::ptr::null_mut;
 
+use cudarc::driver::sys::{CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig};
 use qiao_core::{Error, Result};
-use qiao_kernels_cuda::{Kernel, Unit};
+use qiao_kernels_cuda::{Kernel as KernelRow, Unit};
 use qiao_launch::{Arg, Launch, Prepared, What};
 
 use crate::blas::Ready;
 use crate::context::Context;
 use crate::stream::CudaStream;
 use crate::sys::{CUfunction, SUCCESS};
+use crate::vendors::Meaning;
 
 /// Where a tensor is: so many bytes behind this base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +38,76 @@ struct Step {
 }
 
 enum Run {
-    Kernel { function: CUfunction, grid: [u32; 3], threads: u32, shared: u32, symbol: &'static str },
+    Kernel(Kernel),
     Product(Ready),
+}
+
+/// A kernel with the size of its launch.
+struct Kernel {
+    function: CUfunction,
+    grid: [u32; 3],
+    threads: u32,
+    shared: u32,
+    symbol: &'static str,
+}
+
+impl Kernel {
+    /// Queues it, to start while the kernel before it ends where it `overlaps`. The context is current.
+    ///
+    /// # Safety
+    /// The arguments are those that the kernel takes. The driver copies them before it returns.
+    unsafe fn launch(&self, stream: &CudaStream, args: &mut [*mut c_void], overlaps: bool) -> Result<()> {
+        let (context, queue) = (&stream.context, stream.queue.raw);
+        let [x, y, z] = self.grid;
+        if let Some(launch) = context.driver.launch_with.filter(|_| overlaps) {
+            let mut attribute = CUlaunchAttribute {
+                id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                pad: [0; 4],
+                value: CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+            };
+            let config = CUlaunchConfig {
+                gridDimX: x,
+                gridDimY: y,
+                gridDimZ: z,
+                blockDimX: self.threads,
+                blockDimY: 1,
+                blockDimZ: 1,
+                sharedMemBytes: self.shared,
+                hStream: queue,
+                attrs: &mut attribute,
+                numAttrs: 1,
+            };
+            // SAFETY: as the caller vouches; the configuration lives through the call. Every kernel begins by waiting for
+            // those before it.
+            let code = unsafe { launch(&config, self.function, args.as_mut_ptr(), null_mut()) };
+            match context.driver.means(code) {
+                Meaning::Success => return Ok(()),
+                Meaning::Lost | Meaning::OutOfMemory => {
+                    return Err(context.fault(&format!("launching {}", self.symbol), code));
+                }
+                // The launch is tried as every driver knows it.
+                _ => drop(context.stop_overlaps()),
+            }
+        }
+        let threads = self.threads;
+        // SAFETY: as the caller vouches.
+        let code = unsafe {
+            (context.driver.launch)(
+                self.function,
+                x,
+                y,
+                z,
+                threads,
+                1,
+                1,
+                self.shared,
+                queue,
+                args.as_mut_ptr(),
+                null_mut(),
+            )
+        };
+        if code == SUCCESS { Ok(()) } else { Err(context.fault(&format!("launching {}", self.symbol), code)) }
+    }
 }
 
 /// An argument that is an address.
@@ -64,7 +135,7 @@ unsafe impl Send for Block {}
 ///
 /// # Errors
 /// There is none, or it takes other arguments: a fault of this crate.
-fn kernel_of(symbol: &str, launch: &Launch) -> Result<(&'static Unit, &'static Kernel)> {
+fn kernel_of(symbol: &str, launch: &Launch) -> Result<(&'static Unit, &'static KernelRow)> {
     match qiao_kernels_cuda::find(symbol) {
         Some((unit, kernel)) if kernel.params == launch.letters() => Ok((unit, kernel)),
         Some(_) => Err(Error::internal(format!("kernel {symbol}"), format!("it is given {}", launch.letters()))),
@@ -121,13 +192,13 @@ impl Program {
                 (What::Kernel { symbol, grid, shared }, None) => {
                     let (unit, kernel) = kernel_of(symbol, launch)?;
                     let function = context.modules.function(context.driver, unit, kernel, *shared)?;
-                    Run::Kernel {
+                    Run::Kernel(Kernel {
                         function,
                         grid: *grid,
                         threads: kernel.threads,
                         shared: *shared,
                         symbol: kernel.symbol,
-                    }
+                    })
                 }
                 (What::Product { .. }, None) => return Err(Error::internal("a product", "nothing runs it")),
             };
@@ -195,30 +266,15 @@ impl Program {
     /// The driver's.
     pub(crate) fn launch(&self, stream: &CudaStream, block: &mut Block) -> Result<()> {
         let context = &stream.context;
-        for step in &self.steps {
+        for (i, step) in self.steps.iter().enumerate() {
             let args = &mut block.params[step.first..];
             match &step.run {
-                &Run::Kernel { function, grid: [x, y, z], threads, shared, symbol } => {
+                Run::Kernel(kernel) => {
+                    // What was queued before the program has ended when its first kernel starts.
+                    let overlaps = i > 0 && context.overlaps();
                     // SAFETY: the kernel's row says what arguments it takes, and every launch was checked against it; the
-                    // addresses are those of bindings that were checked. The driver copies the arguments before it returns.
-                    let code = unsafe {
-                        (context.driver.launch)(
-                            function,
-                            x,
-                            y,
-                            z,
-                            threads,
-                            1,
-                            1,
-                            shared,
-                            stream.queue.raw,
-                            args.as_mut_ptr(),
-                            std::ptr::null_mut(),
-                        )
-                    };
-                    if code != SUCCESS {
-                        return Err(context.fault(&format!("launching {symbol}"), code));
-                    }
+                    // addresses are those of bindings that were checked.
+                    unsafe { kernel.launch(stream, args, overlaps)? };
                 }
                 Run::Product(product) => {
                     let first = self.args[step.first];

@@ -84,6 +84,7 @@ const CALLS: Names = Names {
     module_unload: "cuModuleUnload",
     module_function: "cuModuleGetFunction",
     launch: "cuLaunchKernel",
+    launch_with: "",
     pci_bus_id: "cuDeviceGetPCIBusId",
     properties: "",
     context_release: "cuDevicePrimaryCtxRelease_v2|cuDevicePrimaryCtxRelease",

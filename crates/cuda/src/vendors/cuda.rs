@@ -112,6 +112,7 @@ const CALLS: Names = Names {
     module_unload: "cuModuleUnload",
     module_function: "cuModuleGetFunction",
     launch: "cuLaunchKernel",
+    launch_with: "cuLaunchKernelEx",
     properties: "",
     pci_bus_id: "cuDeviceGetPCIBusId",
     context_release: "cuDevicePrimaryCtxRelease_v2",

@@ -122,6 +122,7 @@ const CALLS: Names = Names {
     module_unload: "hipModuleUnload",
     module_function: "hipModuleGetFunction",
     launch: "hipModuleLaunchKernel",
+    launch_with: "",
     pci_bus_id: "hipDeviceGetPCIBusId",
     properties: "hipGetDeviceProperties",
     context_release: "hipDevicePrimaryCtxRelease",

@@ -112,6 +112,7 @@ const CALLS: Names = Names {
     module_unload: "mcModuleUnload",
     module_function: "mcModuleGetFunction",
     launch: "mcModuleLaunchKernel",
+    launch_with: "",
     pci_bus_id: "mcDeviceGetPCIBusId",
     properties: "",
     // The bindings say that the documentation has it and the interface has not.

@@ -101,6 +101,7 @@ const CALLS: Names = Names {
     module_unload: "muModuleUnload",
     module_function: "muModuleGetFunction",
     launch: "muLaunchKernel",
+    launch_with: "",
     pci_bus_id: "muDeviceGetPCIBusId",
     properties: "",
     context_release: "muDevicePrimaryCtxRelease_v2|muDevicePrimaryCtxRelease",
