@@ -1,5 +1,7 @@
 //! What a model is, in few bytes: so that keys and values of one are not taken for those of another.
 
+use std::ops::Range;
+
 use sha2::{Digest, Sha256};
 
 use qiao_core::DType;
@@ -14,12 +16,15 @@ const SAMPLES: usize = 256;
 /// Bytes of a sample.
 const SAMPLE: usize = 64;
 
+/// Largest tensor that is covered whole: norms and biases are smaller.
+const SMALL: usize = 1 << 16;
+
 /// Two SHA-256 sums that models with the same keys and values have in common.
 ///
 /// - `settings`: all that the graph is built from, the rotary embedding, and the dtype of activations.
-/// - `weights`: name, shape and form of every tensor, and how it is unpacked; the length of every file and 256 samples of 64 bytes,
-///   evenly spread over it. Files up to 16 KiB are covered whole. It costs a few pages of each file; a change to a small part of a
-///   large file, such as one norm of a model, may go unseen.
+/// - `weights`: name, shape and form of every tensor, and how it is unpacked; every stored tensor of up to 64 KiB whole, and the 64
+///   bytes in the middle of every other; the length of every file and 256 samples of 64 bytes, evenly spread over it. It costs a few
+///   pages of each file and tensor; a change to a part of a large tensor may go unseen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
     /// What `config.json` and the load options decide.
@@ -43,6 +48,9 @@ fn of_weights(weights: &Weights) -> [u8; 32] {
         let line = format!("{name:?} {shape:?} {form:?} {packed:?} {}\n", weights.byte_len(name));
         sum.update(line);
     }
+    for (file, range) in weights.stored() {
+        sum.update(&file.bytes()[covered(range)]);
+    }
     for file in weights.mapped() {
         let bytes = file.bytes();
         sum.update((bytes.len() as u64).to_le_bytes());
@@ -51,6 +59,15 @@ fn of_weights(weights: &Weights) -> [u8; 32] {
         }
     }
     sum.finalize().into()
+}
+
+/// What is looked at of a tensor that lies there: all of a small one, else the middle.
+fn covered(tensor: Range<usize>) -> Range<usize> {
+    if tensor.len() <= SMALL {
+        return tensor;
+    }
+    let from = tensor.start + (tensor.len() - SAMPLE) / 2;
+    from..from + SAMPLE
 }
 
 /// Where the samples of a file begin: the last one ends with it.
@@ -64,6 +81,41 @@ fn places(len: usize) -> impl Iterator<Item = usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_that_no_sample_of_the_file_meets_is_seen() {
+        use safetensors::tensor::{Dtype, TensorView, serialize};
+        // The samples of the file are further apart than either kind of tensor is long.
+        let sizes = [SMALL, SMALL + 1].repeat(200);
+        let data = vec![1; SMALL + 1];
+        let view = |size: usize| TensorView::new(Dtype::U8, vec![size], &data[..size]).unwrap();
+        let views = sizes.iter().enumerate().map(|(i, &size)| (format!("t{i:03}"), view(size)));
+        let bytes = serialize(views, None).unwrap();
+        let sum = |range: Range<usize>| {
+            let mut changed = bytes.clone();
+            changed[range].fill(2);
+            of_weights(&Weights::embedded("w", changed.leak()).unwrap())
+        };
+        let plain = sum(0..0);
+        assert_eq!(sum(0..0), plain);
+        let first = bytes.len() - sizes.iter().sum::<usize>();
+        let begins = sizes.iter().scan(first, |at, &size| Some(std::mem::replace(at, *at + size)));
+        let tensors: Vec<Range<usize>> = begins.zip(&sizes).map(|(begin, size)| begin..begin + size).collect();
+        let unmet =
+            |tensor: &&Range<usize>| !places(bytes.len()).any(|at| at < tensor.end && at + SAMPLE > tensor.start);
+        let of = |size: usize| tensors.iter().filter(unmet).find(|tensor| tensor.len() == size).unwrap().clone();
+        let (small, large) = (of(SMALL), of(SMALL + 1));
+        for changed in [small.start..small.start + 1, small.end - 1..small.end, large.clone()] {
+            assert_ne!(sum(changed.clone()), plain, "{changed:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_covered_of_a_tensor_lies_in_it() {
+        assert_eq!(covered(7..7), 7..7);
+        assert_eq!(covered(5..5 + SMALL), 5..5 + SMALL);
+        assert_eq!(covered(100..101 + SMALL), 100 + (SMALL + 1 - SAMPLE) / 2..100 + (SMALL + 1 + SAMPLE) / 2);
+    }
 
     #[test]
     fn samples_cover_a_small_file_and_both_ends_of_a_large_one() {

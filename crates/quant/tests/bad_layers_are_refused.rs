@@ -304,6 +304,14 @@ fn group_indices_and_zero_points_out_of_range_are_named() {
         layer.put("g_idx", DType::I32, &[K], ints(index));
         says(&gptq(true, GptqZeros::Plain), &layer, &["'g_idx'", "input channel 9", "0..2"]);
     }
+    // One entry apart from a table that was never filled.
+    for (blank, other, channel) in [(-1, 1, 0), (0, -1, 9)] {
+        let mut index = [blank; K];
+        index[9] = other;
+        let mut layer = gptq_layer();
+        layer.put("g_idx", DType::I32, &[K], ints(index));
+        says(&gptq(true, GptqZeros::Plain), &layer, &["'g_idx'", &format!("input channel {channel} "), "0..2"]);
+    }
     let mut layer = packed_layer();
     layer.put("weight_scale", DType::F32, &[1], floats(DType::F32, &[0.5])).put(
         "weight_zero_point",
@@ -376,6 +384,27 @@ fn an_index_that_was_never_filled_is_ignored() {
     let mut layer = packed_layer();
     layer.put("weight_g_idx", DType::I32, &[K], ints([-1; K]));
     assert!(matches!(packed(true).linear(&layer).unwrap().form, Form::Grouped { g_idx: false, .. }));
+    let mut layer = gptq_layer();
+    layer.put(
+        "scales",
+        DType::F16,
+        &[2, N],
+        floats(DType::F16, &std::array::from_fn::<f32, { 2 * N }, _>(|i| 1.0 + i as f32)),
+    );
+    let of = |layer: &Layer| {
+        let linear = gptq(true, GptqZeros::OneLess).linear(layer).unwrap();
+        assert!(matches!(linear.form, Form::Grouped { g_idx: false, .. }));
+        weights(&linear, layer)
+    };
+    let filled = of(&layer);
+    for blank in [0, -1] {
+        layer.put("g_idx", DType::I32, &[K], ints([blank; K]));
+        assert_eq!(of(&layer), filled, "{blank}");
+    }
+    // Any other table in which a group has no channels is one that was filled.
+    layer.put("g_idx", DType::I32, &[K], ints([1; K]));
+    let linear = gptq(true, GptqZeros::OneLess).linear(&layer).unwrap();
+    assert!(matches!(linear.form, Form::Grouped { g_idx: true, .. }));
 }
 
 #[test]

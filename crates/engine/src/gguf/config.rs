@@ -138,13 +138,13 @@ impl Reader<'_> {
             "vocab_size": embedding.shape[0],
             "rms_norm_eps": eps,
             "max_position_embeddings": context,
-            "attention_bias": has("blk.0.attn_q.bias"),
+            "attention_bias": self.attention_biases().contains(&true),
             "mlp_bias": has("blk.0.ffn_gate.bias"),
             "tie_word_embeddings": !has("output.weight"),
             "rope_interleave": self.architecture.interleaved,
             "rope_parameters": self.rope(head_dim, context)?,
             "partial_rotary_factor": self.rotated_share(head_dim)?,
-            "bos_token_id": self.keys.of(self.keys.metadata.uint("tokenizer.ggml.bos_token_id"))?,
+            "bos_token_id": self.keys.token_id("bos")?,
             "eos_token_id": end_ids(self.keys)?,
             "torch_dtype": embedding.dtype.and_then(|dtype| match dtype.name() {
                 "f32" => Some("float32"),
@@ -155,6 +155,11 @@ impl Reader<'_> {
         }));
         self.window(&mut out)?;
         Ok(out)
+    }
+
+    /// Whether the projections to q, k and v and that of the output have biases.
+    fn attention_biases(&self) -> [bool; 4] {
+        ["q", "k", "v", "output"].map(|part| self.parts.tensor(&format!("blk.0.attn_{part}.bias")).is_some())
     }
 
     /// The width of a head: of keys, which must be that of values.
@@ -233,10 +238,12 @@ impl Reader<'_> {
     /// The sliding window, where the file has one: of all layers, or of those that the pattern names.
     fn window(&self, out: &mut Map<String, Value>) -> Result<()> {
         let window = self.size("attention.sliding_window")?.filter(|&window| window > 0);
-        let (class, model_type) = match (self.architecture.name, window) {
+        let (class, model_type) = match (self.architecture.name, window, self.attention_biases()) {
+            // A Llama with biases on q, k and v alone is what Qwen2 is, apart from which elements rotate together.
+            ("llama", _, [true, true, true, false]) => ("Qwen2ForCausalLM", "qwen2"),
             // Mistral's files are written as Llama's; the window is all that tells them apart.
-            ("llama", Some(_)) => ("MistralForCausalLM", "mistral"),
-            (name, _) => (self.architecture.class, name),
+            ("llama", Some(_), _) => ("MistralForCausalLM", "mistral"),
+            (name, ..) => (self.architecture.class, name),
         };
         out.extend(object(json!({ "architectures": [class], "model_type": model_type })));
         let Some(window) = window else { return Ok(()) };

@@ -42,9 +42,12 @@ impl Keys<'_> {
         EngineError::Config { path: self.path.to_path_buf(), key: key.to_string(), expected: expected.into(), found }
     }
 
-    /// A number as it was meant: of an f32 the shortest decimal that reads back as the same one.
+    /// A finite number as it was meant: of an f32 the shortest decimal that reads back as the same one.
     fn number(&self, key: &str) -> Result<Option<f64>> {
         let number = self.of(self.metadata.float(key))?;
+        if number.is_some_and(|number| !number.is_finite()) {
+            return Err(self.refuse(key, "a finite number"));
+        }
         Ok(match self.metadata.get(key) {
             Some(Value::F32(short)) => short.to_string().parse().ok().or(number),
             _ => number,

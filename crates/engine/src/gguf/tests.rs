@@ -196,10 +196,51 @@ fn what_can_not_be_used_is_named() {
     assert!(message.contains("scores") && message.contains("one for each token"), "{message}");
     let message = refusal("tokenizer-spm", "tokenizer.ggml.token_type", vec![1i32].into());
     assert!(message.contains("token_type"), "{message}");
-    let message = refusal("tokenizer-spm", "tokenizer.ggml.bos_token_id", 5000u32.into());
-    assert!(message.contains("bos_token_id") && message.contains("5000"), "{message}");
     let message = refusal("tokenizer-spm", "tokenizer.chat_template", "{% if".into());
     assert!(message.contains("template"), "{message}");
+}
+
+#[test]
+fn special_tokens_outside_the_vocabulary_are_not_there() {
+    let count = metadata_of("tokenizer-spm").strings("tokenizer.ggml.tokens").unwrap().unwrap().len() as u32;
+    for id in [qiao_gguf::Value::U32(count), 5_000_000_000u64.into(), u32::MAX.into(), (-1i32).into(), (-7i32).into()] {
+        let mut metadata = metadata_of("tokenizer-spm");
+        for name in ["padding", "eot", "eom", "unknown", "bos"] {
+            metadata.set(&format!("tokenizer.ggml.{name}_token_id"), id.clone());
+        }
+        let text = text_of(&metadata).unwrap();
+        let tokenizer = text.tokenizer.unwrap();
+        assert_eq!((text.generation.pad_token_id, &text.generation.bos_token_ids[..]), (None, &[][..]), "{id:?}");
+        assert_eq!(text.generation.eos_token_ids, [2]);
+        assert_eq!(
+            tokenizer.encode("a", true).unwrap(),
+            tokenizer.encode("a", false).unwrap(),
+            "no text begins with it"
+        );
+    }
+}
+
+#[test]
+fn an_end_of_text_outside_the_vocabulary_is_refused_where_no_other_ends_it() {
+    let eos = "tokenizer.ggml.eos_token_id";
+    let mut metadata = metadata_of("tokenizer-spm");
+    metadata.set(eos, 5000u32);
+    let message = text_of(&metadata).map(drop).unwrap_err().to_string();
+    assert!(message.contains(eos) && message.contains("5000") && message.contains("no other ends"), "{message}");
+    metadata.set("tokenizer.ggml.eot_token_id", 1u32);
+    assert_eq!(text_of(&metadata).unwrap().generation.eos_token_ids, [1]);
+    // This one has another that is known by its text.
+    let mut metadata = metadata_of("tokenizer-bytelevel");
+    let im_end = fixture("tokenizer-bytelevel").tokenizer.unwrap().token_to_id("<|im_end|>").unwrap();
+    let before = text_of(&metadata).unwrap().generation.eos_token_ids;
+    metadata.set(eos, 5000u32);
+    let after = text_of(&metadata).unwrap().generation.eos_token_ids;
+    assert!(after.contains(&im_end) && after.len() <= before.len(), "{after:?}");
+    metadata = metadata_of("tokenizer-spm");
+    for none in [qiao_gguf::Value::U32(u32::MAX), (-1i32).into()] {
+        metadata.set(eos, none);
+        assert!(text_of(&metadata).unwrap().generation.eos_token_ids.is_empty());
+    }
 }
 
 #[test]

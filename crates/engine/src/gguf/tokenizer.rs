@@ -49,6 +49,13 @@ const ENDS: &[&str] = &[
     "<EOT>",
 ];
 
+/// What files hold, as an id of 32 bits, for a token that they do not have.
+const NO_TOKEN: i64 = u32::MAX as i64;
+
+fn id_key(name: &str) -> String {
+    format!("tokenizer.ggml.{name}_token_id")
+}
+
 /// Everything about text that a file holds.
 pub(crate) struct Text {
     /// The tokenizer; `None` where the file has none.
@@ -79,6 +86,9 @@ pub(crate) fn read_text(parts: &GgufParts) -> Result<Text> {
 }
 
 /// The ids that end a generation: those that the file names, and control tokens whose text says so. Each once.
+///
+/// # Errors
+/// An end of text that is not in the vocabulary, where there is no other.
 pub(super) fn end_ids(keys: Keys<'_>) -> Result<Vec<u32>> {
     let mut ids = Vec::new();
     for name in ["eos", "eot", "eom"] {
@@ -90,6 +100,9 @@ pub(super) fn end_ids(keys: Keys<'_>) -> Result<Vec<u32>> {
             (types.get(i) == Some(&kind::CONTROL) && ENDS.contains(&text)).then_some(i as u32)
         };
         ids.extend(tokens.iter().enumerate().filter_map(ends));
+    }
+    if ids.is_empty() {
+        keys.require_known("eos")?;
     }
     let mut seen = std::collections::HashSet::new();
     ids.retain(|id| seen.insert(*id));
@@ -116,17 +129,28 @@ fn tokenizer_json(keys: Keys<'_>) -> Result<Option<String>> {
 }
 
 impl Keys<'_> {
-    /// The id of a special token, where the file names it and it is in the vocabulary.
-    fn token_id(&self, name: &str) -> Result<Option<u32>> {
-        let key = format!("tokenizer.ggml.{name}_token_id");
-        let Some(id) = self.of(self.metadata.uint(&key))? else { return Ok(None) };
-        let count = self.of(self.metadata.strings(TOKENS))?.map_or(u64::from(u32::MAX), |tokens| tokens.len() as u64);
-        // Files without such a token hold all ones.
-        if id == u64::from(u32::MAX) {
-            return Ok(None);
+    /// How many tokens the vocabulary has; as many as can be where the file does not list them.
+    fn tokens(&self) -> Result<i64> {
+        Ok(self.of(self.metadata.strings(TOKENS))?.map_or(NO_TOKEN, |tokens| tokens.len() as i64))
+    }
+
+    /// The id of a special token, where the file names it and it is in the vocabulary. Converters name ids beyond it for tokens
+    /// that they know and the file has not.
+    pub(super) fn token_id(&self, name: &str) -> Result<Option<u32>> {
+        let id = self.of(self.metadata.int(&id_key(name)))?;
+        let count = self.tokens()?;
+        Ok(id.filter(|id| *id < count).and_then(|id| u32::try_from(id).ok()))
+    }
+
+    /// Refuses an id outside the vocabulary, unless it is what files without such a token hold.
+    fn require_known(&self, name: &str) -> Result<()> {
+        let (key, count) = (id_key(name), self.tokens()?);
+        match self.of(self.metadata.int(&key))? {
+            Some(id) if id >= count && id != NO_TOKEN => {
+                Err(self.refuse(&key, format!("the id of one of {count} tokens: no other ends a text")))
+            }
+            _ => Ok(()),
         }
-        let inside = u32::try_from(id).ok().filter(|_| id < count);
-        inside.map(Some).ok_or_else(|| self.refuse(&key, format!("the id of one of {count} tokens")))
     }
 
     fn flag(&self, name: &str, otherwise: bool) -> Result<bool> {

@@ -1,6 +1,7 @@
 //! compressed-tensors: groups of modules, each with the arguments of its weights and activations.
 
 use qiao_quant::import::{Activations, Scheme};
+use serde_json::Value;
 
 use super::target::Target;
 use crate::error::Result;
@@ -22,6 +23,8 @@ struct Group {
 
 impl Compressed {
     pub(super) fn from_config(object: &Object) -> Result<Compressed> {
+        require_no_sparsity(object)?;
+        require_no_online_transforms(object)?;
         let format = object.text("format")?.unwrap_or("dense");
         let all = object.object("config_groups")?.ok_or_else(|| object.refuse("config_groups", "groups of modules"))?;
         let mut groups = Vec::new();
@@ -43,6 +46,35 @@ impl Compressed {
         let group = by(|t| !matches!(t, Target::Linear)).or_else(|| by(|t| matches!(t, Target::Linear)))?;
         group.scheme.clone()
     }
+}
+
+/// Refuses weights that are stored without their zeros.
+fn require_no_sparsity(object: &Object) -> Result<()> {
+    let Some(sparsity) = object.object("sparsity_config")? else { return Ok(()) };
+    match sparsity.text("format")? {
+        None | Some("dense") => Ok(()),
+        Some(_) => Err(sparsity.refuse("format", "dense: export the model without compressing its zeros")),
+    }
+}
+
+/// Refuses transforms that a model would have to compute as it runs. Those of weights are in the weights already.
+fn require_no_online_transforms(object: &Object) -> Result<()> {
+    let Some(transforms) = object.object("transform_config")? else { return Ok(()) };
+    if transforms.keys().any(|key| key != "config_groups" && transforms.get(key).is_some()) {
+        return Err(object.refuse("transform_config", "null, or config_groups alone"));
+    }
+    let Some(groups) = transforms.object("config_groups")? else { return Ok(()) };
+    for name in groups.keys() {
+        let group = groups.object(name)?.ok_or_else(|| groups.refuse(name, "a transform"))?;
+        let is_merged = |apply: &Value| matches!(apply["location"].as_str(), Some("weight_input" | "weight_output"));
+        let merged = |apply: &Value| apply.as_array().is_some_and(|all| all.iter().all(is_merged));
+        if !group.get("apply").is_none_or(merged) {
+            let expected =
+                "at weight_input and weight_output alone: transforms of activations are not run here, quantise without";
+            return Err(group.refuse("apply", expected));
+        }
+    }
+    Ok(())
 }
 
 fn targets(object: &Object, key: &str) -> Result<Vec<Target>> {
@@ -130,7 +162,7 @@ fn activations(group: &Object) -> Result<Activations> {
     let Some(input) = group.object("input_activations")? else { return Ok(Activations::Float) };
     let is_int8 = input.size("num_bits", 1, 32)? == Some(8) && input.text("type")?.unwrap_or("int") == "int";
     // Activations that are not int8, or have a zero point of their own in every row, stay floats: that is the more exact product.
-    let dynamic = input.get("dynamic").is_some_and(|v| *v != serde_json::Value::Bool(false));
+    let dynamic = input.get("dynamic").is_some_and(|v| *v != Value::Bool(false));
     let symmetric = input.boolean("symmetric")?.unwrap_or(true);
     Ok(match (is_int8, dynamic) {
         (true, true) if symmetric => Activations::Int8Dynamic,

@@ -12,9 +12,9 @@ use crate::error::{EngineError, Result};
 use crate::form::{WeightForm, expected};
 use crate::json::{self, Object};
 
-mod target;
-
+mod auto_round;
 mod compressed;
+mod target;
 
 use compressed::Compressed;
 use target::Target;
@@ -37,15 +37,8 @@ pub struct Quantisation {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Method {
-    Gptq {
-        all: Gptq,
-        /// Rules for single modules; the first that matches holds. `None` = not quantised.
-        rules: Vec<(Target, Option<Gptq>)>,
-    },
-    Awq {
-        version: AwqVersion,
-        group_size: Option<usize>,
-    },
+    Gptq(Ruled<Gptq>),
+    Awq(Ruled<Awq>),
     Compressed(Compressed),
     Fp8 {
         block: Option<[usize; 2]>,
@@ -53,6 +46,35 @@ enum Method {
     Ascend(Object),
     /// The dtype of every weight stands in its file.
     Stated(BTreeMap<String, DType>),
+}
+
+/// Settings of all modules, and of single ones.
+#[derive(Clone, Debug, PartialEq)]
+struct Ruled<T> {
+    all: T,
+    /// Rules for single modules; the first that matches holds. `None` = not quantised.
+    rules: Vec<(Target, Option<T>)>,
+}
+
+impl<T: Copy> Ruled<T> {
+    fn of(&self, module: &str) -> Option<T> {
+        match self.rules.iter().find(|(target, _)| target.matches(module)) {
+            Some((_, rule)) => *rule,
+            None => Some(self.all),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Awq {
+    version: AwqVersion,
+    group_size: Option<usize>,
+}
+
+impl Awq {
+    fn scheme(self) -> Scheme {
+        Scheme::Awq { version: self.version, group_size: self.group_size }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -108,9 +130,10 @@ impl Quantisation {
     fn of_method(method: &str, object: &Object) -> Result<Quantisation> {
         let method = match method {
             "gptq" => gptq(object)?,
-            "awq" => awq(object)?,
+            "awq" => Method::Awq(Ruled { all: awq(object)?, rules: Vec::new() }),
             "compressed-tensors" => Method::Compressed(Compressed::from_config(object)?),
             "fp8" => fp8(object)?,
+            "auto-round" => auto_round::method(object)?,
             _ => return Err(object.refuse("quant_method", METHODS)),
         };
         Ok(Quantisation { path: object.path().to_path_buf(), method })
@@ -127,15 +150,8 @@ impl Quantisation {
     /// A type of quantisation that is not read.
     pub fn scheme(&self, module: &str) -> Result<Option<Scheme>> {
         match &self.method {
-            Method::Gptq { all, rules } => {
-                for (target, rule) in rules {
-                    if target.matches(module) {
-                        return Ok(rule.map(Gptq::scheme));
-                    }
-                }
-                Ok(Some(all.scheme()))
-            }
-            Method::Awq { version, group_size } => Ok(Some(Scheme::Awq { version: *version, group_size: *group_size })),
+            Method::Gptq(ruled) => Ok(ruled.of(module).map(Gptq::scheme)),
+            Method::Awq(ruled) => Ok(ruled.of(module).map(Awq::scheme)),
             Method::Compressed(compressed) => Ok(compressed.scheme(module)),
             Method::Fp8 { block } => Ok(Some(Scheme::Fp8 { block: *block })),
             Method::Ascend(types) => ascend(types, module),
@@ -154,7 +170,7 @@ impl Quantisation {
     }
 }
 
-const METHODS: &str = "gptq, awq, compressed-tensors or fp8";
+const METHODS: &str = "gptq, awq, compressed-tensors, fp8 or auto-round";
 
 /// Groups of input channels: −1 is all of them.
 fn group_size(object: &Object, keys: [&str; 2]) -> Result<Option<usize>> {
@@ -190,7 +206,7 @@ fn gptq(object: &Object) -> Result<Method> {
             rules.push((target, rule));
         }
     }
-    Ok(Method::Gptq { all, rules })
+    Ok(Method::Gptq(Ruled { all, rules }))
 }
 
 /// The settings of an object; what it leaves out is as in `base`.
@@ -220,7 +236,7 @@ fn gptq_rule(object: &Object, base: Option<Gptq>) -> Result<Gptq> {
     })
 }
 
-fn awq(object: &Object) -> Result<Method> {
+fn awq(object: &Object) -> Result<Awq> {
     let bits_key = if object.get("bits").is_some() { "bits" } else { "w_bit" };
     if either(object, ["bits", "w_bit"], 1, 32)?.is_some_and(|bits| bits != 4) {
         return Err(object.refuse(bits_key, "4"));
@@ -230,7 +246,7 @@ fn awq(object: &Object) -> Result<Method> {
         Some("gemv") => AwqVersion::Gemv,
         _ => return Err(object.refuse("version", "gemm or gemv: repack a checkpoint in a layout of one kernel")),
     };
-    Ok(Method::Awq { version, group_size: group_size(object, ["group_size", "q_group_size"])? })
+    Ok(Awq { version, group_size: group_size(object, ["group_size", "q_group_size"])? })
 }
 
 fn fp8(object: &Object) -> Result<Method> {

@@ -86,6 +86,76 @@ fn presets_stand_for_their_arguments() {
 }
 
 #[test]
+fn auto_round_is_gptq_or_awq_with_rules_for_single_modules() {
+    let config = |packing: &str| {
+        json!({
+            "quant_method": "auto-round", "packing_format": packing, "bits": 4, "group_size": 128, "sym": true, "data_type": "int",
+            "autoround_version": "0.6.0", "block_name_to_quantize": "model.layers", "rotation_config": {}, "act_bits": 16,
+            "extra_config": {
+                ".*\\.mlp\\..*": {"group_size": 32},
+                "model.layers.0.mlp.up_proj": {"bits": 16, "data_type": "float"},
+                "o_proj$": {"bits": 4, "group_size": -1, "act_bits": 16},
+            },
+        })
+    };
+    let zeros = GptqZeros::OneLess;
+    let gptq = |group_size| Some(Scheme::Gptq { bits: 4, group_size, symmetric: true, zeros });
+    let awq = |group_size| Some(Scheme::Awq { version: AwqVersion::Gemm, group_size });
+    for (module, group_size) in [
+        ("model.layers.0.self_attn.q_proj", Some(Some(128))),
+        ("model.layers.1.mlp.up_proj", Some(Some(32))),
+        ("model.layers.0.mlp.up_proj", None),
+        ("model.layers.0.self_attn.o_proj", Some(None)),
+    ] {
+        assert_eq!(scheme(config("auto_round:auto_gptq"), module), group_size.and_then(gptq), "{module}");
+        assert_eq!(scheme(config("auto_round:auto_awq"), module), group_size.and_then(awq), "{module}");
+    }
+    let mut other = config("auto_round:auto_gptq");
+    other["extra_config"] = json!({"lm_head": {"bits": 8, "sym": false}});
+    let own = Some(Scheme::Gptq { bits: 8, group_size: Some(128), symmetric: false, zeros });
+    assert_eq!(scheme(other, "lm_head"), own);
+}
+
+#[test]
+fn what_is_computed_on_activations_and_what_lacks_its_zeros_is_refused() {
+    let int4 = json!({"num_bits": 4, "type": "int", "symmetric": true, "strategy": "group", "group_size": 32});
+    let config = |key: &str, value: Value| {
+        let mut config = json!({"quant_method": "compressed-tensors", "format": "pack-quantized",
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": int4}}});
+        config[key] = value;
+        config
+    };
+    let transform = |locations: &[&str]| {
+        let apply = |location: &&str| json!({"targets": ["re:.*down_proj$"], "location": location, "inverse": false});
+        let apply: Vec<Value> = locations.iter().map(apply).collect();
+        json!({"config_groups": {"R4": {"type": "random-hadamard", "apply": apply, "requires_grad": false}}})
+    };
+    for locations in [&["input"][..], &["weight_output", "output"], &["k_cache"], &["q_attn"], &["elsewhere"]] {
+        let message = refused(config("transform_config", transform(locations)));
+        assert!(message.contains("transform_config.config_groups.R4.apply"), "{message}");
+        assert!(message.contains("transforms of activations are not run"), "{message}");
+    }
+    assert!(
+        refused(config("transform_config", json!({"R4": {}}))).contains("\"quantization_config.transform_config\"")
+    );
+    for format in ["sparse-24-bitmask", "sparse-bitmask", "marlin-24"] {
+        let sparse = json!({"format": format, "sparsity_structure": "2:4", "global_sparsity": 0.5});
+        let message = refused(config("sparsity_config", sparse));
+        assert!(message.contains("sparsity_config.format") && message.contains(format), "{message}");
+    }
+    for (key, value) in [
+        ("transform_config", Value::Null),
+        ("transform_config", json!({"config_groups": {}})),
+        ("transform_config", transform(&["weight_input", "weight_output"])),
+        ("sparsity_config", json!({})),
+        ("sparsity_config", json!({"format": "dense", "sparsity_structure": "2:4"})),
+    ] {
+        let packed = Some(Scheme::Packed { bits: 4, group_size: Some(32), symmetric: true });
+        assert_eq!(scheme(config(key, value), "model.layers.0.mlp.up_proj"), packed);
+    }
+}
+
+#[test]
 fn what_is_not_read_is_refused_with_its_key_and_what_is() {
     for (config, key, mend) in [
         (json!({"quant_method": "bitsandbytes"}), "quant_method", "gptq, awq"),
@@ -110,6 +180,27 @@ fn what_is_not_read_is_refused_with_its_key_and_what_is() {
             "regular expressions",
         ),
         (json!({"quant_method": "gptq", "bits": 4, "group_size": 0}), "group_size", "whole number"),
+        (json!({"quant_method": "auto-round", "bits": 4}), "packing_format", "auto_round:auto_gptq"),
+        (
+            json!({"quant_method": "auto-round", "bits": 4, "packing_format": "auto_round"}),
+            "packing_format",
+            "auto_awq",
+        ),
+        (json!({"quant_method": "auto-round", "data_type": "mx_fp"}), "data_type", "int"),
+        (json!({"quant_method": "auto-round", "act_bits": 8}), "act_bits", "weights alone"),
+        (json!({"quant_method": "auto-round", "spinquant_config": {"r1": true}}), "spinquant_config", "rotated"),
+        (
+            json!({"quant_method": "auto-round", "bits": 4, "packing_format": "auto_round:auto_awq",
+            "extra_config": {"m": {"bits": 8}}}),
+            "extra_config.m.bits",
+            "4",
+        ),
+        (
+            json!({"quant_method": "auto-round", "bits": 4, "packing_format": "auto_round:auto_gptq",
+            "extra_config": {"m": {"act_bits": 4}}}),
+            "extra_config.m.act_bits",
+            "16",
+        ),
     ] {
         let message = refused(config.clone());
         assert!(message.contains(key) && message.contains(mend), "{config}: {message}");

@@ -3,7 +3,7 @@
 //! ```text
 //! offset  bytes
 //!      0      8  "QIAO-KV\n"
-//!      8      4  version, 1
+//!      8      4  version, 2
 //!     12      4  layers
 //!     16      4  heads of keys and values
 //!     20      4  width of a head
@@ -23,7 +23,7 @@ use crate::error::{EngineError, Result};
 use crate::fingerprint::Fingerprint;
 
 pub(super) const MAGIC: [u8; 8] = *b"QIAO-KV\n";
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 pub(super) const HEADER_BYTES: usize = 112;
 pub(super) const SUM_BYTES: usize = 32;
 

@@ -200,6 +200,10 @@ pub struct Weights {
     tensors: BTreeMap<String, TensorInfo>,
     /// Parts of quantised modules, which stand in the place of the tensors that they were packed in.
     packed: BTreeMap<String, PackedPart>,
+    /// Tensors that the index has and no file, and the shard that each should be in.
+    absent: BTreeMap<String, String>,
+    /// The index, where there is one.
+    index: PathBuf,
     metadata: BTreeMap<String, String>,
 }
 
@@ -219,7 +223,8 @@ impl Weights {
     ///
     /// # Errors
     /// Missing files and shards; headers that are truncated, corrupted, overlapping or absurdly sized; a tensor that the index
-    /// assigns to a shard without it; a name held by two shards.
+    /// assigns to another shard than the one that holds it; a name held by two shards. A tensor that the index assigns to a shard
+    /// and that none holds is an error when it is asked for.
     pub fn open(path: impl AsRef<Path>) -> Result<Weights> {
         let path = path.as_ref();
         if !path.is_dir() {
@@ -258,8 +263,15 @@ impl Weights {
     }
 
     fn empty(root: &Path) -> Weights {
-        let (tensors, packed) = (BTreeMap::new(), BTreeMap::new());
-        Weights { root: root.to_path_buf(), files: Vec::new(), tensors, packed, metadata: BTreeMap::new() }
+        Weights {
+            root: root.to_path_buf(),
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+            packed: BTreeMap::new(),
+            absent: BTreeMap::new(),
+            index: PathBuf::new(),
+            metadata: BTreeMap::new(),
+        }
     }
 
     fn open_files(root: &Path, paths: Vec<PathBuf>) -> Result<Weights> {
@@ -310,26 +322,23 @@ impl Weights {
         for (shard, tensor) in shards {
             paths.push(shard_path(path, root, shard, tensor)?);
         }
-        let weights = Weights::open_files(root, paths)?;
-        for (tensor, shard) in &map {
-            let expected = root.join(shard);
-            let found = weights.tensors.get(tensor).map(|info| weights.files[info.file].path());
-            if found != Some(expected.as_path()) {
-                return Err(EngineError::BadTensor {
-                    path: path.to_path_buf(),
-                    tensor: excerpt(tensor),
-                    found: format!("assigned to {:?}, which does not hold it", excerpt(shard)),
-                    mend: "index and shards do not belong together: download both again",
-                });
+        let mut weights = Weights::open_files(root, paths)?;
+        for (tensor, shard) in map {
+            match weights.tensors.get(&tensor).map(|info| weights.files[info.file].path()) {
+                Some(found) if found == root.join(&shard) => {}
+                Some(_) => return Err(not_in_shard(path, &tensor, &shard)),
+                None => drop(weights.absent.insert(tensor, shard)),
             }
         }
+        weights.index = path.to_path_buf();
         Ok(weights)
     }
 
     /// A tensor's bytes.
     ///
     /// # Errors
-    /// [`EngineError::MissingTensor`]; [`EngineError::BadTensor`] when its dtype is one that no device here can be given.
+    /// [`EngineError::MissingTensor`]; [`EngineError::BadTensor`] when its dtype is one that no device here can be given, or when
+    /// the index assigns it to a shard that does not hold it.
     pub fn tensor(&self, name: &str) -> Result<TensorRef<'_>> {
         let (name, info) = self.find(name)?;
         let file = &self.files[info.file];
@@ -376,9 +385,14 @@ impl Weights {
         self.tensors.get(name)
     }
 
-    /// Whether the checkpoint holds a tensor.
+    /// Whether the checkpoint holds a tensor, or its index says so: then asking for the tensor tells that it is missing.
     pub fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name) || self.packed.contains_key(name)
+        self.tensors.contains_key(name) || self.packed.contains_key(name) || self.absent.contains_key(name)
+    }
+
+    /// Names that the index of the checkpoint has and no file, sorted. They are not among [`Weights::names`].
+    pub fn absent(&self) -> impl Iterator<Item = &str> {
+        self.absent.keys().map(String::as_str)
     }
 
     /// The form of a weight; `None` for a name that is not there, and for codes whose scales are not.
@@ -479,6 +493,13 @@ impl Weights {
         &self.files
     }
 
+    /// Where every stored tensor lies: those that are used as they are, then what modules were packed in.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = (&Arc<MappedFile>, Range<usize>)> {
+        let plain = self.tensors.values().map(|info| (&self.files[info.file], info.range.clone()));
+        let modules = self.packed.values().filter(|part| part.is_codes()).map(|part| &part.module);
+        plain.chain(modules.flat_map(|module| module.stored()))
+    }
+
     /// What was opened.
     pub(crate) fn root(&self) -> &Path {
         &self.root
@@ -501,11 +522,14 @@ impl Weights {
     fn find(&self, name: &str) -> Result<(&str, &TensorInfo)> {
         match self.tensors.get_key_value(name) {
             Some((key, info)) => Ok((key, info)),
-            None => Err(EngineError::MissingTensor {
-                path: self.root.clone(),
-                tensor: excerpt(name),
-                count: self.tensors.len(),
-                nearest: self.nearest(name),
+            None => Err(match self.absent.get(name) {
+                Some(shard) => not_in_shard(&self.index, name, shard),
+                None => EngineError::MissingTensor {
+                    path: self.root.clone(),
+                    tensor: excerpt(name),
+                    count: self.tensors.len(),
+                    nearest: self.nearest(name),
+                },
             }),
         }
     }
@@ -545,6 +569,15 @@ fn ascend_file(dir: &Path) -> Result<Option<PathBuf>> {
     found.sort();
     let index = found.iter().find(|path| named(path, ".safetensors.index.json"));
     Ok(index.or_else(|| found.iter().find(|path| named(path, ".safetensors"))).cloned())
+}
+
+fn not_in_shard(index: &Path, tensor: &str, shard: &str) -> EngineError {
+    EngineError::BadTensor {
+        path: index.to_path_buf(),
+        tensor: excerpt(tensor),
+        found: format!("assigned to {:?}, which does not hold it", excerpt(shard)),
+        mend: "index and shards do not belong together: download both again",
+    }
 }
 
 /// The path of a shard: a plain file name next to the index, so that an index cannot point elsewhere on the disk.

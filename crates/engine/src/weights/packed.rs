@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use qiao_core::DType;
 use qiao_quant::import::{Linear, Part, Tensors};
 use qiao_quant::{minifloat, nibble};
 
-use super::{TensorHandle, Weights, convert};
+use super::{MappedFile, TensorHandle, Weights, convert};
 use crate::error::{EngineError, Result};
 use crate::form::{Companion, GroupForm, WeightForm};
 use crate::quantisation::Quantisation;
@@ -78,6 +79,11 @@ impl PackedModule {
     /// Where its first tensor lies.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where its tensors lie.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = (&Arc<MappedFile>, Range<usize>)> {
+        self.stored.values().filter_map(TensorHandle::mapping)
     }
 
     /// Gives the resident pages of its tensors back.
@@ -167,7 +173,8 @@ impl Weights {
     /// Presents every quantised module in the form that operators take.
     ///
     /// # Errors
-    /// A module whose tensors are not what the checkpoint says; a type of quantisation that is not read.
+    /// A module whose tensors are not what the checkpoint says, or of which the index has one that no file holds; a type of
+    /// quantisation that is not read.
     pub fn unpack_with(&mut self, quantisation: &Quantisation) -> Result<()> {
         let module = |name: &String| MARKS.iter().find_map(|mark| name.strip_suffix(mark)).map(str::to_string);
         let modules: BTreeSet<String> = self.tensors.keys().filter_map(module).collect();
@@ -175,6 +182,9 @@ impl Weights {
             let Some(scheme) = quantisation.scheme(&name)? else { continue };
             let prefix = format!("{name}.");
             let of_module = self.tensors.range(prefix.clone()..).map(|(k, _)| k).take_while(|k| k.starts_with(&prefix));
+            // One that no file holds may decide what the others mean: asking for it tells.
+            let absent = self.absent.range(prefix.clone()..).map(|(k, _)| k).take_while(|k| k.starts_with(&prefix));
+            let of_module = of_module.chain(absent);
             let suffixes: Vec<String> =
                 of_module.map(|k| k[prefix.len()..].to_string()).filter(|s| !s.contains('.')).collect();
             let mut stored = BTreeMap::new();

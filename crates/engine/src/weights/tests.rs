@@ -80,11 +80,59 @@ fn a_missing_shard_is_named_with_a_tensor_it_should_hold() {
 }
 
 #[test]
-fn an_index_entry_its_shard_does_not_hold_is_named() {
+fn an_index_entry_that_another_shard_holds_is_named() {
     let dir = tempfile::tempdir().unwrap();
     sharded(dir.path(), r#"{"weight_map":{"x":"a.safetensors","y":"a.safetensors","z":"b.safetensors"}}"#);
     let message = refusal(dir.path());
     assert!(message.contains("\"y\"") && message.contains("does not hold"), "{message}");
+}
+
+#[test]
+fn an_index_entry_that_no_shard_holds_is_an_error_when_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = r#"{"weight_map":{"x":"a.safetensors","y":"b.safetensors","lm_head.weight":"b.safetensors","z":"b.safetensors"}}"#;
+    sharded(dir.path(), index);
+    let weights = Weights::open(dir.path()).unwrap();
+    assert_eq!(weights.names().collect::<Vec<_>>(), ["x", "y", "z"]);
+    assert_eq!(weights.absent().collect::<Vec<_>>(), ["lm_head.weight"]);
+    assert_eq!(weights.tensor("x").unwrap().bytes, [1, 2, 3]);
+    // It is not taken for one that the checkpoint never had.
+    assert!(weights.contains("lm_head.weight") && weights.info("lm_head.weight").is_none());
+    for message in [weights.tensor("lm_head.weight").unwrap_err(), weights.handle("lm_head.weight").unwrap_err()] {
+        let message = message.to_string();
+        for part in [INDEX_FILE, "\"lm_head.weight\"", "\"b.safetensors\"", "does not hold", "download both again"] {
+            assert!(message.contains(part), "{part} is not in: {message}");
+        }
+    }
+}
+
+#[test]
+fn a_quantised_module_that_lacks_a_tensor_of_the_index_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let words = [0u8; 4 * 8];
+    let bytes = shard(&[
+        ("m.qweight", Dtype::I32, &[1, 8], &words),
+        ("m.scales", Dtype::F16, &[1, 8], &words[..16]),
+        ("m.n.weight", Dtype::U8, &[1], &[1]),
+    ]);
+    std::fs::write(dir.path().join("a.safetensors"), bytes).unwrap();
+    let gptq = br#"{"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": -1}}"#;
+    let config = crate::json::Object::parse("config.json".as_ref(), gptq).unwrap();
+    let quantisation = crate::quantisation::Quantisation::from_config(&config).unwrap().unwrap();
+    for (more, found) in [("m.n.bias", None), ("m.bias", Some("m.bias"))] {
+        let names =
+            ["m.qweight", "m.scales", "m.n.weight", more].map(|name| (name.to_string(), "a.safetensors".into()));
+        let map: serde_json::Map<String, serde_json::Value> = names.into_iter().collect();
+        std::fs::write(dir.path().join(INDEX_FILE), serde_json::json!({ "weight_map": map }).to_string()).unwrap();
+        let unpacked = Weights::open(dir.path()).unwrap().unpack_with(&quantisation);
+        match found {
+            None => unpacked.unwrap(),
+            Some(name) => {
+                let message = unpacked.unwrap_err().to_string();
+                assert!(message.contains(name) && message.contains("does not hold"), "{message}");
+            }
+        }
+    }
 }
 
 #[test]

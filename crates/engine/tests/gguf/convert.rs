@@ -70,14 +70,19 @@ fn permute(values: &[f32], heads: usize, row: usize) -> Vec<f32> {
 impl Source {
     /// Reads a fixture.
     pub(crate) fn read(folder: &Path) -> Source {
+        Source::read_as(folder, None)
+    }
+
+    /// Reads a fixture as a file of this architecture, or of its own.
+    pub(crate) fn read_as(folder: &Path, architecture: Option<&'static str>) -> Source {
         let json: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
         let config = ModelConfig::from_dir(folder).unwrap();
-        let architecture = match config.model_type.as_str() {
+        let architecture = architecture.unwrap_or(match config.model_type.as_str() {
             "llama" | "mistral" => "llama",
             "qwen2" => "qwen2",
             "qwen3" => "qwen3",
             other => panic!("{other}"),
-        };
+        });
         let weights = Weights::open(folder).unwrap();
         let tensor = |name: &str| {
             let tensor = weights.tensor(name).unwrap();
@@ -161,6 +166,12 @@ impl Source {
         let mut file = header.begin(std::fs::File::create(path).unwrap()).unwrap();
         tensors.iter().for_each(|t| file.tensor(&t.name, &encode(&t.values, chosen(t))).unwrap());
         file.finish().unwrap();
+    }
+
+    /// Leaves out a tensor.
+    pub(crate) fn without(mut self, name: &str) -> Source {
+        self.tensors.retain(|tensor| tensor.name != name);
+        self
     }
 
     /// Number of tensors.

@@ -69,6 +69,26 @@ fn f32_files_give_the_logits_of_their_originals() {
 }
 
 #[test]
+fn a_llama_has_the_biases_that_its_file_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("biases.gguf");
+    let source = || Source::read_as(&fixtures().join("qwen2-bias"), Some("llama"));
+    source().write(source().header(), &path, |_, _| DType::F32);
+    for device in devices() {
+        let limits = Limits { max_abs_error: 1e-4, ..Limits::F32 };
+        let found = compare(&load(&device, &path, None), &golden("qwen2-bias"), Some(limits)).unwrap();
+        assert!(found.passed, "on {}: {:?}", device.info().arch, found.failures());
+    }
+    // Others are asked for by their names.
+    let lacking = source().without("blk.0.attn_k.bias");
+    lacking.write(lacking.header(), &path, |_, _| DType::F32);
+    let Checkpoint { config, weights, .. } = Checkpoint::open(&path).unwrap();
+    let loaded = LoadedModel::load(reference(), &weights, config, &path, LoadOptions::default(), &mut |_| {});
+    let message = loaded.err().expect("refused").to_string();
+    assert!(message.contains("self_attn.k_proj.bias"), "{message}");
+}
+
+#[test]
 fn f16_files_give_them_within_the_rounding_of_f16() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["llama3-gqa", "qwen3-qknorm"] {
@@ -193,6 +213,14 @@ fn keys_that_can_not_be_used_are_named_as_the_file_names_them() {
     assert!(of("llama.attention.head_count", vec![4u32, 2].into()).contains("the same for every layer"));
     assert!(of("llama.embedding_length", "wide".into()).contains("\"llama.embedding_length\" must be"));
     assert!(of("llama.rope.scaling.type", "magic".into()).contains("\"magic\""));
+    for number in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for key in ["llama.rope.freq_base", "llama.attention.layer_norm_rms_epsilon", "llama.rope.scaling.attn_factor"]
+        {
+            let message = of(key, number.into());
+            assert!(message.contains(key) && message.contains("a finite number"), "{message}");
+        }
+        assert!(of("llama.rope.freq_base", f64::from(number).into()).contains("a finite number"));
+    }
     assert!(of("llama.expert_count", 8u32.into()).contains("mixtures of experts"));
     assert!(of("llama.attention.value_length", 8u32.into()).contains("the width of the keys"));
     assert!(of("tokenizer.ggml.model", "rwkv".into()).contains("tokenizer.ggml.tokens"));

@@ -328,6 +328,10 @@ pub(crate) fn schemes() -> Vec<Packed> {
     let fp8_tensor = json!({"quantization_config": {"quant_method": "fp8"}});
     let awq_config = json!({"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": GROUP,
                             "zero_point": true, "version": "gemm"}});
+    let auto_round = |packing: &str| {
+        json!({"quantization_config": {"quant_method": "auto-round", "packing_format": packing, "bits": 4, "group_size": GROUP,
+               "sym": false, "data_type": "int", "iters": 200, "autoround_version": "0.6.0"}})
+    };
     let described = |kind: &str| {
         let parts = ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down"];
         let names = (0..2).flat_map(|l| parts.map(|p| format!("model.layers.{l}.{p}_proj.weight")));
@@ -346,6 +350,8 @@ pub(crate) fn schemes() -> Vec<Packed> {
         of("gptq, 8 bits", gptq_config(8, false, "gptq"), gptq(8, false, false, true), EXACT),
         of("gptq, 8 bits, symmetric", gptq_config(8, true, "gptq"), gptq(8, true, false, true), EXACT),
         of("awq", awq_config, awq(), EXACT),
+        of("auto-round as gptq", auto_round("auto_round:auto_gptq"), gptq(4, false, false, true), EXACT),
+        of("auto-round as awq", auto_round("auto_round:auto_awq"), awq(), EXACT),
         of("compressed-tensors, int4 in groups", group("pack-quantized", int4(true), Value::Null), packed(true), EXACT),
         of("compressed-tensors, with zeros", group("pack-quantized", int4(false), Value::Null), packed(false), EXACT),
         of("compressed-tensors, w8a16", group("int-quantized", channel(), Value::Null), w8("none"), EXACT),

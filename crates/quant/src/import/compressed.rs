@@ -20,7 +20,8 @@ pub(super) fn packed(m: &Module<'_>, bits: u32, group_size: Option<usize>, symme
     };
     let groups = if size == 0 { 1 } else { k.div_ceil(size) };
     let zeros = if symmetric { Zeros::None } else { zero_points(m, [n, groups], group_rows, bits, order)? };
-    let index = group_index(m, "weight_g_idx", k, group_size, true)?;
+    // A single −1 says that the table was never filled.
+    let index = group_index(m, "weight_g_idx", k, group_size, |table| table.contains(&-1.0))?;
     let fields = Fields { suffix: "weight_packed", bits, order, streams: n, width, across: false, by_column: false };
     Ok(Linear {
         n,

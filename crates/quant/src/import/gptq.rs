@@ -36,7 +36,7 @@ pub(super) fn linear(
         across: true,
         by_column: false,
     };
-    let index = group_index(m, "g_idx", k, group_size, false)?;
+    let index = group_index(m, "g_idx", k, group_size, never_filled)?;
     Ok(Linear {
         n,
         k,
@@ -135,21 +135,26 @@ pub(super) fn check_groups(
     Ok(groups)
 }
 
-/// The table that names each channel's group, unless it is seen to say just what the order of channels says, or, where
-/// −1 stands for a table that was never filled, that.
+/// Whether a table of more than one group is one that its tool made and never filled: with all channels in group 0 the others
+/// would have none, and −1 is no group.
+fn never_filled(table: &[f64]) -> bool {
+    [0.0, -1.0].iter().any(|blank| table.iter().all(|group| group == blank))
+}
+
+/// The table that names each channel's group, unless it is seen to say just what the order of channels says, or never to have
+/// been filled, which means the same.
 pub(super) fn group_index(
     m: &Module<'_>,
     suffix: &'static str,
     k: usize,
     group_size: Option<usize>,
-    may_be_unfilled: bool,
+    never_filled: fn(&[f64]) -> bool,
 ) -> Result<Option<&'static str>> {
     if m.optional(suffix, &[DType::I32], &[k])?.is_none() || group_size.is_none_or(|size| size >= k) {
         return Ok(None);
     }
     let size = group_size.unwrap_or(k);
-    let idle = m.peek(suffix).is_some_and(|v| {
-        may_be_unfilled && v.contains(&-1.0) || v.iter().enumerate().all(|(i, g)| *g == (i / size) as f64)
-    });
+    let idle =
+        m.peek(suffix).is_some_and(|v| never_filled(&v) || v.iter().enumerate().all(|(i, g)| *g == (i / size) as f64));
     Ok((!idle).then_some(suffix))
 }
