@@ -16,13 +16,19 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    /// Takes a place beside the target, with a name that nothing has. What is at the target is not touched before
-    /// [`Pending::finish`].
+    /// Takes a place beside the target, or beside the file to which the target links, with a name that nothing has. What is at
+    /// the target is not touched before [`Pending::finish`].
     ///
     /// # Errors
-    /// The operating system's.
+    /// The operating system's; the target is a folder or a device.
     pub(crate) fn new(target: &Path) -> Result<Pending> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let linked = fs::canonicalize(target);
+        let target = linked.as_deref().unwrap_or(target);
+        if fs::metadata(target).is_ok_and(|meta| !meta.is_file()) {
+            let error = std::io::Error::other("what is there is not a file");
+            return Err(EngineError::io("replace", target, error));
+        }
         let Some(name) = target.file_name() else {
             let error = std::io::Error::other("it has no file name");
             return Err(EngineError::io("write", target, error));
@@ -100,6 +106,24 @@ mod tests {
         pending.finish().unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"whole");
         assert!(left.iter().all(|path| fs::read(path).unwrap() == b"left"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_one_and_what_is_no_file_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let [file, link] = ["file", "link"].map(|name| place.path().join(name));
+        fs::write(&file, b"old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let mut pending = Pending::new(&link).unwrap();
+        pending.write(b"new").unwrap();
+        pending.finish().unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        for other in [place.path(), Path::new("/dev/null")] {
+            let error = Pending::new(other).err().unwrap().to_string();
+            assert!(error.contains("not a file"), "{error}");
+        }
     }
 
     #[test]
