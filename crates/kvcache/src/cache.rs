@@ -149,7 +149,11 @@ impl Cache {
     ///
     /// This is [`Cache::len`] where the next token would go into a block that others use or find.
     pub fn capacity(&self, s: SequenceId) -> usize {
-        let Some(sequence) = self.sequences.get(&s) else { return 0 };
+        self.sequences.get(&s).map_or(0, |sequence| self.room(sequence))
+    }
+
+    /// Positions that are held or may be written.
+    fn room(&self, sequence: &Sequence) -> usize {
         match sequence.partial(self.config.block_size) {
             Some(block) if !self.store.is_private(block) => sequence.len(),
             _ => sequence.table.len() * self.config.block_size,
@@ -297,11 +301,15 @@ impl Cache {
         self.sequences.get(&s).map_or(&[], |sequence| &sequence.table)
     }
 
-    /// The slot of a token that is held or for which there is room; −1, where nothing may be written, for any other.
+    /// The slot of a token that is held or for which there is room, up to [`Cache::capacity`]; −1, where nothing may be written,
+    /// for any other.
     pub fn slot(&self, s: SequenceId, position: usize) -> i32 {
         let size = self.config.block_size;
-        match self.table(s).get(position / size) {
-            Some(&block) if block != NULL as i32 => block * size as i32 + (position % size) as i32,
+        let Some(sequence) = self.sequences.get(&s).filter(|sequence| position < self.room(sequence)) else {
+            return -1;
+        };
+        match sequence.table[position / size] {
+            block if block != NULL as i32 => block * size as i32 + (position % size) as i32,
             _ => -1,
         }
     }

@@ -44,6 +44,23 @@ fn slots_follow_the_table() {
 }
 
 #[test]
+fn what_others_use_or_find_has_no_slot_to_write() {
+    let mut c = cache(9);
+    let a = write(&mut c, b"", &ids(0..5));
+    let b = c.fork(a).unwrap();
+    // Position 5 lies in the block that both hold.
+    assert_eq!([a, b].map(|s| (c.capacity(s), c.slot(s, 4), c.slot(s, 5))), [(5, 8, -1); 2]);
+    assert_eq!(c.reserve(b, 6).unwrap(), [BlockCopy { from: 2, to: 3 }]);
+    assert_eq!([a, b].map(|s| (c.slot(s, 4), c.slot(s, 5))), [(8, 9), (12, 13)], "each has its own now");
+    c.truncate(a, 3).unwrap();
+    let others = write(&mut c, b"", &ids(0..5));
+    c.close(others);
+    assert_eq!((c.capacity(a), c.slot(a, 2), c.slot(a, 3)), (3, 6, -1), "the block of tokens 0 to 3 can be found");
+    assert_eq!(c.reserve(a, 4).unwrap().len(), 1);
+    assert!(c.slot(a, 3) >= 0, "a copy takes it");
+}
+
+#[test]
 fn the_same_beginning_is_held_once() {
     let mut c = cache(9);
     let a = write(&mut c, b"x", &ids(0..10));

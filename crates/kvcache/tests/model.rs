@@ -317,6 +317,9 @@ impl World {
             let last = (i + 1) * size - 1;
             assert!(last.saturating_add(window) > len || block == NULL as i32, "entry {i} has left the window");
         }
+        for position in self.cache.capacity(id)..self.cache.table(id).len() * size + 1 {
+            assert_eq!(self.cache.slot(id, position), -1, "{id} has a slot at position {position}, and no room");
+        }
         for position in len..self.cache.capacity(id) {
             let block = self.cache.slot(id, position) / size as i32;
             let others = self.live.iter().filter(|other| other.id != id);

@@ -3,7 +3,8 @@
 //! - A limit is the largest allowed |result − golden|, where golden is the truth rounded to the output's dtype. Both
 //!   sides round once, so every computed limit holds one unit in the last place of the output.
 //! - `u` is the unit roundoff of an f32 accumulator, 2^−24. Sums of mixed signs take the probabilistic bound
-//!   `6·√n·u·Σ|terms|`, which a correct loop fails once in 3e7 results; sums of one sign take `n·u`.
+//!   `6·√n·u·Σ|terms|`, which a correct loop fails once in 3e7 results; sums of one sign take `n·u`. One that leans to a
+//!   side takes the larger of that bound and `n·u·|Σ terms|`: while a sum grows, its roundings may all go one way.
 //! - A kernel that rounds activations first (`NodeSupport::act_dtype`) is granted that rounding and no more.
 //! - Results below the smallest normal f32 may be flushed.
 
@@ -117,7 +118,12 @@ fn norm(attrs: &NormAttrs, x: &Args<'_>, y: &[f64], out: usize) -> Vec<f64> {
     y.iter().map(|&y| finite(y) * ((n / 2.0 + 8.0) * U + step) + last(dtype, y)).collect()
 }
 
-/// The mean strays by the mixed bound of its row; the deviation from it is divided by the root of a positive sum.
+/// The error that a sum of n terms of any signs may have: from Σ|terms| and the sum itself.
+fn leaning(n: usize, magnitude: f64, sum: f64) -> f64 {
+    (mixed(n) * magnitude).max(n as f64 * U * finite(sum))
+}
+
+/// The mean strays by the bound of its row's sum; the deviation from it is divided by the root of a positive sum.
 fn layer_norm(attrs: &LayerNormAttrs, args: &Args<'_>, y: &[f64]) -> Result<Vec<f64>> {
     let (x, w, b) = (args.value(0)?, args.opt(1)?, args.opt(2)?);
     let dtype = args.out(0).dtype;
@@ -127,7 +133,7 @@ fn layer_norm(attrs: &LayerNormAttrs, args: &Args<'_>, y: &[f64]) -> Result<Vec<
         let mean = row.iter().sum::<f64>() / n;
         let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
         let root = (variance + attrs.eps as f64).sqrt();
-        let mean_error = mixed(row.len()) * row.iter().map(|x| x.abs()).sum::<f64>() / n;
+        let mean_error = leaning(row.len(), row.iter().map(|x| x.abs()).sum::<f64>() / n, mean);
         for (i, (x, &y)) in row.iter().zip(y).enumerate() {
             let w = w.as_ref().map_or(1.0, |w| w.data[i]).abs() / root;
             let b = b.as_ref().map_or(0.0, |b| b.data[i]).abs();
@@ -160,13 +166,15 @@ fn rope(attrs: &RopeAttrs, x: &Args<'_>, y: &[f64]) -> Vec<f64> {
     limits
 }
 
-/// `(4·R + n + 8)·u` of each value, R the largest score that is not lost beside the row's maximum.
+/// `(4·R + n + 8)·u` of each value, R the largest `|scale·x| + |mask|` whose score is not lost beside the row's maximum.
 fn softmax(attrs: &SoftmaxAttrs, x: &Args<'_>, y: &[f64]) -> Result<Vec<f64>> {
     let (scores, dtype) = (Scores::of(attrs, x)?, x.out(0).dtype);
     let mut limits = Vec::with_capacity(y.len());
-    for ((row, visible), y) in scores.rows().zip(y.chunks_exact(scores.columns.max(1))) {
+    let columns = scores.columns.max(1);
+    for (((row, visible), sizes), y) in scores.rows().zip(scores.magnitudes.chunks(columns)).zip(y.chunks(columns)) {
         let most = row[..visible].iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let range = row[..visible].iter().filter(|s| most - **s < 100.0).copied().map(finite).fold(0.0, f64::max);
+        let kept = row[..visible].iter().zip(sizes).filter(|(s, _)| most - **s < 100.0);
+        let range = kept.map(|(_, size)| finite(*size)).fold(0.0, f64::max);
         let relative = (4.0 * range + visible as f64 + 8.0) * U;
         limits.extend(y.iter().map(|&y| finite(y) * relative + last(dtype, y)));
     }
@@ -181,7 +189,7 @@ fn reduce(attrs: &ReduceAttrs, args: &Args<'_>, y: &[f64]) -> Result<Vec<f64>> {
     let n = x.shape[axis];
     let share = if attrs.kind == ReduceKind::Mean { 1.0 / n as f64 } else { 1.0 };
     let sums = along(&x, axis, |elements| elements.map(finite).sum());
-    Ok(sums.iter().zip(y).map(|(s, &y)| mixed(n) * s * share + last(dtype, y)).collect())
+    Ok(sums.iter().zip(y).map(|(s, &y)| leaning(n, s * share, y) + last(dtype, y)).collect())
 }
 
 fn matmul(attrs: &MatmulAttrs, x: &Args<'_>, y: &[f64], act: Option<DType>) -> Result<Vec<f64>> {

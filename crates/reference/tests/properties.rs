@@ -245,3 +245,53 @@ fn split_decomposes_into_slices() {
         both_ways(Op::Split(SplitAttrs { axis, parts: 2 }), std::slice::from_ref(&x), None);
     }
 }
+
+/// Whether f32 results are within the limits of a trial.
+fn passes(trial: &Trial, y: &[f32]) -> bool {
+    let golden = trial.golden(None).unwrap();
+    let y: Vec<f64> = y.iter().map(|&y| f64::from(y)).collect();
+    compare(F32, &y, &golden.outputs[0].data, &golden.limits[0]).passes()
+}
+
+fn reduction(kind: ReduceKind, x: &[f64]) -> Trial {
+    Trial::new(Op::Reduce(ReduceAttrs { kind, axis: 0, keep_dim: false })).values(F32, &[x.len()], x)
+}
+
+#[test]
+fn a_plain_loop_over_numbers_of_one_sign_passes() {
+    for n in [1024, 4096, 16384, 65536] {
+        let x = vec![f64::from(0.1f32); n];
+        let sum = x.iter().fold(0f32, |sum, &x| sum + x as f32);
+        assert!(passes(&reduction(ReduceKind::Sum, &x), &[sum]), "a sum of {n}");
+        assert!(passes(&reduction(ReduceKind::Mean, &x), &[sum / n as f32]), "a mean of {n}");
+        // Every second one is a little larger, so that the row has a deviation.
+        let x: Vec<f32> = (0..n).map(|i| if i % 2 == 0 { 0.1 } else { 0.1 + 1e-6 }).collect();
+        let mean = x.iter().sum::<f32>() / n as f32;
+        let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / n as f32;
+        let root = (variance + 1e-5).sqrt();
+        let y: Vec<f32> = x.iter().map(|x| (x - mean) / root).collect();
+        let wide: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+        let norm = Trial::new(Op::LayerNorm(LayerNormAttrs { eps: 1e-5 })).values(F32, &[1, n], &wide);
+        assert!(passes(&norm, &y), "a layer norm of {n}");
+    }
+}
+
+#[test]
+fn sums_of_mixed_signs_are_granted_no_more_than_their_roundings() {
+    let n = 16384;
+    let x = values(&mut Rng::new(8), Fill::Normal, F32, n);
+    let golden = reduction(ReduceKind::Sum, &x).golden(None).unwrap();
+    let bound = 6.0 * (n as f64).sqrt() * 2f64.powi(-24) * x.iter().map(|x| x.abs()).sum::<f64>();
+    assert!(golden.limits[0][0] < 1.001 * bound, "{} is beyond {bound}", golden.limits[0][0]);
+}
+
+#[test]
+fn a_plain_softmax_passes_where_a_mask_cancels_its_scores() {
+    let (x, scale, mask) = ([100.3f32, 100.1], 0.7f32, [-70.15f32, -70.0]);
+    let s: Vec<f32> = x.iter().zip(mask).map(|(x, m)| x * scale + m).collect();
+    let e: Vec<f32> = s.iter().map(|score| (score - s[0].max(s[1])).exp()).collect();
+    let y: Vec<f32> = e.iter().map(|part| part / (e[0] + e[1])).collect();
+    let wide = |v: [f32; 2]| v.map(f64::from);
+    let t = Trial::new(Op::Softmax(SoftmaxAttrs { scale, causal: false }));
+    assert!(passes(&t.values(F32, &[1, 2], &wide(x)).values(F32, &[1, 2], &wide(mask)), &y));
+}

@@ -77,7 +77,7 @@ impl fmt::Display for Encoding {
 /// What a model is quantised to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// One encoding for every weight matrix.
+    /// One encoding for every weight matrix; the output head takes at least Q6_K beside a block format, or Q8_0 beside MXFP4.
     One(Encoding),
     /// llama.cpp's mixture: Q4_K, with Q6_K for the output, and for v and down projections of some layers.
     Q4KM,

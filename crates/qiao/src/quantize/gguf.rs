@@ -1,4 +1,4 @@
-//! GGUF output: names, order of rows, and the file.
+//! GGUF output: order of rows, and the file.
 
 use std::io::{BufWriter, Write};
 
@@ -11,40 +11,9 @@ use super::fault;
 use super::format::{Encoding, Format};
 use super::metadata;
 use super::output::{Pending, refused};
-use super::source::{Part, Role, Source, SourceTensor, layer_of};
+use super::source::{Part, Role, Source, SourceTensor};
 use super::work::{Job, Work};
 use crate::Result;
-
-/// Modules of the whole model: the checkpoint's name, GGUF's.
-const GLOBAL: [(&str, &str); 3] =
-    [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
-
-/// Modules of a layer: the checkpoint's name, GGUF's.
-const LAYER: [(&str, &str); 11] = [
-    ("input_layernorm", "attn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
-
-/// GGUF's name of a tensor; `None` for one that it has no name for.
-pub(super) fn gguf_name(name: &str) -> Option<String> {
-    let (module, end) = name.rsplit_once('.')?;
-    if let Some((_, theirs)) = GLOBAL.iter().find(|(ours, _)| *ours == module) {
-        return Some(format!("{theirs}.{end}"));
-    }
-    let layer = layer_of(name)?;
-    let module = module.strip_prefix(&format!("model.layers.{layer}."))?;
-    let (_, theirs) = LAYER.iter().find(|(ours, _)| *ours == module)?;
-    Some(format!("blk.{layer}.{theirs}.{end}"))
-}
 
 /// From which row each row of a tensor is taken: files of the llama architecture hold q and k so that neighbours rotate together,
 /// row `2i + h` of a head is row `h·D/2 + i` of the checkpoint. `None` where rows stay in order.
@@ -184,26 +153,5 @@ impl<W: Write> Write for Told<'_, W> {
     fn flush(&mut self) -> std::io::Result<()> {
         let result = self.inner.flush();
         self.keep(result)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tensors_are_called_as_llama_cpp_calls_them() {
-        for (ours, theirs) in [
-            ("model.embed_tokens.weight", Some("token_embd.weight")),
-            ("lm_head.weight", Some("output.weight")),
-            ("model.norm.weight", Some("output_norm.weight")),
-            ("model.layers.12.self_attn.k_proj.bias", Some("blk.12.attn_k.bias")),
-            ("model.layers.0.mlp.down_proj.weight", Some("blk.0.ffn_down.weight")),
-            ("model.layers.0.self_attn.q_norm.weight", Some("blk.0.attn_q_norm.weight")),
-            ("model.layers.0.mlp.experts.0.weight", None),
-            ("other", None),
-        ] {
-            assert_eq!(gguf_name(ours).as_deref(), theirs, "{ours}");
-        }
     }
 }

@@ -26,7 +26,7 @@ const ARCHITECTURES: [Architecture; 4] = [
     Architecture { family: "qwen3", name: "qwen3", permutes: false },
 ];
 
-/// The number by which llama.cpp knows what most of a file is.
+/// The number by which llama.cpp knows what most of a file is; that of the smallest mixture, where it has several of a format.
 pub(super) fn file_type(format: Format) -> u32 {
     let dtype = match format {
         Format::Q4KM => return 15,
@@ -40,8 +40,8 @@ pub(super) fn file_type(format: Format) -> u32 {
         DType::Q8_0 => 7,
         DType::Q5_0 => 8,
         DType::Q5_1 => 9,
-        DType::Q2K => 10,
-        DType::Q3K => 12,
+        DType::Q2K => 21,
+        DType::Q3K => 11,
         DType::Q4K => 14,
         DType::Q5K => 16,
         DType::Q6K => 18,

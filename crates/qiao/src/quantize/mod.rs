@@ -9,8 +9,8 @@
 //! Tensors go through one at a time: what is held is the largest of them in its encoded form. The output appears whole or not at
 //! all.
 //!
-//! Modules, from ground to roof: `format`, `plan`, `source`, `recipe`, `encode`, `output`, `safetensors`, `importance`, `report`,
-//! `compensation`, `work`, `vocabulary`, `metadata`, `gguf`, `folder`.
+//! Modules, from ground to roof: `format`, `plan`, `source`, `names`, `recipe`, `encode`, `output`, `safetensors`, `importance`,
+//! `report`, `compensation`, `work`, `vocabulary`, `metadata`, `gguf`, `folder`.
 
 use std::path::Path;
 use std::thread;
@@ -24,6 +24,8 @@ mod format;
 
 mod plan;
 mod source;
+
+mod names;
 
 mod recipe;
 
@@ -210,13 +212,13 @@ impl Quantize {
 fn jobs<'a>(source: &'a Source, recipe: &Recipe<'_>) -> Result<Vec<Job<'a>>> {
     let from_folder = source.config_json()?.is_some();
     let target = |name: &str| match recipe.gguf {
-        true => gguf::gguf_name(name).unwrap_or_else(|| name.to_string()),
+        true => names::gguf_name(name).unwrap_or_else(|| name.to_string()),
         false => name.to_string(),
     };
     let choices = recipe.choose(source, target)?;
     let mut jobs = Vec::with_capacity(choices.len());
     for (tensor, choice) in source.tensors.iter().zip(choices) {
-        if recipe.gguf && from_folder && gguf::gguf_name(&tensor.name).is_none() {
+        if recipe.gguf && from_folder && names::gguf_name(&tensor.name).is_none() {
             let found = format!("tensor {:?} has no name in GGUF", tensor.name);
             return Err(fault(found, "write a folder of safetensors"));
         }

@@ -5,7 +5,7 @@ use qiao_core::DType;
 use super::fault;
 use super::format::{Encoding, FP8_BLOCK, Format};
 use super::plan::Rules;
-use super::source::{Part, Role, Source, SourceTensor};
+use super::source::{Part, Role, Size, Source, SourceTensor};
 use crate::Result;
 
 /// The encoding of a tensor, with a reason where it is not the one that was asked for.
@@ -91,10 +91,16 @@ impl Recipe<'_> {
                 _ => Encoding::Keep,
             });
         }
-        let wanted = rule.unwrap_or_else(|| match self.format {
-            Format::One(encoding) => encoding,
-            Format::Q4KM => Encoding::Block(q4_k_m(tensor.role, source.layers(), source.tied)),
-        });
+        let size = source.size();
+        let wanted = match (rule, self.format) {
+            (Some(encoding), _) => encoding,
+            (None, Format::One(Encoding::Block(dtype))) if is_output(tensor.role, size) && head(dtype) != dtype => {
+                let choice = fitting(head(dtype), tensor.shape[1]);
+                return Choice { note: choice.note.or(Some("the output head".into())), ..choice };
+            }
+            (None, Format::One(encoding)) => encoding,
+            (None, Format::Q4KM) => Encoding::Block(q4_k_m(tensor.role, size)),
+        };
         match wanted {
             Encoding::Keep if self.gguf && tensor.dtype == DType::F64 => plain(Encoding::Float(DType::F32)),
             Encoding::Block(dtype) => fitting(dtype, tensor.shape[1]),
@@ -134,14 +140,31 @@ fn fitting(dtype: DType, k: usize) -> Choice {
     Choice { encoding, note: Some(format!("for {dtype}: rows of {k} are no multiple of {}", dtype.block_elems())) }
 }
 
+/// Whether a tensor is the output head.
+fn is_output(role: Role, size: Size) -> bool {
+    role == Role::Head || (role == Role::Embed && size.tied)
+}
+
+/// The output head beside weights in one block format: as in llama.cpp at least Q6_K, beside MXFP4 Q8_0.
+fn head(dtype: DType) -> DType {
+    let coarser = dtype.block_bytes() * DType::Q6K.block_elems() < DType::Q6K.block_bytes() * dtype.block_elems();
+    match dtype {
+        DType::Mxfp4 => DType::Q8_0,
+        _ if coarser => DType::Q6K,
+        _ => dtype,
+    }
+}
+
 /// llama.cpp's Q4_K_M: the output in Q6_K, v and down projections in Q6_K in the first and the last eighth of the layers and in
-/// every third between, all else in Q4_K.
-fn q4_k_m(role: Role, layers: usize, tied: bool) -> DType {
+/// every third between, all else in Q4_K. In 70B models, whose v projections are small as heads share them, the other v
+/// projections take Q5_K.
+fn q4_k_m(role: Role, size: Size) -> DType {
+    let layers = size.layers;
     let favoured = |i: usize| i < layers / 8 || i >= 7 * layers / 8 || (i - layers / 8) % 3 == 2;
     match role {
-        Role::Head => DType::Q6K,
-        Role::Embed if tied => DType::Q6K,
+        _ if is_output(role, size) => DType::Q6K,
         Role::Projection { layer, part: Part::Value | Part::Down } if favoured(layer) => DType::Q6K,
+        Role::Projection { part: Part::Value, .. } if layers == 80 && size.shares == 8 => DType::Q5K,
         _ => DType::Q4K,
     }
 }
@@ -155,16 +178,47 @@ pub(super) fn unit_rows(encoding: Encoding) -> usize {
 mod tests {
     use super::*;
 
+    const SMALL: Size = Size { layers: 24, shares: 7, tied: false };
+
     #[test]
     fn the_mixture_favours_the_layers_that_llama_cpp_favours() {
-        let v = |layer| q4_k_m(Role::Projection { layer, part: Part::Value }, 24, false);
+        let v = |layer| q4_k_m(Role::Projection { layer, part: Part::Value }, SMALL);
         let favoured: Vec<usize> = (0..24).filter(|&layer| v(layer) == DType::Q6K).collect();
         assert_eq!(favoured, [0, 1, 2, 5, 8, 11, 14, 17, 20, 21, 22, 23]);
-        let down = |layer| q4_k_m(Role::Projection { layer, part: Part::Down }, 24, false);
+        let down = |layer| q4_k_m(Role::Projection { layer, part: Part::Down }, SMALL);
         assert!((0..24).all(|layer| down(layer) == v(layer)));
-        assert_eq!(q4_k_m(Role::Projection { layer: 0, part: Part::Query }, 24, false), DType::Q4K);
-        assert_eq!((q4_k_m(Role::Embed, 24, true), q4_k_m(Role::Embed, 24, false)), (DType::Q6K, DType::Q4K));
-        assert_eq!(q4_k_m(Role::Head, 24, false), DType::Q6K);
+        assert_eq!(q4_k_m(Role::Projection { layer: 0, part: Part::Query }, SMALL), DType::Q4K);
+        let tied = Size { tied: true, ..SMALL };
+        assert_eq!((q4_k_m(Role::Embed, tied), q4_k_m(Role::Embed, SMALL)), (DType::Q6K, DType::Q4K));
+        assert_eq!(q4_k_m(Role::Head, SMALL), DType::Q6K);
+    }
+
+    #[test]
+    fn the_mixture_gives_more_to_values_that_eight_heads_share_in_eighty_layers() {
+        let large = Size { layers: 80, shares: 8, tied: false };
+        let of = |part, size| q4_k_m(Role::Projection { layer: 10, part }, size);
+        assert_eq!((of(Part::Value, large), of(Part::Down, large)), (DType::Q5K, DType::Q4K));
+        assert_eq!(q4_k_m(Role::Projection { layer: 9, part: Part::Value }, large), DType::Q6K, "a favoured layer");
+        for size in [Size { layers: 81, ..large }, Size { shares: 1, ..large }] {
+            assert_eq!(of(Part::Value, size), DType::Q4K, "{size:?}");
+        }
+    }
+
+    #[test]
+    fn the_output_head_has_six_bits_or_more() {
+        for (format, found) in [
+            (DType::Q2K, DType::Q6K),
+            (DType::Q4_0, DType::Q6K),
+            (DType::Q5_1, DType::Q6K),
+            (DType::Iq4Xs, DType::Q6K),
+            (DType::Mxfp4, DType::Q8_0),
+            (DType::Q6K, DType::Q6K),
+            (DType::Q8_0, DType::Q8_0),
+        ] {
+            assert_eq!(head(format), found, "{format}");
+        }
+        let tied = Size { tied: true, ..SMALL };
+        assert!(is_output(Role::Embed, tied) && !is_output(Role::Embed, SMALL) && is_output(Role::Head, SMALL));
     }
 
     #[test]

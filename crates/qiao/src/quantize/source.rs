@@ -25,14 +25,28 @@ pub(super) enum Role {
     Small,
 }
 
-/// The projections that recipes tell apart.
+/// The projections of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     Query,
     Key,
     Value,
+    Out,
+    Gate,
+    Up,
     Down,
-    Other,
+}
+
+impl Part {
+    /// Which of a layer's activations it reads, in the order of the computation.
+    pub(super) fn input(self) -> usize {
+        match self {
+            Part::Query | Part::Key | Part::Value => 0,
+            Part::Out => 1,
+            Part::Gate | Part::Up => 2,
+            Part::Down => 3,
+        }
+    }
 }
 
 /// A tensor of the source.
@@ -44,11 +58,23 @@ pub(super) struct SourceTensor {
     pub(super) role: Role,
 }
 
+/// What decides how many bits a tensor is worth.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    /// Layers.
+    pub(super) layers: usize,
+    /// Query heads that share one of keys and values.
+    pub(super) shares: usize,
+    /// Whether the output head is the embedding.
+    pub(super) tied: bool,
+}
+
 /// A float checkpoint.
 pub(super) struct Source {
     pub(super) path: PathBuf,
     pub(super) checkpoint: Checkpoint,
-    /// Tensors in the order in which they are written: the embedding, the layers in order, the rest.
+    /// Tensors in the order in which they are written: the embedding, the layers in order, the rest. In a layer, projections that
+    /// read the same activations stand side by side.
     pub(super) tensors: Vec<SourceTensor>,
     /// Whether the output head is the embedding.
     pub(super) tied: bool,
@@ -86,9 +112,10 @@ impl Source {
         Ok(Source { path: path.to_path_buf(), checkpoint, tensors, tied, interleaved })
     }
 
-    /// Number of layers.
-    pub(super) fn layers(&self) -> usize {
-        self.checkpoint.config.num_layers
+    /// What a mixture asks of the model.
+    pub(super) fn size(&self) -> Size {
+        let config = &self.checkpoint.config;
+        Size { layers: config.num_layers, shares: config.num_heads / config.num_kv_heads.max(1), tied: self.tied }
     }
 
     /// A tensor's elements as they are stored.
@@ -142,25 +169,46 @@ fn role(name: &str, shape: &[usize]) -> Role {
         Some("q_proj") => Part::Query,
         Some("k_proj") => Part::Key,
         Some("v_proj") => Part::Value,
+        Some("o_proj") => Part::Out,
+        Some("gate_proj") => Part::Gate,
+        Some("up_proj") => Part::Up,
         Some("down_proj") => Part::Down,
-        Some("o_proj" | "gate_proj" | "up_proj") => Part::Other,
         _ => return Role::Small,
     };
     Role::Projection { layer, part }
 }
 
-fn order(tensor: &SourceTensor) -> (usize, String) {
+fn order(tensor: &SourceTensor) -> (usize, usize, String) {
     let group = match (tensor.role, layer_of(&tensor.name)) {
         (Role::Embed, _) => 0,
         (_, Some(layer)) => 1 + layer,
         _ => usize::MAX,
     };
-    (group, tensor.name.clone())
+    let input = match tensor.role {
+        Role::Projection { part, .. } => 1 + part.input(),
+        _ => 0,
+    };
+    (group, input, tensor.name.clone())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn projections_that_read_the_same_stand_side_by_side() {
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo");
+        let source = Source::open(&demo).unwrap();
+        let inputs: Vec<(usize, usize)> = source
+            .tensors
+            .iter()
+            .filter_map(|tensor| match tensor.role {
+                Role::Projection { layer, part } => Some((layer, part.input())),
+                _ => None,
+            })
+            .collect();
+        assert!(inputs.is_sorted() && inputs.len() == 7 * source.size().layers, "{inputs:?}");
+    }
 
     #[test]
     fn roles_follow_from_names_and_dims() {

@@ -14,6 +14,8 @@ pub(crate) fn larger(a: f64, b: f64) -> f64 {
 pub(crate) struct Scores {
     /// Row-major, `columns` a row.
     pub(crate) data: Vec<f64>,
+    /// `|scale·x| + |mask|` of each, which bounds what its roundings lose.
+    pub(crate) magnitudes: Vec<f64>,
     /// The size of a row.
     pub(crate) columns: usize,
     /// Visible columns of each row.
@@ -26,8 +28,12 @@ impl Scores {
         let (x, mask) = (x.value(0)?, x.opt(1)?);
         let scale = if attrs.scale == 0.0 { 1.0 } else { attrs.scale as f64 };
         let mut data: Vec<f64> = x.data.iter().map(|x| x * scale).collect();
+        let mut magnitudes: Vec<f64> = data.iter().map(|s| s.abs()).collect();
         if let Some(mask) = mask {
-            data.iter_mut().zip(mask.broadcast(&x.shape)).for_each(|(s, m)| *s += m);
+            for ((s, most), m) in data.iter_mut().zip(&mut magnitudes).zip(mask.broadcast(&x.shape)) {
+                *s += m;
+                *most += m.abs();
+            }
         }
         let (columns, rank) = (x.row_len(), x.shape.len());
         let rows = data.len().checked_div(columns).unwrap_or(0);
@@ -39,7 +45,7 @@ impl Scores {
             let queries = x.shape[rank - 2];
             (columns + row % queries + 1).saturating_sub(queries).min(columns)
         });
-        Ok(Scores { visible: visible.collect(), data, columns })
+        Ok(Scores { visible: visible.collect(), data, magnitudes, columns })
     }
 
     /// Rows with their count of visible columns.
