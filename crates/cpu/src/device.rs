@@ -213,7 +213,7 @@ impl CpuDevice {
                 index_i64: true,
                 deterministic: true,
                 batch_invariant: true,
-                flush_subnormals: false,
+                flush_subnormals: flushes_subnormals(&chosen.kernels),
             },
             tensor_align: ALIGN,
             tensor_tail_pad: 0,
@@ -267,6 +267,11 @@ impl Device for CpuDevice {
     }
 }
 
+/// Whether some product takes subnormals for zeros: pairs of bf16 do in vectors and in tiles, not in portable code.
+fn flushes_subnormals(kernels: &Kernels) -> bool {
+    kernels.isa > Isa::Scalar && (kernels.gemm_bf16_dot.is_some() || kernels.attention_pairs.is_some())
+}
+
 /// The processor's name and vendor, as the system tells them.
 fn processor() -> (String, String) {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -314,6 +319,20 @@ mod tests {
         let info = CpuDevice::info_of(&CpuOptions::default(), &chosen);
         assert!(info.arch.ends_with("/avx512"), "{}", info.arch);
         assert!(info.driver.contains("without its tiles"), "{}", info.driver);
+    }
+
+    #[test]
+    fn a_device_says_where_pairs_of_bf16_take_subnormals_for_zeros() {
+        let machine = detect();
+        for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| *isa <= machine.isa) {
+            let flush = |isa, features: &Features| {
+                let chosen = Chosen { kernels: kernels(isa, features).unwrap(), tiles_differ: false };
+                CpuDevice::info_of(&CpuOptions::default(), &chosen).caps.flush_subnormals
+            };
+            let fast = Features { bf16_dot_is_fast: machine.avx512_bf16, ..machine };
+            assert_eq!(flush(isa, &fast), isa == Isa::Avx512 && machine.avx512_bf16, "{isa}");
+            assert!(!flush(isa, &Features { bf16_dot_is_fast: false, ..machine }), "{isa}");
+        }
     }
 
     #[test]

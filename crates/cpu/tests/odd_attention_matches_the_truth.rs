@@ -218,6 +218,83 @@ fn indices_that_lie_never_lead_outside_memory() {
     }
 }
 
+/// Causal attention of `t` queries on as many keys in pages of 16 tokens: the graph and its bytes, with this block table.
+fn paged(q: DType, cache: DType, (t, window): (usize, u32), blocks: &[f64]) -> (Trial, Vec<Vec<u8>>) {
+    let mut m = Maker::new(19);
+    let attrs = AttentionAttrs { causal: true, window, ..Default::default() };
+    let pages = [t.div_ceil(16), 16, 2, 24];
+    let caches = [(); 2].map(|()| if cache == DType::I8 { m.codes(&pages) } else { m.of(cache, &pages) });
+    let scales = [(); 2].map(|()| (TensorDesc::new(DType::F32, &pages[..3]).unwrap(), vec![0x3c; 4 * pages[0] * 32]));
+    let table = (TensorDesc::new(DType::I32, &[1, blocks.len()]).unwrap(), to_bytes(DType::I32, blocks));
+    let lens = [[0.0, t as f64].as_slice(), &[t as f64]].map(|v| to_bytes(DType::I32, v));
+    let [k, v] = caches;
+    let mut trial = with(with(with(Trial::new(Op::AttentionPrefill(attrs)), m.of(q, &[t, 4, 24])), k), v);
+    for bytes in lens {
+        let desc = TensorDesc::new(DType::I32, &[bytes.len() / 4]).unwrap();
+        trial = trial.input(desc, bytes);
+    }
+    trial = with(trial, table).without();
+    if cache == DType::I8 {
+        trial = scales.into_iter().fold(trial, with);
+    }
+    let trial = trial.output_dtype(DType::F32);
+    let mut bytes: Vec<Vec<u8>> = trial.operands().iter().flatten().map(|(_, bytes)| bytes.clone()).collect();
+    bytes.push(vec![0xa5; t * 4 * 24 * 4]);
+    (trial, bytes)
+}
+
+#[test]
+fn only_queries_that_see_a_hole_in_the_block_table_are_spoiled() {
+    let ways =
+        [(DType::F32, DType::F32), (DType::BF16, DType::BF16), (DType::BF16, DType::F8E4M3), (DType::F16, DType::I8)];
+    // Tokens, the window, and blocks of which there are none.
+    let holes: [(usize, u32, &[usize]); 6] = [
+        (12, 0, &[0]),
+        (45, 0, &[1]),
+        (45, 5, &[1]),
+        (300, 0, &[8, 9, 10, 11, 12, 13, 14, 15]),
+        (300, 20, &[3, 9]),
+        (700, 70, &[2, 31]),
+    ];
+    for device in devices() {
+        for ((q, cache), (t, window, holes)) in ways.into_iter().flat_map(|way| holes.map(|hole| (way, hole))) {
+            let whole: Vec<f64> = (0..t.div_ceil(16)).map(|block| block as f64).collect();
+            let mut broken = whole.clone();
+            holes.iter().for_each(|&block| broken[block] = -1.0);
+            let short = &whole[..*holes.last().unwrap()];
+            let run = |blocks: &[f64]| {
+                let (trial, bytes) = paged(q, cache, (t, window), blocks);
+                survives(&device, &trial, &bytes)
+            };
+            let truth = run(&whole);
+            assert!(truth.iter().all(|x| x.is_finite()));
+            for (table, end) in [(&broken[..], 0), (short, 16 * short.len())] {
+                for (token, (got, want)) in run(table).chunks(96).zip(truth.chunks(96)).enumerate() {
+                    let first = if window == 0 { 0 } else { (token + 1).saturating_sub(window as usize) };
+                    let hole = |block: &usize| first < 16 * block + 16 && 16 * block <= token;
+                    let spoiled = if end == 0 { holes.iter().any(hole) } else { token >= end };
+                    let as_it_should = if spoiled { got.iter().all(|x| x.is_nan()) } else { got == want };
+                    assert!(as_it_should, "{}: {q} on {cache}, {holes:?} of {t}, token {token}", device.info().arch);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn tokens_of_no_sequence_become_zeros() {
+    let mut m = Maker::new(20);
+    let mut trials = Vec::new();
+    for dtype in FLOATS {
+        let attrs = AttentionAttrs { causal: true, ..Default::default() };
+        let (q, k, v) = (m.of(dtype, &[19, 2, 33]), m.of(dtype, &[3, 1, 33]), m.of(dtype, &[3, 1, 33]));
+        let trial = packed(attrs, q, k, v, &[0.0, 3.0], &[3.0]);
+        trials.push(trial.clone());
+        trials.push(trial.output_strides(&[140, 70, 2]));
+    }
+    check_all(&trials);
+}
+
 fn kv_write(m: &mut Maker, rows: Data, cache: DType, scaled: bool, slots: Data) -> Trial {
     let (t, layout) = (rows.0.shape[0], KvLayout::BlockHeadToken);
     let v = m.gapped(DType::F16, &[t, 2, 5]);

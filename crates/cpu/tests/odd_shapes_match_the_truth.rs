@@ -297,3 +297,80 @@ fn elementwise_over_broadcasts_and_empty_shapes() {
     }
     check_all(&trials);
 }
+
+#[test]
+fn norms_means_and_sums_take_rows_of_any_finite_size() {
+    let mut trials = Vec::new();
+    let norm = |round_before_weight| NormAttrs { eps: 1e-30, round_before_weight, ..Default::default() };
+    for (dtype, size) in [DType::F32, DType::BF16].iter().flat_map(|&d| [3e19, 3e38, 1e-22, 1e-30].map(|s| (d, s))) {
+        let row = |n: usize| (0..n).map(|i| size * [1.0, -0.5, 0.75, 1.0, 1.0][i % 5]).collect::<Vec<f64>>();
+        let halves: Vec<f64> = row(192).iter().map(|x| x / 2.0).collect();
+        let ones = [1.5; 64];
+        for round in [false, true] {
+            let trial = Trial::new(Op::RmsNorm(norm(round))).values(dtype, &[3, 64], &row(192));
+            trials.push(trial.values(dtype, &[64], &ones));
+            let trial = Trial::new(Op::AddRmsNorm(norm(round))).values(dtype, &[3, 64], &halves);
+            trials.push(trial.values(dtype, &[3, 64], &halves).values(dtype, &[64], &ones));
+        }
+        let layer = Trial::new(Op::LayerNorm(LayerNormAttrs { eps: 1e-30 }));
+        trials.push(layer.values(dtype, &[3, 64], &row(192)).values(dtype, &[64], &ones));
+        for (kind, axis) in [(ReduceKind::Mean, 0), (ReduceKind::Mean, 1), (ReduceKind::Sum, 1)] {
+            let n = if kind == ReduceKind::Sum { 2 } else { 64 };
+            let reduce = Trial::new(Op::Reduce(ReduceAttrs { kind, axis, keep_dim: false }));
+            trials.push(reduce.values(dtype, &[3, n], &row(3 * n)));
+        }
+        let cancels = [3e38, 3e38, -3e38, -2e38, 1e38];
+        let reduce = Trial::new(Op::Reduce(ReduceAttrs { kind: ReduceKind::Sum, axis: 1, keep_dim: true }));
+        trials.push(reduce.values(dtype, &[1, 5], &cancels));
+    }
+    check_all(&trials);
+}
+
+#[test]
+fn a_row_of_one_large_number_has_it_for_a_mean() {
+    for device in devices() {
+        let mean = Op::Reduce(ReduceAttrs { kind: ReduceKind::Mean, axis: 1, keep_dim: false });
+        let out = Trial::new(mean).values(DType::F32, &[1, 4], &[f64::from(3e38f32); 4]).run(&device).unwrap();
+        assert_eq!(out[0].data, [f64::from(3e38f32)], "{}", device.info().arch);
+        let norm = Op::RmsNorm(NormAttrs { eps: 1e-6, ..Default::default() });
+        let out = Trial::new(norm).values(DType::BF16, &[1, 64], &[3e19; 64]).run(&device).unwrap();
+        assert_eq!(out[0].data, [1.0; 64], "{}", device.info().arch);
+    }
+}
+
+#[test]
+fn long_rows_are_cut_wherever_operands_lie() {
+    let mut m = Maker::new(9);
+    let mut trials = Vec::new();
+    let n = 20480;
+    for (a, b) in [(DType::F32, DType::F32), (DType::BF16, DType::F32), (DType::F32, DType::F16)] {
+        for y in [&[1][..], &[n], &[2, 1], &[1, n], &[]] {
+            let trial = with(with(Trial::new(Op::Sub(NoAttrs {})), m.of(a, &[2, n])), m.of(b, y));
+            trials.push(trial.output_dtype(a));
+        }
+        let trial = with(with(Trial::new(Op::Mul(NoAttrs {})), m.gapped(a, &[2, n])), m.repeated(b, &[n]));
+        trials.push(trial.output_dtype(b));
+        trials.push(with(Trial::new(Op::Tanh(NoAttrs {})), m.gapped(a, &[2, n])).output_dtype(b));
+        trials.push(with(with(Trial::new(Op::SiluMul(SiluMulAttrs::default())), m.of(a, &[n])), m.gapped(b, &[n])));
+    }
+    for (from, to) in [(DType::F32, DType::I32), (DType::I8, DType::F16), (DType::F16, DType::F64)] {
+        trials.push(with(Trial::new(Op::Cast(NoAttrs {})), m.gapped(from, &[2, n])).output_dtype(to));
+        trials.push(with(Trial::new(Op::Cast(NoAttrs {})), m.of(from, &[3, 7])).output_dtype(to));
+    }
+    check_all(&trials);
+}
+
+#[test]
+fn neighbours_are_rotated_as_they_lie() {
+    let mut m = Maker::new(10);
+    let mut trials = Vec::new();
+    for dtype in FLOATS {
+        for (dim, rotary, offset) in [(128, 128, 0), (160, 134, 26), (64, 10, 2)] {
+            let op = Op::Rope(RopeAttrs { style: RopeStyle::Interleaved, rotary_dim: rotary, offset });
+            let (half, positions) = (rotary as usize / 2, [4.0, 0.0, 7.0, 6.0, -1.0]);
+            let trial = with(Trial::new(op), m.of(dtype, &[5, 3, dim])).values(DType::I32, &[5], &positions);
+            trials.push(with(with(trial, m.of(DType::F32, &[7, half])), m.of(DType::F32, &[7, half])));
+        }
+    }
+    check_all(&trials);
+}

@@ -75,6 +75,13 @@ macro_rules! entry_points {
             |s| crate::convert::to_bf16(s, out, x));
 
         crate::entry::entry_point!($token, [$($f)*],
+            f32_to_e4m3(out: &mut [crate::attention::E4m3], x: &[f32], divisor: f32),
+            |_s| crate::convert::to_fp8(out, x, divisor));
+        crate::entry::entry_point!($token, [$($f)*],
+            f32_to_e5m2(out: &mut [crate::attention::E5m2], x: &[f32], divisor: f32),
+            |_s| crate::convert::to_fp8(out, x, divisor));
+
+        crate::entry::entry_point!($token, [$($f)*],
             pack_a_f32(dst: &mut [f32], a: &[f32], lda: usize, m: usize, kc: usize),
             |s| crate::gemm::pack_a::<_, f32, $mr>(s, dst, a, lda, m, kc));
         crate::entry::entry_point!($token, [$($f)*],
@@ -102,7 +109,7 @@ macro_rules! entry_points {
         crate::entry::entry_points!(@binary $token, [$($f)*], add sub mul div silu_mul);
         crate::entry::entry_points!(@unary $token, [$($f)*],
             silu Silu, gelu_erf GeluErf, gelu_tanh GeluTanh, relu Relu, sigmoid Sigmoid, tanh Tanh, exp Exp);
-        crate::entry::entry_points!(@reduce $token, [$($f)*], sum sum_squares);
+        crate::entry::entry_points!(@reduce $token, [$($f)*], sum sum_squares largest);
         crate::entry::entry_point!($token, [$($f)*], dot(a: &[f32], b: &[f32]) -> f32,
             |s| crate::rows::dot(s, a, b));
         crate::entry::entry_point!($token, [$($f)*], scale(x: &mut [f32], alpha: f32),
@@ -162,6 +169,8 @@ macro_rules! entry_points {
                 bf16_to_f32: entry!("convert_bf16_f32", bf16_to_f32),
                 f32_to_f16: entry!("convert_f32_f16", f32_to_f16),
                 f32_to_bf16: entry!("convert_f32_bf16", f32_to_bf16),
+                f32_to_e4m3: entry!("convert_f32_e4m3", f32_to_e4m3),
+                f32_to_e5m2: entry!("convert_f32_e5m2", f32_to_e5m2),
                 pack_a_f32: entry!("pack_a_f32", pack_a_f32),
                 pack_a_f16: entry!("pack_a_f16", pack_a_f16),
                 pack_a_bf16: entry!("pack_a_bf16", pack_a_bf16),
@@ -190,6 +199,7 @@ macro_rules! entry_points {
                 exp: entry!("exp_f32", exp),
                 sum: entry!("sum_f32", sum),
                 sum_squares: entry!("sum_squares_f32", sum_squares),
+                largest: entry!("largest_f32", largest),
                 dot: entry!("dot_f32", dot),
                 scale: entry!("scale_f32", scale),
                 axpy: entry!("axpy_f32", axpy),
@@ -257,6 +267,9 @@ macro_rules! entry_points {
             entry_point!($token, $f,
                 rope_half_split(out: RowMut<'_, $t>, x: &[$t], cos: &[f32], sin: &[f32], place: (usize, usize)),
                 |s| rows::rope_half_split(s, out, x, cos, sin, place));
+            entry_point!($token, $f,
+                rope_neighbours(out: RowMut<'_, $t>, x: &[$t], cos: &[f32], sin: &[f32], place: (usize, usize)),
+                |s| rows::rope_neighbours(s, out, x, cos, sin, place));
             Rows {
                 rms_norm: Entry { name: concat!("rms_norm_", $name, ".", $how), run: rms_norm },
                 rms_norm_of_f32: Entry { name: concat!("rms_norm_f32_", $name, ".", $how), run: rms_norm_of_f32 },
@@ -267,6 +280,7 @@ macro_rules! entry_points {
                 exp_sub_sum: Entry { name: concat!("exp_sub_sum_", $name, ".", $how), run: exp_sub_sum },
                 softmax: Entry { name: concat!("softmax_", $name, ".", $how), run: softmax },
                 rope_half_split: Entry { name: concat!("rope_half_split_", $name, ".", $how), run: rope_half_split },
+                rope_neighbours: Entry { name: concat!("rope_neighbours_", $name, ".", $how), run: rope_neighbours },
             }
         }
     )+};

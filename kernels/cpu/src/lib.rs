@@ -59,6 +59,6 @@ pub use rows::RowMut;
 pub use stream::{stream_copy, stream_fence};
 pub use table::{
     Axpy, Binary, CacheElement, Convert, Dot, Element, Entry, ExpSubSum, Gemm, Gemv, GemvDot, Kernels, LayerNorm, Pack,
-    PackA, Pv, Qk, QuantizeRow, Reduce, RmsNorm, Rope, RopeTo, Rows, Scaled, SoftenRow, Softmax, SumOf, Unary, kernels,
-    kernels_unchecked,
+    PackA, Pv, Qk, QuantizeRow, Quotients, Reduce, RmsNorm, Rope, RopeTo, Rows, Scaled, SoftenRow, Softmax, SumOf,
+    Unary, kernels, kernels_unchecked,
 };

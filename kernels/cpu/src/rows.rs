@@ -6,7 +6,7 @@
 
 use crate::layout::{Sealed, Weight};
 use crate::math::{self, Unary};
-use crate::simd::{Simd, prefetch};
+use crate::simd::{MAX_LANES, Simd, prefetch};
 
 /// A row of a result, and how it is written.
 #[derive(Debug)]
@@ -278,6 +278,14 @@ pub(crate) fn max<S: Simd, T: Weight>(s: S, x: &[T]) -> f32 {
     lanes[..S::LANES].iter().fold(f32::NEG_INFINITY, |m, x| if x.is_nan() || *x > m { *x } else { m })
 }
 
+/// The largest magnitude; NaN where there is one; 0 for an empty row.
+#[inline(always)]
+pub(crate) fn largest<S: Simd, T: Weight>(s: S, x: &[T]) -> f32 {
+    let v = fold!(s, x.len(), Ahead::NONE, [x], 0.0, 0.0, |acc| s.max_nan(acc, s.abs(x)), max_nan);
+    let lanes = s.lanes(v);
+    lanes[..S::LANES].iter().fold(0.0, |m, x| if x.is_nan() || *x > m { *x } else { m })
+}
+
 /// `Σ (x - mean)²`.
 #[inline(always)]
 fn sum_square_deviations<S: Simd, T: Weight>(s: S, x: &[T], mean: f32, ahead: Ahead) -> f32 {
@@ -298,6 +306,17 @@ fn sum_square_deviations<S: Simd, T: Weight>(s: S, x: &[T], mean: f32, ahead: Ah
     s.sum_lanes(v)
 }
 
+/// Whether a mean of squares lost nothing to the range of f32, above or below.
+#[inline(always)]
+fn is_sound(square: f32) -> bool {
+    (f32::MIN_POSITIVE..f32::INFINITY).contains(&square)
+}
+
+/// An element as f64.
+fn wide<T: Weight>(x: &T) -> f64 {
+    f64::from(x.widen())
+}
+
 /// `out = x · (w + offset) / √(mean(x²) + eps)`.
 #[inline(always)]
 pub(crate) fn rms_norm<S: Simd, X: Weight, T: Weight>(
@@ -308,10 +327,25 @@ pub(crate) fn rms_norm<S: Simd, X: Weight, T: Weight>(
     eps: f32,
     offset: f32,
 ) {
-    let mean = sum_squares(s, x) / x.len() as f32;
-    let factor = s.splat(1.0 / (mean + eps).sqrt());
+    let square = sum_squares(s, x) / x.len() as f32 + eps;
+    if !is_sound(square) {
+        return rms_norm_in_f64(out.row, x, w, eps, offset);
+    }
+    let factor = s.splat(1.0 / square.sqrt());
     let offset = s.splat(offset);
     write!(s, out: T, out.ahead(), [x, w], s.mul(s.mul(x, factor), s.add(w, offset)));
+}
+
+/// As [`rms_norm`], of rows whose squares are beyond f32.
+#[cold]
+#[inline(never)]
+fn rms_norm_in_f64<X: Weight, T: Weight>(out: &mut [T], x: &[X], w: &[f32], eps: f32, offset: f32) {
+    assert_eq!([out.len(); 2], [x.len(), w.len()], "lengths of output, x and w");
+    let square = x.iter().map(|x| wide(x).powi(2)).sum::<f64>() / x.len() as f64;
+    let factor = 1.0 / (square + f64::from(eps)).sqrt();
+    for ((out, x), w) in out.iter_mut().zip(x).zip(w) {
+        *out = T::narrow((wide(x) * factor) as f32 * (w + offset));
+    }
 }
 
 /// `out = (x - mean) / √(variance + eps) · w + b`, the variance from deviations, in a second pass.
@@ -319,10 +353,27 @@ pub(crate) fn rms_norm<S: Simd, X: Weight, T: Weight>(
 pub(crate) fn layer_norm<S: Simd, T: Weight>(s: S, out: RowMut<'_, T>, x: &[T], w: &[f32], b: &[f32], eps: f32) {
     let (n, ahead) = (x.len() as f32, out.ahead().halves(x.len()));
     let mean = sum_and_ask(s, x, ahead[0]) / n;
-    let variance = sum_square_deviations(s, x, mean, ahead[1]) / n;
-    let factor = s.splat(1.0 / (variance + eps).sqrt());
+    let square = sum_square_deviations(s, x, mean, ahead[1]) / n + eps;
+    if !is_sound(square) {
+        return layer_norm_in_f64(out.row, x, w, b, eps);
+    }
+    let factor = s.splat(1.0 / square.sqrt());
     let mean = s.splat(mean);
     write!(s, out: T, Ahead::NONE, [x, w, b], s.madd(s.mul(s.sub(x, mean), factor), w, b));
+}
+
+/// As [`layer_norm`], of rows whose sum or squares are beyond f32.
+#[cold]
+#[inline(never)]
+fn layer_norm_in_f64<T: Weight>(out: &mut [T], x: &[T], w: &[f32], b: &[f32], eps: f32) {
+    assert_eq!([out.len(); 3], [x.len(), w.len(), b.len()], "lengths of output, x, w and b");
+    let n = x.len() as f64;
+    let mean = x.iter().map(wide).sum::<f64>() / n;
+    let variance = x.iter().map(|x| (wide(x) - mean).powi(2)).sum::<f64>() / n;
+    let factor = 1.0 / (variance + f64::from(eps)).sqrt();
+    for (((out, x), w), b) in out.iter_mut().zip(x).zip(w).zip(b) {
+        *out = T::narrow(((wide(x) - mean) * factor * f64::from(*w) + f64::from(*b)) as f32);
+    }
 }
 
 /// `out = a + b`, unrounded.
@@ -489,10 +540,61 @@ fn rotate<S: Simd, T: Weight>(s: S, out: &mut [T], x: &[T], (cos, sin): (&[f32],
 #[inline(always)]
 pub(crate) fn rope_interleaved<S: Simd>(_s: S, x: &mut [f32], cos: &[f32], sin: &[f32], rotary_dim: usize) {
     let half = rotary_dim / 2;
-    let pairs = x[..2 * half].chunks_exact_mut(2);
-    for ((pair, cos), sin) in pairs.zip(&cos[..half]).zip(&sin[..half]) {
+    rotate_neighbours(&mut x[..2 * half], &cos[..half], &sin[..half]);
+}
+
+/// Rotates the pairs `(x[2i], x[2i + 1])`, one for each angle.
+#[inline(always)]
+fn rotate_neighbours(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    for ((pair, cos), sin) in x.chunks_exact_mut(2).zip(cos).zip(sin) {
         let (a, b) = (pair[0], pair[1]);
         pair[0] = a * cos - b * sin;
         pair[1] = b * cos + a * sin;
+    }
+}
+
+/// Rotates the pairs `(x[first + 2i], x[first + 2i + 1])` of each `dim` elements; the others stay.
+#[inline(always)]
+pub(crate) fn rope_neighbours<S: Simd, T: Weight>(
+    s: S,
+    out: RowMut<'_, T>,
+    x: &[T],
+    cos: &[f32],
+    sin: &[f32],
+    (first, dim): (usize, usize),
+) {
+    /// Pairs that are rotated together.
+    const PAIRS: usize = 2 * MAX_LANES;
+    let half = cos.len();
+    assert_eq!(out.row.len(), x.len(), "lengths of output and x");
+    assert_eq!(sin.len(), half, "lengths of sines and cosines");
+    assert!(x.len().is_multiple_of(dim), "{} elements are not heads of {dim}", x.len());
+    let ahead = out.ahead();
+    for (i, (out, x)) in out.row.chunks_exact_mut(dim).zip(x.chunks_exact(dim)).enumerate() {
+        ahead.ask(i * dim, dim);
+        let last = first + 2 * half;
+        out[..first].copy_from_slice(&x[..first]);
+        out[last..].copy_from_slice(&x[last..]);
+        let (x, out) = (&x[first..last], &mut out[first..last]);
+        let mut at = 0;
+        while at + PAIRS <= half {
+            let mut wide = [0.0; 2 * PAIRS];
+            // SAFETY: rows have `2 * half` elements, the vectors end within those, and within the array.
+            unsafe {
+                for j in (0..2 * PAIRS).step_by(2 * S::LANES) {
+                    f32::store_two(s, wide.as_mut_ptr().add(j), T::load_two(s, x.as_ptr().add(2 * at + j)));
+                }
+                rotate_neighbours(&mut wide, &cos[at..at + PAIRS], &sin[at..at + PAIRS]);
+                for j in (0..2 * PAIRS).step_by(2 * S::LANES) {
+                    T::store_two(s, out.as_mut_ptr().add(2 * at + j), f32::load_two(s, wide.as_ptr().add(j)));
+                }
+            }
+            at += PAIRS;
+        }
+        for i in at..half {
+            let (a, b) = (x[2 * i].widen(), x[2 * i + 1].widen());
+            out[2 * i] = T::narrow(a * cos[i] - b * sin[i]);
+            out[2 * i + 1] = T::narrow(b * cos[i] + a * sin[i]);
+        }
     }
 }

@@ -65,6 +65,9 @@ pub type GemvDot = fn(y: &mut [f32], x: &[bf16], w: &[bf16], panel_stride: usize
 /// `out = x` in another dtype, equal lengths: `(out, x)`.
 pub type Convert<From, To> = fn(out: &mut [To], x: &[From]);
 
+/// `out = x / divisor`, rounded once, equal lengths; zeros where the divisor is 0: `(out, x, divisor)`.
+pub type Quotients<To> = fn(out: &mut [To], x: &[f32], divisor: f32);
+
 /// One value from two rows of equal lengths.
 pub type Dot = fn(a: &[f32], b: &[f32]) -> f32;
 
@@ -148,6 +151,8 @@ pub struct Rows<T: 'static> {
     pub softmax: Entry<Softmax<T>>,
     /// Rotates the pairs `(x[first + i], x[first + i + h])` of each `dim` elements for `h` angles (NeoX); the others are copied.
     pub rope_half_split: Entry<RopeTo<T>>,
+    /// Rotates the pairs `(x[first + 2i], x[first + 2i + 1])` of each `dim` elements (GPT-J); the others are copied.
+    pub rope_neighbours: Entry<RopeTo<T>>,
 }
 
 /// Every kernel of one tier. Slices of wrong lengths panic.
@@ -164,6 +169,10 @@ pub struct Kernels {
     pub f32_to_f16: Entry<Convert<f32, f16>>,
     /// f32 to bf16, to nearest even; overflow gives infinity, a NaN stays a quiet NaN.
     pub f32_to_bf16: Entry<Convert<f32, bf16>>,
+    /// Quotients of f32 to fp8 1-4-3, to nearest even; overflow saturates at ±448, and every NaN has one code.
+    pub f32_to_e4m3: Entry<Quotients<E4m3>>,
+    /// Quotients of f32 to fp8 1-5-2, to nearest even; overflow saturates at ±57344, and every NaN has one code.
+    pub f32_to_e5m2: Entry<Quotients<E5m2>>,
 
     /// Packs f32 activations for `gemm_f32`, `gemm_f16` and `gemm_bf16`, which share `mr`.
     pub pack_a_f32: Entry<PackA<f32, f32>>,
@@ -229,6 +238,8 @@ pub struct Kernels {
     pub sum: Entry<Reduce>,
     /// `Σ x²`
     pub sum_squares: Entry<Reduce>,
+    /// The largest magnitude; NaN where there is one; 0 for an empty row.
+    pub largest: Entry<Reduce>,
     /// `Σ a·b`
     pub dot: Entry<Dot>,
     /// `x = alpha · x` in place.

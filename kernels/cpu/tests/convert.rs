@@ -3,7 +3,9 @@
 mod oracle;
 
 use half::{bf16, f16};
-use oracle::{Guarded, output, tables};
+use oracle::{Guarded, Random, output, tables};
+use qiao_kernels_cpu::{E4m3, E5m2, Kernels};
+use qiao_quant::minifloat::{F8E4M3, F8E5M2, Format};
 
 /// f32 bit patterns: every exponent with mantissas around each rounding border.
 fn patterns() -> Vec<u32> {
@@ -113,6 +115,71 @@ fn tails_of_conversions_stay_within_their_slices() {
             let mut back = output(len);
             (k.bf16_to_f32.run)(back.inside(), b.checked());
             assert_eq!(back.checked(), x, "{}", k.f32_to_bf16.name);
+        }
+    }
+}
+
+/// Holds the codes of quotients to those of the format.
+fn check_fp8(k: &Kernels, x: &[f32], divisor: f32) {
+    let (mut e4m3, mut e5m2) =
+        (Guarded::new(x.len(), E4m3(0xaa), E4m3(0x55)), Guarded::new(x.len(), E5m2(0xaa), E5m2(0x55)));
+    (k.f32_to_e4m3.run)(e4m3.inside(), x, divisor);
+    (k.f32_to_e5m2.run)(e5m2.inside(), x, divisor);
+    let code = |format: Format, x: f32| match divisor {
+        0.0 => 0,
+        _ => format.encode(f64::from(x) / f64::from(divisor)) as u8,
+    };
+    for (x, (a, b)) in x.iter().zip(e4m3.checked().iter().zip(e5m2.checked())) {
+        assert_eq!((a.0, b.0), (code(F8E4M3, *x), code(F8E5M2, *x)), "{}: {x:e} / {divisor:e}", k.f32_to_e4m3.name);
+    }
+}
+
+#[test]
+fn fp8_codes_are_those_of_the_format_on_every_tier() {
+    // Every number of f32 that is near a border of either format, and both its neighbours.
+    let mut near = Vec::new();
+    for format in [F8E4M3, F8E5M2] {
+        for code in 0..0x7f {
+            let (low, high) = (format.decode(code), format.decode(code + 1));
+            let middle = if high.is_finite() { (low + high) / 2.0 } else { low * 1.0625 };
+            for x in [low, middle].map(|x| x as f32) {
+                near.extend([x, x.next_down(), x.next_up(), -x, -x.next_down(), -x.next_up()]);
+            }
+        }
+    }
+    let strange = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN, f32::MAX, 1e-45, -1e-45];
+    near.extend(strange);
+    let all: Vec<f32> = patterns().into_iter().map(f32::from_bits).collect();
+    let mut random = Random::new(22);
+    for k in tables() {
+        check_fp8(&k, &all, 1.0);
+        for divisor in [1.0, 3.0, 0.1, 448.0, 1e-45, f32::MIN_POSITIVE, f32::MAX, 0.0, f32::INFINITY, f32::NAN] {
+            check_fp8(&k, &near, divisor);
+        }
+        // Quotients at a border or a hair beside it.
+        for _ in 0..200 {
+            let divisor = f32::from_bits((random.bits() as u32 & 0x7f_ffff) | 0x3000_0000);
+            let scaled: Vec<f32> = near.iter().map(|x| x * divisor).collect();
+            check_fp8(&k, &scaled, divisor);
+        }
+        for len in 0..70 {
+            check_fp8(&k, &near[100..100 + len], 0.7);
+        }
+    }
+}
+
+#[test]
+fn the_largest_magnitude_is_found_wherever_it_is_and_nan_wins() {
+    for k in tables() {
+        assert_eq!((k.largest.run)(&[]), 0.0);
+        for len in [1, 2, 15, 16, 17, 63, 64, 65, 200] {
+            for at in 0..len {
+                let mut x = vec![2.5; len];
+                x[at] = -7.25;
+                assert_eq!((k.largest.run)(&x), 7.25, "{} {at} of {len}", k.largest.name);
+                x[at] = f32::NAN;
+                assert!((k.largest.run)(&x).is_nan(), "{} {at} of {len}", k.largest.name);
+            }
         }
     }
 }

@@ -105,6 +105,65 @@ fn rms_norm_is_its_formula() {
     }
 }
 
+/// Rows whose squares, or whose sum, are beyond f32 or among its smallest numbers.
+fn far_rows(len: usize) -> Vec<Vec<f32>> {
+    let mut random = Random::new(23);
+    let sizes = [3e19, 1e30, 3e38, 1e-20, 1e-25, 1e-38, 1e-40];
+    let mut rows: Vec<Vec<f32>> = sizes.map(|size| random.row(len).iter().map(|x| x * size).collect()).into();
+    rows.extend(sizes.map(|size| (0..len).map(|i| if i % 3 == 0 { -size } else { size }).collect()));
+    rows.push((0..len).map(|i| if i == len / 2 { 2e19 } else { 1.0 }).collect());
+    rows
+}
+
+#[test]
+fn norms_take_rows_of_any_finite_size() {
+    for len in [1, 3, 16, 64, 130] {
+        let ones = vec![1.0; len];
+        for x in far_rows(len) {
+            let n = len as f64;
+            let wide: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
+            let square = wide.iter().map(|x| x * x).sum::<f64>() / n;
+            let mean = wide.iter().sum::<f64>() / n;
+            let variance = wide.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+            for (eps, k) in tables().into_iter().flat_map(|k| [(0.0f32, k), (1e-6, k)]) {
+                let deviation = (variance + f64::from(eps)).sqrt();
+                let mut out = output(len);
+                (k.rows_f32.rms_norm.run)(RowMut::kept(out.inside()), &x, &ones, eps, 0.0);
+                for (x, got) in wide.iter().zip(out.checked()) {
+                    let truth = x / (square + f64::from(eps)).sqrt();
+                    let limit = truth.abs() * 16.0 * U + 1e-44;
+                    assert_close(k.rows_f32.rms_norm.name, *got, truth, limit);
+                }
+                (k.rows_f32.layer_norm.run)(RowMut::kept(out.inside()), &x, &ones, &ones, eps);
+                if deviation == 0.0 {
+                    continue;
+                }
+                for (x, got) in wide.iter().zip(out.checked()) {
+                    let truth = (x - mean) / deviation + 1.0;
+                    let limit = 32.0 * U * (x.abs() + mean.abs() + deviation) / deviation;
+                    assert_close(k.rows_f32.layer_norm.name, *got, truth, limit);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn norms_of_rows_that_are_not_finite_are_not_numbers_where_they_are_not() {
+    for k in tables() {
+        let mut x = vec![1.0; 40];
+        x[7] = f32::INFINITY;
+        let (ones, mut out) = (vec![1.0; 40], output(40));
+        (k.rows_f32.rms_norm.run)(RowMut::kept(out.inside()), &x, &ones, 1e-6, 0.0);
+        assert!(out.checked().iter().enumerate().all(|(i, y)| if i == 7 { y.is_nan() } else { *y == 0.0 }));
+        (k.rows_f32.layer_norm.run)(RowMut::kept(out.inside()), &x, &ones, &ones, 1e-6);
+        assert!(out.checked().iter().all(|y| y.is_nan()), "{}", k.rows_f32.layer_norm.name);
+        let mut bytes = vec![bf16::ZERO; 64];
+        (k.rows_bf16.rms_norm.run)(RowMut::kept(&mut bytes), &[bf16::from_f32(3e19); 64], &[1.0; 64], 1e-6, 0.0);
+        assert!(bytes.iter().all(|y| *y == bf16::ONE), "{}", k.rows_bf16.rms_norm.name);
+    }
+}
+
 #[test]
 fn layer_norm_is_its_formula_even_far_from_zero() {
     let mut random = Random::new(14);
@@ -296,6 +355,24 @@ fn rope_rotates_its_pairs_and_leaves_the_rest() {
 }
 
 #[test]
+fn neighbours_of_heads_side_by_side_are_rotated_as_one_row_of_f32_is() {
+    let mut random = Random::new(24);
+    for (dim, half, first) in [(64, 32, 0), (80, 16, 8), (128, 64, 0), (6, 1, 2), (34, 17, 0), (192, 67, 32), (8, 0, 4)]
+    {
+        let (x, cos, sin) = (random.row(5 * dim), random.row(half), random.row(half));
+        for k in tables() {
+            let mut heads = output(5 * dim);
+            (k.rows_f32.rope_neighbours.run)(RowMut::kept(heads.inside()), &x, &cos, &sin, (first, dim));
+            for (head, got) in x.chunks(dim).zip(heads.checked().chunks(dim)) {
+                let mut want = head.to_vec();
+                (k.rope_interleaved.run)(&mut want[first..], &cos, &sin, 2 * half);
+                assert_eq!(got, want, "{} {dim}", k.rows_f32.rope_neighbours.name);
+            }
+        }
+    }
+}
+
+#[test]
 fn rope_rotates_heads_side_by_side_as_it_rotates_one() {
     let mut random = Random::new(21);
     for (dim, half, first) in [(64, 32, 0), (80, 16, 8), (128, 64, 0), (6, 1, 2), (34, 17, 0), (128, 48, 32)] {
@@ -344,6 +421,7 @@ fn written<T: Element>(k: &Kernels, x: &[T], past: bool, shift: usize) -> Vec<(&
             (rows.softmax.run)(out, (&sums, 0.3), &mut vec![0.0; n], x);
         }),
         result(rows.rope_half_split.name, &|out| (rows.rope_half_split.run)(out, x, &cos, &sin, (first, n))),
+        result(rows.rope_neighbours.name, &|out| (rows.rope_neighbours.run)(out, x, &cos, &sin, (first, n))),
     ]
 }
 

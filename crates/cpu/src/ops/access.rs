@@ -33,6 +33,9 @@ const STREAMED_ROW: usize = 256;
 /// Elements of a row that element-by-element operators are cut into: conversions of them stay in the first-level cache.
 const PIECE: usize = 1024;
 
+/// Elements of a row from which on it is cut wherever the operands lie.
+const LONG: usize = 16 * PIECE;
+
 impl Operand {
     /// The operand or result with this id.
     pub(crate) fn new(node: &NodeView<'_>, id: TensorId) -> Self {
@@ -65,22 +68,34 @@ impl Operand {
         out
     }
 
-    /// Operands of one shape, cut into shorter rows where all of them lie without gaps.
+    /// Operands of one shape, cut into shorter rows where all of them lie without gaps, or where rows are long.
     pub(crate) fn in_pieces<const N: usize>(mut operands: [Self; N]) -> [Self; N] {
         let (rows, len) = (operands[0].rows(), operands[0].len);
         let Some(all) = rows.checked_mul(len).filter(|&all| all > 0) else { return operands };
         let whole = |o: &Operand| o.is_dense() && o.is_even() && (o.rows() <= 1 || o.pitch() == o.len);
-        let fewest = all.div_ceil(PIECE);
-        let count = (fewest..fewest.saturating_mul(4)).take(64).find(|&count| all.is_multiple_of(count));
-        if let (true, Some(count)) = (operands.iter().all(whole), count) {
+        let pieces = |elements: usize| {
+            let fewest = elements.div_ceil(PIECE);
+            (fewest..fewest.saturating_mul(4)).take(64).find(|&count| elements.is_multiple_of(count))
+        };
+        if let (true, Some(count)) = (operands.iter().all(whole), pieces(all)) {
             for o in &mut operands {
                 // A row of one element may have any step.
                 (o.len, o.step) = (all / count, 1);
                 o.outer = vec![(count, o.len)];
                 o.shape = Dims::new(&[count, o.len]).expect("two axes");
             }
+        } else if let (true, Some(count)) = (len >= LONG, pieces(len)) {
+            operands.iter_mut().for_each(|o| o.cut(count));
         }
         operands
+    }
+
+    /// Cuts every row into so many, which divides its length.
+    fn cut(&mut self, count: usize) {
+        let rows = self.rows() * count;
+        self.len /= count;
+        push_axis(&mut self.outer, count, self.len * self.step);
+        self.shape = Dims::new(&[rows, self.len]).expect("two axes");
     }
 
     /// An input, repeated along axes to fill `shape`, which it broadcasts to.
@@ -113,12 +128,7 @@ impl Operand {
         let empty = shape.contains(&0);
         let mut outer: Vec<(usize, usize)> = Vec::new();
         for axis in 0..if empty { 0 } else { inner } {
-            let (size, stride) = (shape[axis], strides[axis]);
-            match outer.last_mut() {
-                _ if size == 1 => {}
-                Some(last) if size.checked_mul(stride) == Some(last.1) => *last = (last.0 * size, stride),
-                _ => outer.push((size, stride)),
-            }
+            push_axis(&mut outer, shape[axis], strides[axis]);
         }
         let step = if empty { 1 } else { strides.last().copied().unwrap_or(1) };
         Operand { tensor, dtype: desc.dtype, shape: *shape, len: shape.last_dim(), step, outer, streamed: false }
@@ -176,6 +186,26 @@ impl Operand {
         }
     }
 
+    /// Floats of scratch that [`Operand::read`] needs.
+    pub(crate) fn room_to_read(&self) -> usize {
+        if self.is_read_in_place() { 0 } else { self.len }
+    }
+
+    /// Whether rows can be read as f32 where they lie.
+    fn is_read_in_place(&self) -> bool {
+        self.dtype == DType::F32 && self.is_dense()
+    }
+
+    /// Floats of scratch that [`Operand::fill`] needs.
+    pub(crate) fn room_to_fill(&self) -> usize {
+        if self.is_written_in_place() { 0 } else { self.len }
+    }
+
+    /// Whether rows can be written as f32 where they lie.
+    fn is_written_in_place(&self) -> bool {
+        self.is_read_in_place() && !self.streamed
+    }
+
     /// Row `r` as f32: the memory itself for dense f32, else converted into `buf`, which holds a row.
     ///
     /// # Safety
@@ -183,12 +213,15 @@ impl Operand {
     /// while the slice lives, and `r` is below [`Operand::rows`]. The dtype is f32, f16 or bf16.
     pub(crate) unsafe fn read<'a>(&self, k: &Kernels, base: *const u8, r: usize, buf: &'a mut [f32]) -> &'a [f32] {
         let at = self.offset(r);
+        if self.is_read_in_place() {
+            // SAFETY: the caller vouches for the row; elements of activations are aligned to their size.
+            return unsafe { std::slice::from_raw_parts(base.cast::<f32>().add(at), self.len) };
+        }
         let buf = &mut buf[..self.len];
         if self.is_dense() {
-            // SAFETY: the caller vouches for the row; elements of activations are aligned to their size.
+            // SAFETY: as above.
             unsafe {
                 match self.dtype {
-                    DType::F32 => return std::slice::from_raw_parts(base.cast::<f32>().add(at), self.len),
                     DType::F16 => {
                         (k.f16_to_f32.run)(buf, std::slice::from_raw_parts(base.cast::<f16>().add(at), self.len));
                     }
@@ -287,11 +320,36 @@ impl Operand {
     /// # Safety
     /// As [`Operand::read`], and nothing else reads or writes the row while the slice lives.
     pub(crate) unsafe fn row_mut<'a>(&self, base: *mut u8, r: usize) -> Option<&'a mut [f32]> {
-        if self.dtype != DType::F32 || !self.is_dense() || self.streamed {
+        if !self.is_written_in_place() {
             return None;
         }
         // SAFETY: the caller vouches for the row.
         Some(unsafe { std::slice::from_raw_parts_mut(base.cast::<f32>().add(self.offset(r)), self.len) })
+    }
+
+    /// Writes one value to every element of rows `r` and those after it, `count` in all.
+    ///
+    /// # Safety
+    /// As [`Operand::row_mut`], for each of the rows.
+    pub(crate) unsafe fn repeat(&self, base: *mut u8, r: usize, count: usize, value: f32) {
+        for at in (r..r + count).map(|r| self.offset(r)) {
+            // SAFETY: the caller vouches for the row.
+            unsafe {
+                match self.dtype {
+                    _ if !self.is_dense() => {
+                        (0..self.len).for_each(|i| store(self.dtype, base, at + i * self.step, value));
+                    }
+                    DType::F32 => std::slice::from_raw_parts_mut(base.cast::<f32>().add(at), self.len).fill(value),
+                    DType::F16 => {
+                        std::slice::from_raw_parts_mut(base.cast::<f16>().add(at), self.len).fill(f16::from_f32(value));
+                    }
+                    _ => {
+                        let row = std::slice::from_raw_parts_mut(base.cast::<bf16>().add(at), self.len);
+                        row.fill(bf16::from_f32(value));
+                    }
+                }
+            }
+        }
     }
 
     /// Writes `values` to row `r` from element `first` on, rounding to the dtype.
@@ -411,6 +469,15 @@ impl Operand {
                 _ => i64::from(*base.cast::<i32>().add(at)),
             }
         }
+    }
+}
+
+/// Adds an axis inside the others, which may continue the last of them.
+fn push_axis(outer: &mut Vec<(usize, usize)>, size: usize, stride: usize) {
+    match outer.last_mut() {
+        _ if size == 1 => {}
+        Some(last) if size.checked_mul(stride) == Some(last.1) => *last = (last.0 * size, stride),
+        _ => outer.push((size, stride)),
     }
 }
 

@@ -37,13 +37,14 @@ fn unary(node: &NodeView<'_>, core: &Core) -> Prepared {
         Op::Tanh(_) => k.tanh.run,
         _ => k.exp.run,
     };
-    Prepared::by_rows(Rows::of(&[&y, &x]).costly(), 2 * x.len, move |exec, rows, thread| {
+    let room = x.room_to_read();
+    Prepared::by_rows(Rows::of(&[&y, &x]).costly(), room + y.room_to_fill(), move |exec, rows, thread| {
         let k = exec.kernels();
         let (from, to) = (exec.address(x.tensor) as usize, exec.address(y.tensor) as usize);
         // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
         // with the operand.
         unsafe {
-            let (buf_x, buf_y) = exec.scratch(thread).split_at_mut(x.len);
+            let (buf_x, buf_y) = exec.scratch(thread).split_at_mut(room);
             for r in rows {
                 let row = x.read(k, from as *const u8, r, buf_x);
                 y.fill(k, to as *mut u8, r, buf_y, &[x.ahead(from as *const u8, r + 1)], |out| f(out, row));
@@ -62,14 +63,16 @@ fn pairwise(node: &NodeView<'_>, operands: [Operand; 3], dear: bool, f: BinaryKe
     let touched = [&a, &b].into_iter().enumerate().filter(own).map(|(_, o)| o);
     let rows = Rows::of(&[&y].into_iter().chain(touched).collect::<Vec<_>>());
     let rows = if dear { rows.costly() } else { rows };
-    Prepared::by_rows(rows, 3 * y.len, move |exec, rows, thread| {
+    let room = [&a, &b].map(Operand::room_to_read);
+    let floats = room[0] + room[1] + y.room_to_fill();
+    Prepared::by_rows(rows, floats, move |exec, rows, thread| {
         let k = exec.kernels();
         let at = [&a, &b, &y].map(|o| exec.address(o.tensor) as usize);
         // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
         // with the operands.
         unsafe {
-            let (buf_a, rest) = exec.scratch(thread).split_at_mut(y.len);
-            let (buf_b, buf_y) = rest.split_at_mut(y.len);
+            let (buf_a, rest) = exec.scratch(thread).split_at_mut(room[0]);
+            let (buf_b, buf_y) = rest.split_at_mut(room[1]);
             for r in rows {
                 let row_a = a.read(k, at[0] as *const u8, r, buf_a);
                 let row_b = b.read(k, at[1] as *const u8, r, buf_b);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 use qiao_core::{Accept, DType, Error, KvLayout, NodeView, Op, OpKind, Reason, Result as CoreResult, Row};
 
-use super::access::{Operand, fp8};
+use super::access::Operand;
 use super::by_rows::{ByRows, Rows};
 use super::cache::{self, Cache};
 use super::exec::{Core, Exec, Prepare, Prepared, activations, no_layouts, row};
@@ -63,28 +63,22 @@ impl Target {
                 }
                 dtype => {
                     let scale = scale_at.map(|(tensor, to)| {
-                        let scale = fp8_scale(row);
+                        // The same for either format.
+                        let scale = (k.largest.run)(row) / 448.0;
                         *exec.address(tensor).cast::<f32>().add(to) = scale;
-                        f64::from(scale)
+                        scale
                     });
-                    for (i, &v) in row.iter().enumerate() {
-                        let code = match scale {
-                            Some(0.0) => 0.0,
-                            Some(scale) => f64::from(v) / scale,
-                            None => f64::from(v),
-                        };
-                        *out.add(to + i) = fp8(dtype).encode(code) as u8;
+                    let (codes, scale) = (out.add(to), scale.unwrap_or(1.0));
+                    match dtype {
+                        DType::F8E5M2 => {
+                            (k.f32_to_e5m2.run)(std::slice::from_raw_parts_mut(codes.cast(), dim), row, scale);
+                        }
+                        _ => (k.f32_to_e4m3.run)(std::slice::from_raw_parts_mut(codes.cast(), dim), row, scale),
                     }
                 }
             }
         }
     }
-}
-
-/// `max abs / 448` for either fp8 format; NaN where the row holds one.
-fn fp8_scale(row: &[f32]) -> f32 {
-    let larger = |m: f32, v: &f32| if m.is_nan() || v.abs() <= m { m } else { v.abs() };
-    row.iter().fold(0.0, larger) / 448.0
 }
 
 fn kv_write(node: &NodeView<'_>, _: &Core) -> Prepared {

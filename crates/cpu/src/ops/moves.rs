@@ -172,22 +172,29 @@ fn cast(node: &NodeView<'_>, _: &Core) -> Prepared {
     }
     let plain = x.dtype.is_activation() && y.dtype.is_activation();
     let wide = matches!(x.dtype, DType::I64 | DType::U64);
-    let [x, y] = if plain { Operand::in_pieces([x, y]) } else { [x, y] };
-    Prepared::with_scratch(2 * y.len, move |exec| {
+    // Elements of packed dtypes have no addresses of their own.
+    let packed = x.dtype.is_packed();
+    let [x, y] = if packed { [x, y] } else { Operand::in_pieces([x, y]) };
+    let floats = match plain {
+        true => x.room_to_read(),
+        false if packed => y.len,
+        false => 0,
+    };
+    Prepared::with_scratch(floats, move |exec| {
         let k = exec.kernels();
         let at = [x.tensor, y.tensor].map(|t| exec.address(t) as usize);
         exec.rows(y.rows(), y.len, &|first, last, thread| {
             // SAFETY: the pool gave this thread, and tasks write disjoint rows of a result that shares no storage
             // with the operand.
             unsafe {
-                let (buf, out) = exec.scratch(thread).split_at_mut(y.len);
+                let buf = exec.scratch(thread);
                 for r in first..last {
                     if plain {
                         let row = x.read(k, at[0] as *const u8, r, buf);
                         y.write(k, at[1] as *mut u8, r, 0, row);
-                    } else if x.dtype.is_packed() {
-                        unpack_row(&x, at[0] as *const u8, r, &mut out[..y.len]);
-                        (0..y.len).for_each(|i| put(&y, at[1] as *mut u8, r, i, f64::from(out[i])));
+                    } else if packed {
+                        unpack_row(&x, at[0] as *const u8, r, &mut buf[..y.len]);
+                        (0..y.len).for_each(|i| put(&y, at[1] as *mut u8, r, i, f64::from(buf[i])));
                     } else if wide {
                         (0..y.len)
                             .for_each(|i| put_wide(&y, at[1] as *mut u8, r, i, get_wide(&x, at[0] as *const u8, r, i)));

@@ -76,19 +76,23 @@ impl Rope {
 fn rope(node: &NodeView<'_>, _: &Core) -> Prepared {
     let Op::Rope(attrs) = node.op() else { unreachable!("the table pairs rope with its kernel") };
     let rope = Rope::of(node, attrs);
-    match (attrs.style, Operand::common([&rope.x, &rope.y])) {
-        (RopeStyle::HalfSplit, Some(DType::F32)) => half_split::<f32>(rope),
-        (RopeStyle::HalfSplit, Some(DType::F16)) => half_split::<f16>(rope),
-        (RopeStyle::HalfSplit, Some(DType::BF16)) => half_split::<bf16>(rope),
-        (style, _) => by_way_of_f32(rope, style),
+    match Operand::common([&rope.x, &rope.y]) {
+        Some(DType::F32) => as_they_lie::<f32>(rope, attrs.style),
+        Some(DType::F16) => as_they_lie::<f16>(rope, attrs.style),
+        Some(DType::BF16) => as_they_lie::<bf16>(rope, attrs.style),
+        _ => by_way_of_f32(rope, attrs.style),
     }
 }
 
-/// Halves of rows that are read and written as they lie, all heads of a token at once where they lie side by side.
-fn half_split<T: Element>(rope: Rope) -> Prepared {
+/// Rows that are read and written as they lie, all heads of a token at once where they lie side by side.
+fn as_they_lie<T: Element>(rope: Rope, style: RopeStyle) -> Prepared {
     let heads = rope.heads();
     Prepared::by_rows(rope.rows(heads), 0, move |exec, rows, _| {
-        let rotate = T::rows(exec.kernels()).rope_half_split.run;
+        let kernels = T::rows(exec.kernels());
+        let rotate = match style {
+            RopeStyle::HalfSplit => kernels.rope_half_split.run,
+            RopeStyle::Interleaved => kernels.rope_neighbours.run,
+        };
         let Rope { x, y, .. } = &rope;
         let at = [x, y].map(|o| exec.address(o.tensor) as usize);
         let lead = AHEAD / (x.len * size_of::<T>()).max(1) + 1;
@@ -112,7 +116,7 @@ fn half_split<T: Element>(rope: Rope) -> Prepared {
     })
 }
 
-/// Rows of any dtypes and strides, and neighbours.
+/// Rows of any dtypes and strides.
 fn by_way_of_f32(rope: Rope, style: RopeStyle) -> Prepared {
     Prepared::by_rows(rope.rows(1), 2 * rope.x.len, move |exec, rows, thread| {
         let k = exec.kernels();

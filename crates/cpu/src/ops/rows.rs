@@ -39,12 +39,29 @@ impl Norm {
         let Some(storage) = self.round else {
             return (k.rows_f32.rms_norm.run)(RowMut::kept(out), x, w, self.eps, self.offset);
         };
-        let mean = (k.sum_squares.run)(x) / x.len() as f32;
-        let inv = 1.0 / (mean + self.eps).sqrt();
+        let square = (k.sum_squares.run)(x) / x.len() as f32 + self.eps;
+        if (f32::MIN_POSITIVE..f32::INFINITY).contains(&square) {
+            let inv = 1.0 / square.sqrt();
+            self.weigh(storage, out, x, w, |x| x * inv);
+        } else {
+            self.apply_in_f64(storage, out, x, w);
+        }
+    }
+
+    /// As [`Norm::apply`] where it rounds, of a row whose squares are beyond f32.
+    #[cold]
+    fn apply_in_f64(&self, storage: DType, out: &mut [f32], x: &[f32], w: &[f32]) {
+        let square = x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / x.len() as f64;
+        let inv = 1.0 / (square + f64::from(self.eps)).sqrt();
+        self.weigh(storage, out, x, w, |x| (f64::from(x) * inv) as f32);
+    }
+
+    /// The normalised values, rounded, times their weights.
+    fn weigh(&self, storage: DType, out: &mut [f32], x: &[f32], w: &[f32], normal: impl Fn(f32) -> f32) {
         for ((o, &x), &w) in out.iter_mut().zip(x).zip(w) {
             let rounded = match storage {
-                DType::F16 => f16::from_f32(x * inv).to_f32(),
-                _ => bf16::from_f32(x * inv).to_f32(),
+                DType::F16 => f16::from_f32(normal(x)).to_f32(),
+                _ => bf16::from_f32(normal(x)).to_f32(),
             };
             *o = rounded * (w + self.offset);
         }
@@ -311,7 +328,7 @@ fn reduce(node: &NodeView<'_>, _: &Core) -> Prepared {
     let x = Operand::permuted(node, node.node.inputs[0].expect("reduce has its operand"), &axes);
     let y = Operand::output(node, 0);
     let count = node.output(0).elements();
-    Prepared::with_scratch(x.len + 1, move |exec| {
+    Prepared::with_scratch(x.room_to_read(), move |exec| {
         let k = exec.kernels();
         let at = [x.tensor, y.tensor].map(|t| exec.address(t) as usize);
         exec.rows(count, x.len, &|first, last, thread| {
@@ -322,8 +339,8 @@ fn reduce(node: &NodeView<'_>, _: &Core) -> Prepared {
                 for r in first..last {
                     let row = x.read(k, at[0] as *const u8, r, buf);
                     let value = match attrs.kind {
-                        ReduceKind::Sum => (k.sum.run)(row),
-                        ReduceKind::Mean => (k.sum.run)(row) / row.len() as f32,
+                        ReduceKind::Sum => sum(k, row, 1.0),
+                        ReduceKind::Mean => sum(k, row, row.len() as f32),
                         ReduceKind::Max => (k.rows_f32.max.run)(row),
                     };
                     y.write(k, at[1] as *mut u8, r / y.len, r % y.len, &[value]);
@@ -332,4 +349,15 @@ fn reduce(node: &NodeView<'_>, _: &Core) -> Prepared {
         });
         Ok(())
     })
+}
+
+/// `Σ x / count`; in f64 where the sum in f32 is not finite, which the quotient, or the whole sum, may be yet.
+fn sum(k: &Kernels, x: &[f32], count: f32) -> f32 {
+    let sum = (k.sum.run)(x);
+    if sum.is_finite() { sum / count } else { sum_in_f64(x, count) }
+}
+
+#[cold]
+fn sum_in_f64(x: &[f32], count: f32) -> f32 {
+    (x.iter().map(|&x| f64::from(x)).sum::<f64>() / f64::from(count)) as f32
 }

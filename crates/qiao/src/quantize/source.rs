@@ -105,6 +105,10 @@ impl Source {
             let role = role(&name, tensor.shape);
             tensors.push(SourceTensor { dtype: tensor.dtype, shape: tensor.shape.to_vec(), role, name });
         }
+        // A head that an index names and no file holds is missing, and not the embedding.
+        if let Some(lost) = checkpoint.weights.absent().find(|name| !name.ends_with("rotary_emb.inv_freq")) {
+            checkpoint.weights.tensor(lost)?;
+        }
         let tied = spec.tied || !tensors.iter().any(|t| t.role == Role::Head);
         tensors.retain(|t| !(tied && t.role == Role::Head));
         tensors.sort_by_key(order);

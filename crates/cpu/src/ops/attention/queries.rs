@@ -43,15 +43,18 @@ impl Attention {
             }
             while first < to && done < to {
                 let position = keys as i64 - (to - from) as i64 + (done - from) as i64;
-                let queries =
+                let mut queries =
                     Queries { sequence, first: done, count: (to - done).min(self.tile), position, keys, start };
                 done += queries.count;
-                if self.is_inside(&queries) {
+                // Later queries see later keys.
+                while queries.count > 0 && !self.is_inside(&queries) {
+                    queries.count -= 1;
+                }
+                if queries.count > 0 {
                     tiles[count] = queries;
                     count += 1;
-                } else {
-                    self.fill(exec, queries.first..done, f32::NAN);
                 }
+                self.fill(exec, queries.first + queries.count..done, f32::NAN);
             }
             start = start.saturating_add(keys);
         }
@@ -68,12 +71,9 @@ impl Attention {
 
     /// One value in every element of these tokens.
     fn fill(&self, exec: &Exec<'_>, tokens: Range<usize>, value: f32) {
-        for r in tokens.start * self.heads..tokens.end * self.heads {
-            for i in 0..self.y.len {
-                // SAFETY: the rows are in the result, which no task writes yet.
-                unsafe { self.y.write(exec.kernels(), exec.address(self.y.tensor), r, i, &[value]) };
-            }
-        }
+        let (first, count) = (tokens.start * self.heads, tokens.len() * self.heads);
+        // SAFETY: the rows are in the result, which no task writes yet.
+        unsafe { self.y.repeat(exec.address(self.y.tensor), first, count, value) };
     }
 
     /// The keys that some query of the tile sees.

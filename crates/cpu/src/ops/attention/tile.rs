@@ -32,13 +32,6 @@ impl<'a> State<'a> {
         self.sum.fill(0.0);
     }
 
-    /// What becomes of rows whose keys cannot be found.
-    fn spoil(&mut self) {
-        self.acc.fill(f32::NAN);
-        self.max.fill(f32::NAN);
-        self.sum.fill(f32::NAN);
-    }
-
     /// Takes in what a later part found for a row.
     fn join(&mut self, part: &State<'_>, row: usize) {
         let (old, new) = (self.max[row], part.max[row]);
@@ -207,20 +200,33 @@ impl Attention {
         let stop = |at: usize| hi.min((at / KEYS + 1) * KEYS);
         let [mut here, mut next] = chunks.each_mut();
         state.clear();
-        if !self.walk(exec, q, head, (at, stop(at)), here) {
-            return state.spoil();
-        }
+        let mut found = self.walk(exec, q, head, (at, stop(at)), here);
         while at < end {
             let after = stop(at);
             // The next chunk is fetched while this one is worked on.
-            let found = after < hi && self.walk(exec, q, head, (after, stop(after)), next);
-            // SAFETY: the chunk's addresses were found in the caches.
-            unsafe { self.chunk(exec.kernels(), q, s, state, (at, after), here, found.then_some(&*next)) };
-            if after < end && !found {
-                return state.spoil();
+            let more = after < hi && self.walk(exec, q, head, (after, stop(after)), next);
+            if found {
+                // SAFETY: the chunk's addresses were found in the caches.
+                unsafe { self.chunk(exec.kernels(), q, s, state, (at, after), here, more.then_some(&*next)) };
+            }
+            if here.has_holes() {
+                self.spoil(q, state, (at, after), here);
             }
             std::mem::swap(&mut here, &mut next);
-            at = after;
+            (at, found) = (after, more);
+        }
+    }
+
+    /// Makes NaN of the rows that see keys which cannot be found: a sum that is NaN stays so.
+    #[cold]
+    fn spoil(&self, q: &Queries, state: &mut State<'_>, (at, end): (usize, usize), chunk: &Chunk) {
+        let base = at / KEYS * KEYS;
+        for token in 0..q.count {
+            let (lo, hi) = self.seen(q, token);
+            let (lo, hi) = (lo.clamp(at, end), hi.clamp(at, end));
+            if chunk.lacks(lo - base..hi - base) {
+                state.sum[token * self.group()..(token + 1) * self.group()].fill(f32::NAN);
+            }
         }
     }
 
@@ -425,6 +431,9 @@ impl Attention {
 
     /// What the weighted values are multiplied by in the end, a learned sink included.
     fn normaliser(&self, exec: &Exec<'_>, head: usize, max: f32, sum: f32) -> f32 {
+        if sum.is_nan() {
+            return f32::NAN;
+        }
         let Some(sinks) = &self.sinks else { return if sum == 0.0 { 0.0 } else { 1.0 / sum } };
         let mut sink = [0.0];
         // SAFETY: there is one sink per head.

@@ -12,11 +12,25 @@ use super::{Attention, Exec};
 pub(super) struct Chunk {
     pub(super) keys: Places,
     pub(super) values: Places,
+    /// A bit for each token that is nowhere in the cache; where it has a place, it is that of another.
+    missing: u128,
 }
+
+const _: () = assert!(KEYS == u128::BITS as usize);
 
 impl Chunk {
     pub(super) fn new() -> Self {
-        Chunk { keys: Places::new(), values: Places::new() }
+        Chunk { keys: Places::new(), values: Places::new(), missing: 0 }
+    }
+
+    /// Whether some token is nowhere in the cache.
+    pub(super) fn has_holes(&self) -> bool {
+        self.missing != 0
+    }
+
+    /// Whether one of these tokens, counted from the start of the chunk, is nowhere in the cache.
+    pub(super) fn lacks(&self, mut tokens: Range<usize>) -> bool {
+        tokens.any(|token| self.missing >> token & 1 == 1)
     }
 }
 
@@ -93,7 +107,7 @@ impl Cache {
 
 impl Attention {
     /// Finds the tokens `at..end` of a sequence, which are in one chunk; false where the block table leads outside the
-    /// cache. Every address of the chunk is that of a token.
+    /// cache for all of them. Otherwise every address of the chunk is that of a token.
     pub(super) fn walk(
         &self,
         exec: &Exec<'_>,
@@ -103,18 +117,27 @@ impl Attention {
         chunk: &mut Chunk,
     ) -> bool {
         let (first, last) = (at % KEYS, at % KEYS + (end - at));
-        (chunk.keys.span_count, chunk.values.span_count) = (0, 0);
-        let mut i = first;
+        (chunk.keys.span_count, chunk.values.span_count, chunk.missing) = (0, 0, 0);
+        let (mut i, mut found) = (first, None);
         while i < last {
-            let Some(span) = self.span(exec, q, at + (i - first), last - i) else { return false };
+            let Some(span) = self.span(exec, q, at + (i - first), last - i) else {
+                chunk.missing |= 1 << i;
+                i += 1;
+                continue;
+            };
             self.k.places(exec, head, span, i, &mut chunk.keys);
             self.v.places(exec, head, span, i, &mut chunk.values);
+            found = Some(i);
             i += span.count;
         }
+        let Some(found) = found else { return false };
         for places in [&mut chunk.keys, &mut chunk.values] {
-            let some = places.at[first];
+            let some = places.at[found];
             places.at[..first].fill(some);
             places.at[last..].fill(some);
+            if chunk.missing != 0 {
+                (first..last).filter(|token| chunk.missing >> token & 1 == 1).for_each(|token| places.at[token] = some);
+            }
         }
         true
     }
@@ -124,8 +147,8 @@ impl Attention {
         let size = self.k.pages.block_size;
         let Some(table) = &self.table else {
             let token = q.start.checked_add(at)?;
-            token.checked_add(most).filter(|&end| end <= size)?;
-            return Some(Span { block: 0, token, count: most });
+            let left = size.checked_sub(token).filter(|&left| left > 0)?;
+            return Some(Span { block: 0, token, count: most.min(left) });
         };
         let entry = at.checked_div(size).filter(|&entry| entry < table.len)?;
         let index = table.offset(q.sequence) + entry * table.step();
