@@ -8,7 +8,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use qiao_core::{Binding, DType, Device, Error, Graph, NodeSupport, OpKind, Plan, Stream, Support, TensorDesc};
+use qiao_core::{
+    Binding, DType, Device, Error, Graph, NodeSupport, NormAttrs, Op, OpKind, Plan, Stream, Support, TensorDesc,
+};
 use qiao_layers::{Lowered, Pack, Policy, Way, lower};
 use qiao_reference::round::{min_normal, ulp};
 use qiao_reference::trial::{Built, Golden};
@@ -20,7 +22,7 @@ use crate::subject::Subject;
 use crate::verdict::{Check, Failure, Measured, Outcome};
 
 /// Bytes before and after every operand.
-const GUARD: usize = 64;
+const GUARD: usize = 4096;
 
 /// Work of a node above which its truth is asked for one set of data only.
 const CHEAP: u64 = 4_000_000;
@@ -91,6 +93,7 @@ fn attempt(subject: &Subject, key: &str, trial: &Trial, other: &Trial, found: &m
     let (measured, judged) = compare(&golden, &outputs, &built, 0xff);
     found.measured = measured;
     judged?;
+    rounded_as_asked(trial, &golden, &outputs)?;
 
     let cheap = built.graph.cost().flops <= CHEAP;
     let second = other.build().ok().filter(|o| cheap && o.graph == built.graph);
@@ -431,6 +434,38 @@ fn compare(golden: &Golden, outputs: &[(Value, Vec<u8>)], built: &Built, poison:
     let judged = judged.and_then(|()| bits_hold(golden, &values, outputs, built));
     let judged = judged.and_then(|()| nearest(golden, &values, built));
     (measured, judged)
+}
+
+/// Whether a norm rounds before its weight, or does not, shows in the last place alone, within the limits of either: where the two
+/// differ, most results must be nearer to what was asked.
+fn rounded_as_asked(trial: &Trial, golden: &Golden, outputs: &[(Value, Vec<u8>)]) -> Checked {
+    /// Elements from which most of them are no chance.
+    const ENOUGH: usize = 24;
+    let turned = |attrs: NormAttrs| NormAttrs { round_before_weight: !attrs.round_before_weight, ..attrs };
+    let other = match trial.op() {
+        Op::RmsNorm(attrs) => Op::RmsNorm(turned(attrs)),
+        Op::AddRmsNorm(attrs) => Op::AddRmsNorm(turned(attrs)),
+        _ => return Ok(()),
+    };
+    let other = trial.clone().with_op(other).golden(None).map_err(broken(Check::Support))?;
+    for (i, (got, _)) in outputs.iter().enumerate() {
+        let (asked, turned) = (&golden.outputs[i].data, &other.outputs[i].data);
+        let (mut differ, mut astray) = (0, 0);
+        // What lies within a few roundings of f32 tells nothing.
+        let apart = |y: f64, z: f64| (y - z).abs() > 2f64.powi(-16) * y.abs();
+        for ((x, y), z) in got.data.iter().zip(asked).zip(turned).filter(|((_, y), z)| apart(**y, **z)) {
+            differ += 1;
+            astray += usize::from((x - z).abs() < (x - y).abs());
+        }
+        if differ >= ENOUGH && astray * 4 >= differ * 3 {
+            let why = format!(
+                "output {i}: {astray} of the {differ} elements for which it matters are those of the other value of \
+                 round_before_weight"
+            );
+            return Err(Failure::new(Check::Limit, why));
+        }
+    }
+    Ok(())
 }
 
 /// Results of two bytes are rounded to nearest: cut off, half of them would be one unit in the last place too small, each

@@ -211,7 +211,14 @@ pub fn held(profile: Profile, records: &[Record]) -> Vec<Held> {
         }),
         _ => None,
     };
-    let clauses: Vec<Gap> = plain.iter().filter_map(clause).collect();
+    let mut clauses: Vec<Gap> = plain.iter().filter_map(clause).collect();
+    // What was asked beyond that and failed is no less a part of the contract.
+    let asked = |record: &&Record| plain.iter().all(|(_, id)| *id != record.id);
+    let further = records.iter().filter(|r| r.id.starts_with("device/")).filter(asked);
+    clauses.extend(further.filter_map(|record| {
+        let why = device_trouble(Some(record), &record.id)?;
+        Some(Gap { what: record.id.clone(), dtype: String::new(), why })
+    }));
     let kinds: Vec<OpKind> = OpKind::ALL.iter().copied().filter(|k| profile.asks(*k)).collect();
     if kinds.is_empty() {
         return vec![Held { profile, dtype: String::new(), asked: 0, gaps: clauses }];
@@ -278,6 +285,21 @@ mod tests {
 
     fn all_passed() -> Vec<Record> {
         passed(Profile::Smoke)
+    }
+
+    #[test]
+    fn a_clause_that_fails_is_a_gap_at_any_depth() {
+        use crate::contract::Clause;
+        let clause = Clause::all().find(|c| c.depth == Depth::Standard).unwrap();
+        let mut records = passed(Profile::Device);
+        assert!(held(Profile::Device, &records).iter().all(|held| held.gaps.is_empty()));
+        records.push(Record::of(clause.id, Outcome::Unsupported("no memory to spare".into())));
+        assert!(held(Profile::Device, &records).iter().all(|held| held.gaps.is_empty()));
+        let failure = crate::verdict::Failure::new(crate::Check::Contract, "it hangs");
+        *records.last_mut().unwrap() = Record::of(clause.id, Outcome::Failed(failure));
+        for held in held(Profile::Device, &records).iter().chain(&held(Profile::Smoke, &records)) {
+            assert!(held.gaps.iter().any(|gap| gap.what == clause.id && gap.why.contains("hangs")), "{held:?}");
+        }
     }
 
     #[test]

@@ -12,8 +12,10 @@ pub(crate) const SETS: &[(&str, &str)] = &[
     ("hidden", "896,1536,2048,2304,2560,4096"),
     // Head sizes in use.
     ("heads", "64,80,96,128,192,256,576"),
-    // Query heads per key head: multi-head, Llama-3, Qwen2.5, and the wide ones.
-    ("gqa", "1,4,7,8,16"),
+    // Counts of rows and of what lies in them that kernels tell apart or forget: every small one, and some between the edges.
+    ("counts", "2,3,4,5,6,7,8,9,10,11,12,13,14,18,24,48,96,100"),
+    // Query heads per key head: multi-head, and every count up to those of Llama-3 (4), Qwen2.5 (5, 6, 7, 8), and the wide ones.
+    ("gqa", "1,2,3,4,5,6,7,8,9,10,12,16"),
     // Context lengths across borders of blocks of 16 and 128 and of tiles of 512.
     ("contexts", "1,15,16,17,127,128,129,511,512,513,520"),
     // Every kind of data.

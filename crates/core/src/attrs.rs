@@ -317,7 +317,7 @@ attrs! {
         scale: f32,
         /// 0 = off; else scores become `softcap·tanh(score/softcap)`.
         softcap: f32,
-        /// 0 = unlimited; else a query sees only its last `window` keys, itself included.
+        /// 0 = unlimited; else a query sees only its last `window` keys, itself included, and none behind it, causal or not.
         window: u32,
         /// How pages are laid out; unused without a block table.
         kv_layout: KvLayout,

@@ -64,11 +64,11 @@ macro_rules! for_each_op {
             /// `y = x`, bit for bit; any strides on either side.
             Copy(NoAttrs) = 1, "copy", LlmCore, ["x"] => ["y"], same, moves, none;
             /// `y = x` in another dtype: round half to even; fp8 saturates, f16 overflows to ∞, integers saturate and
-            /// NaN becomes 0. A block format decodes to any float.
+            /// NaN becomes 0. In its own dtype, bit for bit. A block format decodes to any float.
             Cast(NoAttrs) = 2, "cast", LlmCore, ["x"] => ["y"], cast, moves, none;
             /// Every element is `value`.
             Fill(FillAttrs) = 3, "fill", LlmCore, [] => ["y"], fill, moves, none;
-            /// `out[i] = table[ids[i]]`. A row whose id is out of range is NaN.
+            /// `out[i] = table[ids[i]]`. A row whose id is out of range is NaN, or 0 in integers.
             GatherRows(NoAttrs) = 4, "gather_rows", LlmCore, ["table", "ids"] => ["y"], gather_rows, gather_rows, none;
             /// `y = a + b`, the two broadcast to one shape.
             Add(NoAttrs) = 16, "add", LlmCore, ["a", "b"] => ["y"], broadcast, elementwise, none;
@@ -103,7 +103,7 @@ macro_rules! for_each_op {
             /// `y = (x − mean)·w / √(var + eps) + b` over the last axis, with the population variance.
             LayerNorm(LayerNormAttrs) = 66, "layer_norm", LlmCore, ["x", "w?", "b?"] => ["y"], layer_norm, norm, layer_norm;
             /// Rotates pairs of x `[T, H, D]` by the row of cos and sin `[max_pos, rotary_dim/2]` that `positions[T]`
-            /// names. The other elements pass. A position out of range gives NaN.
+            /// names. The other elements pass. A position out of range gives NaN in what it rotates.
             Rope(RopeAttrs) = 80, "rope", LlmCore, ["x", "positions", "cos", "sin"] => ["y"], rope, elementwise, rope;
             /// Row-wise softmax of `scale·x + mask`; a fully masked row gives zeros. Causal: columns beyond a row's own are
             /// zeros whatever they hold; a NaN or +∞ that the row sees makes all that it sees NaN.

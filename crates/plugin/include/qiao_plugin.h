@@ -246,11 +246,11 @@ enum {
   /* copy(x) -> y. y = x, bit for bit; any strides on either side. */
   QIAO_OP_COPY = 1,
   /* cast(x) -> y. y = x in another dtype: round half to even; fp8 saturates, f16 overflows to ∞, integers saturate and NaN
-   * becomes 0. A block format decodes to any float. */
+   * becomes 0. In its own dtype, bit for bit. A block format decodes to any float. */
   QIAO_OP_CAST = 2,
   /* fill() -> y. Every element is value. Attributes: qiao_attr_fill. */
   QIAO_OP_FILL = 3,
-  /* gather_rows(table, ids) -> y. out[i] = table[ids[i]]. A row whose id is out of range is NaN. */
+  /* gather_rows(table, ids) -> y. out[i] = table[ids[i]]. A row whose id is out of range is NaN, or 0 in integers. */
   QIAO_OP_GATHER_ROWS = 4,
   /* add(a, b) -> y. y = a + b, the two broadcast to one shape. */
   QIAO_OP_ADD = 16,
@@ -287,7 +287,8 @@ enum {
    * Attributes: qiao_attr_layer_norm. */
   QIAO_OP_LAYER_NORM = 66,
   /* rope(x, positions, cos, sin) -> y. Rotates pairs of x [T, H, D] by the row of cos and sin [max_pos, rotary_dim/2] that
-   * positions[T] names. The other elements pass. A position out of range gives NaN. Attributes: qiao_attr_rope. */
+   * positions[T] names. The other elements pass. A position out of range gives NaN in what it rotates. Attributes:
+   * qiao_attr_rope. */
   QIAO_OP_ROPE = 80,
   /* softmax(x, mask?) -> y. Row-wise softmax of scale·x + mask; a fully masked row gives zeros. Causal: columns beyond a
    * row's own are zeros whatever they hold; a NaN or +∞ that the row sees makes all that it sees NaN. Attributes:
@@ -452,7 +453,7 @@ typedef struct qiao_attr_attention {
   float scale;
   /* 0 = off; else scores become softcap·tanh(score/softcap). */
   float softcap;
-  /* 0 = unlimited; else a query sees only its last window keys, itself included. */
+  /* 0 = unlimited; else a query sees only its last window keys, itself included, and none behind it, causal or not. */
   uint32_t window;
   /* How pages are laid out; unused without a block table. */
   uint32_t kv_layout;

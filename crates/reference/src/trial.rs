@@ -96,7 +96,7 @@ impl Trial {
         self
     }
 
-    /// Gives the first output these strides, in elements.
+    /// Gives every output of so many axes these strides, in elements.
     pub fn output_strides(mut self, strides: &[usize]) -> Self {
         self.strides = Some(strides.to_vec());
         self
@@ -111,6 +111,11 @@ impl Trial {
     /// The operator.
     pub fn op(&self) -> Op {
         self.op
+    }
+
+    /// The same operands under another operator, or under other attributes.
+    pub fn with_op(self, op: Op) -> Self {
+        Trial { op, ..self }
     }
 
     /// The operands, described and as bytes; `None` where one is left out.
@@ -131,9 +136,9 @@ impl Trial {
         self
     }
 
-    fn output_desc(&self, index: usize, desc: TensorDesc) -> Result<TensorDesc> {
+    fn output_desc(&self, desc: TensorDesc) -> Result<TensorDesc> {
         match &self.strides {
-            Some(strides) if index == 0 => TensorDesc::strided(desc.dtype, &desc.shape, strides),
+            Some(strides) if desc.rank() == strides.len() => TensorDesc::strided(desc.dtype, &desc.shape, strides),
             _ => Ok(desc),
         }
     }
@@ -153,7 +158,7 @@ impl Trial {
             self.inputs.iter().map(|i| i.as_ref().map(|(desc, data)| bind(&mut graph, desc, data.clone()))).collect();
         let mut outputs = Vec::new();
         if let Some(shape) = &self.shape {
-            let desc = self.output_desc(0, TensorDesc::new(self.dtype.unwrap_or(DType::F32), shape)?)?;
+            let desc = self.output_desc(TensorDesc::new(self.dtype.unwrap_or(DType::F32), shape)?)?;
             let poison = vec![POISON; desc.bytes()?];
             outputs.push(bind(&mut graph, &desc, poison));
         } else {
@@ -169,7 +174,7 @@ impl Trial {
                 } else if inputs.contains(&Some(id)) {
                     outputs.push(id);
                 } else {
-                    let desc = self.output_desc(i, sketch.desc(id).clone())?;
+                    let desc = self.output_desc(sketch.desc(id).clone())?;
                     let poison = vec![POISON; desc.bytes()?];
                     outputs.push(bind(&mut graph, &desc, poison));
                 }

@@ -38,6 +38,9 @@ const IDLE: Param = extra("idle");
 /// Columns of the block table behind those that are read: the table is cut from a wider one.
 const BESIDE: Param = extra("beside");
 
+/// Blocks of the cache that no sequence has.
+const SPARE: Param = extra("spare");
+
 /// Whether each page belongs to one sequence, or all sequences share the pages of their first keys.
 const SHARING: Param = word("sharing", &["none", "prefix"]);
 
@@ -146,6 +149,7 @@ const PAGED_PARAMS: &[Param] = &[
     LAID,
     IDLE,
     BESIDE,
+    SPARE,
 ];
 
 const PAGED_WALK: &[(Depth, &str)] = &[
@@ -200,6 +204,10 @@ const PAGED_WALK: &[(Depth, &str)] = &[
     (Depth::Standard, "queries={65,130},keys=200,kv=1,gqa=1,d=16,block={16,128},causal={yes,no}"),
     (Depth::Standard, "queries=5,keys=18,kv=1,gqa=2,d={16,64},block={16,128},batch={one,mixed},idle=3"),
     (Depth::Standard, "queries=9,keys=40,kv=2,gqa=2,d={24,64},block={7,16,128},batch=mixed,beside=5"),
+    // Blocks beyond what 16 bits count.
+    (Depth::Standard, "queries=3,keys=20,kv=1,gqa=2,d=8,block=1,spare=70000"),
+    (Depth::Standard, "queries=3,keys=20,kv=1,gqa=2,d=64,block=1,spare=33000"),
+    (Depth::Standard, "queries={1,9},keys=40,kv=2,gqa={3,5,6,8,12},d={64,128},block=16"),
     // Every attribute on a head and in pages that chips have.
     (
         Depth::Standard,
@@ -245,6 +253,7 @@ const DECODE_PARAMS: &[Param] = &[
     LAYOUT,
     LAID,
     BESIDE,
+    SPARE,
 ];
 
 const DECODE_WALK: &[(Depth, &str)] = &[
@@ -299,6 +308,10 @@ const DECODE_WALK: &[(Depth, &str)] = &[
     (Depth::Standard, "keys=20,kv=2,gqa=2,d={24,64},block={7,16,128},fill={wide,cancelling,positive},sinks={none,f32}"),
     (Depth::Standard, "keys={1025,2049},kv=1,gqa=1,d=16,block={16,128}"),
     (Depth::Standard, "keys=40,kv=2,gqa=2,d={24,64},block={7,16,128},batch=mixed,beside=5"),
+    // Blocks beyond what 16 bits count.
+    (Depth::Standard, "keys=20,kv=1,gqa=2,d=8,block=1,spare=70000"),
+    (Depth::Standard, "keys=20,kv=1,gqa=2,d=64,block=1,spare=33000,index={i32,i64}"),
+    (Depth::Standard, "keys=40,kv=2,gqa={3,5,6,8,12},d={64,128},block=16,cache={same,i8}"),
     // Every attribute on a head and in pages that chips have.
     (
         Depth::Standard,
@@ -469,7 +482,7 @@ struct Pool {
 fn tables(make: &mut Make, p: &Point, lengths: &[usize]) -> (Vec<Vec<usize>>, usize) {
     let block = p.size("block");
     let needed: Vec<usize> = lengths.iter().map(|l| l.div_ceil(block)).collect();
-    let blocks = needed.iter().sum::<usize>() + 3;
+    let blocks = needed.iter().sum::<usize>() + 3 + p.size("spare");
     let mut free = make.rng.permutation(blocks);
     let mut own: Vec<Vec<usize>> =
         needed.iter().map(|&n| (0..n).map(|_| free.pop().expect("there are blocks to spare")).collect()).collect();

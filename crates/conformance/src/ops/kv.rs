@@ -71,6 +71,9 @@ const WALK: &[(Depth, &str)] = &[
         "tokens={1,19},heads=3,d=33,block=16,spare=1,cache={i8,f8_e4m3},scaled=yes,fill=ties,pages={token_head,head_token}",
     ),
     (Depth::Standard, "tokens=0,heads=2,d=8,block=16,spare={0,2},cache={same,i8},index={i32,i64}"),
+    // Slots and blocks beyond what 16 bits count.
+    (Depth::Standard, "tokens=9,heads=1,d=2,block={1,16},spare=70000,slots=last"),
+    (Depth::Standard, "tokens=9,heads=1,d=8,block=16,spare=4400,slots={shuffled,last},cache={same,i8},index={i32,i64}"),
     (
         Depth::Standard,
         "tokens=6,heads=2,d=40,block=16,spare=1,fill={wide,cancelling,subnormal,special,zero,positive,negative,ties,zero_row},cache={same,f32,f16,bf16,i8}",

@@ -41,6 +41,8 @@ const BLOCK_WALK: &[(Depth, &str)] = &[
     (Depth::Standard, "m={1,4},n={1,17,64},blocks={1,2},format=@block_formats"),
     (Depth::Standard, "m={1,2,16,33},n=24,blocks={4,9},format={q4_0,q4_1,q5_0,q5_1,q8_0,iq4_nl,mxfp4}"),
     (Depth::Standard, "m=@edges,n=18,blocks=2,format={q4_0,q8_0}"),
+    (Depth::Standard, "m=@counts,n=34,blocks=2,format={q4_0,q8_0,q4_k}"),
+    (Depth::Standard, "m=3,n=@counts,blocks=1,format={q8_0,q6_k}"),
     (Depth::Standard, "m={1,3},n=@edges,blocks=1,format={q4_0,q4_k}"),
     (Depth::Standard, "m={0,2},n={0,3},blocks={0,1},format={q8_0,q6_k}"),
     (
@@ -96,6 +98,7 @@ const GROUP_WALK: &[(Depth, &str)] = &[
     (Depth::Standard, "m={1,3},n=18,k=256,codes=@code_formats,group={32,64,128,0},zeros={none,f32}"),
     (Depth::Standard, "m={1,3},n=18,k=256,codes={u4,i4,u8,i8},group={32,128},zeros={same,u8},scale={f16,bf16}"),
     (Depth::Standard, "m={1,2,17,33},n={1,17,65},k={64,192},codes={i4,i8},group=64"),
+    (Depth::Standard, "m=@counts,n=34,k=128,codes={i4,i8,f8_e4m3},group=32"),
     (Depth::Standard, "m={0,2},n={0,4},k={0,64},codes={i8,f8_e4m3},group=32"),
     (Depth::Standard, "m={1,2},n={1,7,31,64},k=128,codes=u4,group=32,zeros=f16"),
     // The order of activations of GPTQ.
@@ -154,6 +157,8 @@ const SCALED_WALK: &[(Depth, &str)] = &[
         "m={1,3},n={17,33},k={67,896},joins={small,large},bias={none,same},sa={row,tensor},constant={yes,no}",
     ),
     (Depth::Standard, "m=@edges,n=18,k=33"),
+    (Depth::Standard, "m=@counts,n=34,k=64"),
+    (Depth::Standard, "m=3,n=@counts,k=64"),
     (Depth::Standard, "m={1,5},n=@edges,k=34"),
     (Depth::Standard, "m={1,5},n=18,k=@edges"),
     (Depth::Standard, "m={257,300},n=18,k=33"),

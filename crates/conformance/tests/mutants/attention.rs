@@ -72,6 +72,16 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         let first = slots.iter().position(|x| *x == -1.0);
         s.map(2, |i, x| if Some(i) == first { slot.unwrap_or(x) } else { x });
     })),
+    Mutant::new("kv_write_counts_slots_in_16_bits", "op/kv_write/*spare=*", &[Limit, Special, Unwritten, Guards], Before(|s| {
+        s.map(2, |_, x| f64::from(x as i64 as i16));
+    })),
+    Mutant::new("attention_decode_counts_blocks_in_16_bits", "op/attention_decode/*block=*", &[Limit, Special], Before(|s| {
+        s.map(4, |_, x| if x < 0.0 { x } else { f64::from(x as u32 as u16) });
+    })),
+    Mutant::new("attention_decode_forgets_the_last_key_of_five_heads", "op/attention_decode/*gqa=*", &[Limit, Special], Before(|s| {
+        s.map(3, |_, x| (x - 1.0).max(0.0));
+    }))
+    .when(|s| s.shape(0)[1] == 5),
     Mutant::new("kv_write_has_the_other_layout", "op/kv_write/*block=*pages=*", &[Limit, Special], Before(|s| {
         if let Op::KvWrite(a) = &mut s.op {
             a.kv_layout = other(a.kv_layout);

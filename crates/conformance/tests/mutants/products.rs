@@ -17,6 +17,13 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         &[Limit],
         Before(|s| s.map(2, |_, b| 2.0 * b)),
     ),
+    Mutant::new(
+        "matmul_loses_the_last_of_eight_rows",
+        "op/matmul/*m=*",
+        &[Unwritten],
+        Lost(|s, _, i| i / s.outs[0].shape.last_dim().max(1) == 7),
+    )
+    .when(|s| s.shape(0)[..] == [8, s.shape(0).last().copied().unwrap_or(0)]),
     Mutant::new("matmul_drops_its_bias", "op/matmul/*epilogue=*", &[Limit], Before(|s| s.map(2, |_, _| 0.0))),
     Mutant::new(
         "matmul_drops_its_residual",
