@@ -7,7 +7,7 @@ use qiao_reference::value::Output;
 
 use crate::device::Mutant;
 use crate::device::Sabotage::{Before, Kernel, Lost};
-use crate::scene::{Scene, at, f16, indices, one};
+use crate::scene::{Scene, at, f16, indices, one, places};
 
 pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant::new(
@@ -91,6 +91,23 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             s.set(1, &zeros);
             Ok(vec![kept, Output::Values(s.numbers(1)?)])
         }),
+    ),
+    Mutant::new(
+        "rms_norm_never_rounds_before_its_weight",
+        "op/rms_norm/bf16/*",
+        &[Limit],
+        Before(|s| {
+            if let Op::RmsNorm(attrs) = &mut s.op {
+                attrs.round_before_weight = false;
+            }
+        }),
+    )
+    .when(|s| matches!(s.op, Op::RmsNorm(attrs) if attrs.round_before_weight)),
+    Mutant::new(
+        "add_rms_norm_writes_y_as_if_its_rows_were_together",
+        "op/add_rms_norm/f32/*out_layout=*",
+        &[Unwritten],
+        Lost(|s, output, i| output == 1 && places(&s.outs[1])[i] != i),
     ),
     Mutant::new(
         "add_rms_norm_drops_the_residual_from_y",
