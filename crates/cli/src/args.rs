@@ -99,6 +99,9 @@ pub(crate) enum Command {
     ProbePlugin {
         /// The library.
         path: PathBuf,
+        /// Hold it to the rules of the header instead.
+        #[arg(long)]
+        rules: bool,
     },
 }
 

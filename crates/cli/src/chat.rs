@@ -23,15 +23,19 @@ pub(crate) fn chat(loaded: &Loaded, params: &Params, out: &mut dyn Write) -> any
         tell_line("One line is a turn. Ctrl-D ends the conversation, Ctrl-C an answer and the command.");
     }
     let mut messages = Vec::new();
-    let mut line = String::new();
+    let mut bytes = Vec::new();
     loop {
         if terminal {
             tell("> ");
         }
-        line.clear();
-        if stdin.lock().read_line(&mut line).context("cannot read a turn from standard input")? == 0 {
+        bytes.clear();
+        if stdin.lock().read_until(b'\n', &mut bytes).context("cannot read a turn from standard input")? == 0 {
             return Ok(Exit::Ok);
         }
+        let Ok(line) = std::str::from_utf8(&bytes) else {
+            tell_line("that line is not UTF-8 and is left out; give the turn again");
+            continue;
+        };
         if line.trim().is_empty() {
             continue;
         }

@@ -13,10 +13,10 @@ use qiao_conformance::{
 };
 
 use crate::args::{Check, device_given};
-use crate::exit::{Exit, Usage};
+use crate::exit::{Exit, NotPresent, Usage};
 use crate::files::write_file;
 use crate::interrupt;
-use crate::load::{present, require_one};
+use crate::load::{listings, present, require_one};
 use crate::plugins;
 use crate::terminal::tell_line;
 
@@ -58,6 +58,9 @@ pub(crate) fn check(args: &Check, out: &mut dyn Write) -> anyhow::Result<Exit> {
     drop(patient);
     let mut found = found?;
     found.device.plugins = plugins::named();
+    if !found.interrupted {
+        found.faults.extend(plugins::broken_rules(&args.device));
+    }
     let json = serde_json::to_string(&found)? + "\n";
     match &args.json {
         Some(path) if path == Path::new("-") => write!(out, "{json}")?,
@@ -161,7 +164,7 @@ fn again(args: &Check, file: &Path, out: &mut dyn Write) -> anyhow::Result<Exit>
     let saved = replay::Replay::read(file)?;
     let device = if device_given() { args.device.clone() } else { saved.device.clone() };
     require_one(&device, "check")?;
-    present(&device)?;
+    present(&device).map_err(|absent| of_a_plugin(absent, &device))?;
     let case = Case::parse(&saved.id)?;
     let on = Check { device: device.clone(), ..args.clone() };
     let record = executor(&on)?.run(&case, saved.seed);
@@ -172,6 +175,21 @@ fn again(args: &Check, file: &Path, out: &mut dyn Write) -> anyhow::Result<Exit>
         write!(out, "{}", details(&record))?;
     }
     Ok(if record.status == Status::Passed { Exit::Ok } else { Exit::Failure })
+}
+
+/// Says how a device of a replay file comes here that no backend has: it may be a plugin's.
+fn of_a_plugin(absent: anyhow::Error, device: &str) -> anyhow::Error {
+    let backend = device.split(':').next().unwrap_or(device);
+    if listings().iter().any(|listing| listing.backend == backend) {
+        return absent;
+    }
+    match absent.downcast::<NotPresent>() {
+        Ok(NotPresent { name, why }) => {
+            let why = format!("{why}; where the case is of a plugin, give the plugin with --plugin FILE");
+            NotPresent { name, why }.into()
+        }
+        Err(other) => other,
+    }
 }
 
 /// Everything that a record says, a line each.

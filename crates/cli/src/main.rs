@@ -46,8 +46,8 @@ use crate::terminal::{Output, tell_line};
 fn main() -> ExitCode {
     let mut args = CommandLine::parse();
     let result = interrupt::install().and_then(|()| {
-        if let Command::ProbePlugin { path } = &args.command {
-            return plugins::answer(path, &args.plugins).map(|()| Exit::Ok);
+        if let Command::ProbePlugin { path, rules } = &args.command {
+            return plugins::answer(path, *rules, &args.plugins).map(|()| Exit::Ok);
         }
         args.command.prefer(plugins::load(&args.plugins)?);
         let out: &mut dyn Write = &mut Output::new();

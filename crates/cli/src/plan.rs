@@ -10,6 +10,9 @@ use crate::args::Plan;
 use crate::exit::{Exit, FALLBACK};
 use crate::load::{present, require_one};
 
+/// How limits come here that the device does not declare.
+const PEAKS: &str = "--peaks FILE gives limits; qiao bench ops --peaks-out FILE measures them";
+
 pub(crate) fn plan(args: &Plan, out: &mut dyn Write) -> anyhow::Result<Exit> {
     require_one(&args.device, "plan")?;
     present(&args.device)?;
@@ -35,6 +38,9 @@ pub(crate) fn plan(args: &Plan, out: &mut dyn Write) -> anyhow::Result<Exit> {
         writeln!(out, "{found}")?;
         if !found.supported() && !args.fallback.to_host() {
             writeln!(out, "{FALLBACK}.")?;
+        }
+        if found.peaks.bytes_per_s <= 0.0 && found.peaks.ops_per_s.is_empty() {
+            writeln!(out, "{PEAKS}.")?;
         }
     }
     Ok(Exit::Ok)

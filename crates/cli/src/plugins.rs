@@ -1,7 +1,8 @@
 //! The plugins of this run: probed, loaded before anything else, and given on to the processes that the run starts.
 
+use std::ffi::OsString;
 use std::hash::Hasher;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, UNIX_EPOCH};
@@ -19,7 +20,13 @@ const PROBE: Duration = Duration::from_secs(60);
 const PROBED: &str = "--probed";
 
 /// What the command line says of plugins, for this program started again.
-static GIVEN: OnceLock<Vec<String>> = OnceLock::new();
+struct Given {
+    options: Vec<String>,
+    /// The names of backends, and their files.
+    plugins: Vec<(String, PathBuf)>,
+}
+
+static GIVEN: OnceLock<Given> = OnceLock::new();
 
 /// The backends of plugins whose driver or chip is not on this machine, and why.
 static ABSENT: OnceLock<Vec<(String, Error)>> = OnceLock::new();
@@ -33,8 +40,7 @@ pub(crate) fn load(args: &Plugins) -> anyhow::Result<Option<String>> {
     let given = Options::parse(&args.option)?;
     let options = if args.probed { given } else { given.with_before(probed) };
     plugin::configure(options.clone());
-    let mut again: Vec<String> = args.option.iter().map(|o| format!("--option={o}")).collect();
-    let (mut first, mut absent) = (None, Vec::new());
+    let (mut plugins, mut absent) = (Vec::new(), Vec::new());
     for path in &args.plugin {
         let name = match plugin::load(path, &options) {
             Ok(backend) => backend.name().to_string(),
@@ -44,32 +50,72 @@ pub(crate) fn load(args: &Plugins) -> anyhow::Result<Option<String>> {
             }
             Err(other) => return Err(other.into()),
         };
-        first.get_or_insert(name);
-        again.push(format!("--plugin={}", path.display()));
+        plugins.push((name, path.clone()));
     }
-    again.push(PROBED.into());
+    let first = plugins.first().map(|(name, _)| name.clone());
     ABSENT.set(absent).ok();
-    GIVEN.set(again).ok();
+    GIVEN.set(Given { options: args.option.clone(), plugins }).ok();
     Ok(first)
 }
 
 /// Loads a plugin in a process of its own.
 fn probed(path: &Path, options: &Options) -> Result<(), Error> {
+    probe::in_child(child(options.pairs().map(|(key, value)| format!("--option={key}={value}")))?, path, PROBE)
+        .map(|_| ())
+}
+
+/// This program with these options, about to probe a plugin.
+fn child(options: impl Iterator<Item = String>) -> Result<Command, Error> {
     let program = std::env::current_exe().map_err(|e| Error::internal("this program", e.to_string()))?;
     let mut child = Command::new(program);
-    child.args(options.pairs().map(|(key, value)| format!("--option={key}={value}"))).arg("probe-plugin");
-    probe::in_child(child, path, PROBE).map(|_| ())
+    child.args(options).arg("probe-plugin");
+    Ok(child)
 }
 
 /// The part of the process in which a plugin is probed.
-pub(crate) fn answer(path: &Path, args: &Plugins) -> anyhow::Result<()> {
-    probe::answer(path, &Options::parse(&args.option)?);
+pub(crate) fn answer(path: &Path, rules: bool, args: &Plugins) -> anyhow::Result<()> {
+    let options = Options::parse(&args.option)?;
+    if rules {
+        probe::answer_rules(path, &options)
+    } else {
+        probe::answer(path, &options)
+    }
     Ok(())
 }
 
-/// The plugins and options of the command line.
+/// The rules of the header that the plugin of a device breaks and that no case can see; none where it is of no plugin of the
+/// command line. They are tried in a process of their own.
+pub(crate) fn broken_rules(device: &str) -> Vec<String> {
+    let backend = device.split(':').next().unwrap_or(device);
+    let given = GIVEN.get().and_then(|given| given.plugins.iter().find(|(name, _)| name == backend));
+    let Some((_, path)) = given else { return Vec::new() };
+    let found = child(Given::options()).and_then(|mut child| {
+        child.arg("--rules");
+        probe::broken_rules(child, path, PROBE)
+    });
+    found.unwrap_or_else(|error| vec![error.to_string()])
+}
+
+impl Given {
+    /// The options as the command line has them.
+    fn options() -> impl Iterator<Item = String> {
+        GIVEN.get().into_iter().flat_map(|given| &given.options).map(|option| format!("--option={option}"))
+    }
+
+    /// The files of plugins.
+    fn plugins() -> impl Iterator<Item = &'static Path> {
+        GIVEN.get().into_iter().flat_map(|given| &given.plugins).map(|(_, path)| path.as_path())
+    }
+}
+
+/// A plugin as the command line has it, for people.
+fn named_plugin(path: &Path) -> String {
+    format!("--plugin={}", path.display())
+}
+
+/// The plugins and options of the command line, for people.
 pub(crate) fn named() -> Vec<String> {
-    GIVEN.get().into_iter().flatten().filter(|word| *word != PROBED).cloned().collect()
+    Given::options().chain(Given::plugins().map(named_plugin)).collect()
 }
 
 /// The backends of plugins that are not present.
@@ -82,10 +128,8 @@ pub(crate) fn absent() -> impl Iterator<Item = Listing> {
 /// another run.
 pub(crate) fn setup() -> Vec<String> {
     let mut setup = vec![program()];
-    for word in named() {
-        let bytes = word.strip_prefix("--plugin=").map(|path| format!(" of {}", contents(Path::new(path))));
-        setup.push(word + &bytes.unwrap_or_default());
-    }
+    setup.extend(Given::options());
+    setup.extend(Given::plugins().map(|path| format!("{} of {}", named_plugin(path), contents(path))));
     for found in plugin::discover() {
         let library = match &found.what {
             Finding::Manifest(manifest) => &manifest.library,
@@ -122,6 +166,12 @@ fn contents(path: &Path) -> String {
 /// This program again, with the same plugins.
 pub(crate) fn again() -> std::io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(GIVEN.get().into_iter().flatten());
+    command.args(Given::options());
+    for path in Given::plugins() {
+        let mut word = OsString::from("--plugin=");
+        word.push(path);
+        command.arg(word);
+    }
+    command.arg(PROBED);
     Ok(command)
 }

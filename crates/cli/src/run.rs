@@ -59,18 +59,20 @@ fn save(generation: &mut Generation, args: &Run) -> anyhow::Result<()> {
 }
 
 /// What is continued; `None` for a conversation.
-fn prompt(args: &Run) -> Result<Option<Prompt>, Usage> {
+fn prompt(args: &Run) -> anyhow::Result<Option<Prompt>> {
     Ok(Some(match &args.input {
         Input { prompt: Some(text), .. } => Prompt::Text(text.clone()),
         Input { token_ids: Some(ids), .. } => Prompt::Tokens(ids.clone()),
         Input { chat: true, .. } => return Ok(None),
         _ if args.session.is_some() => Prompt::Tokens(Vec::new()),
-        _ if args.model.is_none() => Prompt::Text(DEMO_PROMPT.into()),
-        _ => {
-            return Err(Usage(
-                "nothing to continue: give --prompt TEXT, --chat, --token-ids 1,2,3 or --session FILE".into(),
-            ));
-        }
+        _ => match &args.model {
+            None => Prompt::Text(DEMO_PROMPT.into()),
+            Some(model) => {
+                std::fs::metadata(model).with_context(|| format!("cannot open {}", model.display()))?;
+                let why = "nothing to continue: give --prompt TEXT, --chat, --token-ids 1,2,3 or --session FILE";
+                return Err(Usage(why.into()).into());
+            }
+        },
     }))
 }
 

@@ -105,6 +105,13 @@ fn a_replay_file_runs_its_case_alone() {
     let out = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{out}{}", text(&output.stderr));
     assert!(out.contains("op/rms_norm/f32/rows=3,cols=5  seed 9") && out.contains("error/limit"), "{out}");
+    std::fs::write(folder.path().join("vendor.json"), replay.to_string().replace(r#""cpu""#, r#""tianshu""#)).unwrap();
+    for (device, mend) in [(&[][..], true), (&["--device", "cpu:7"], false)] {
+        let output = qiao_in(folder.path(), &[&["check", "--replay", "vendor.json"], device].concat());
+        let err = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{err}");
+        assert_eq!(err.contains("no backend has it") && err.contains("with --plugin FILE"), mend, "{err}");
+    }
     std::fs::write(folder.path().join("old.json"), r#"{"schema":"qiao.replay/9"}"#).unwrap();
     let output = qiao_in(folder.path(), &["check", "--replay", "old.json"]);
     assert_eq!(output.status.code(), Some(1));

@@ -9,7 +9,7 @@ fn qiao(args: &[&str]) -> Output {
 }
 
 /// Runs with these lines on standard input.
-fn talk(args: &[&str], lines: &str) -> Output {
+fn talk(args: &[&str], lines: &[u8]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_qiao"))
         .args(args)
         .stdin(Stdio::piped())
@@ -17,7 +17,7 @@ fn talk(args: &[&str], lines: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(lines).unwrap();
     child.wait_with_output().unwrap()
 }
 
@@ -57,6 +57,8 @@ fn help_lists_commands_and_exit_codes() {
         assert!(help.contains(word), "{help}");
     }
     let help = text(&qiao(&["run", "--help"]).stdout);
+    let plugins = help.split("\nPlugins:\n").nth(1).expect("a heading of their own");
+    assert!(plugins.contains("--plugin <FILE>") && plugins.contains("--option <KEY=VALUE>"), "{help}");
     for word in ["--prompt", "--chat", "--token-ids", "--max-tokens", "--temperature", "--seed", "--device", "--json"] {
         assert!(help.contains(word), "{help}");
     }
@@ -72,6 +74,7 @@ fn wrong_command_lines_end_with_2() {
     fails(&["compare", "model"], 2, &["--golden"]);
     let model = fixture("llama3-gqa");
     fails(&["run", model.to_str().unwrap()], 2, &["nothing to continue", "--prompt"]);
+    fails(&["run", "/no/such/model"], 1, &["cannot open /no/such/model:"]);
 }
 
 #[test]
@@ -199,7 +202,7 @@ fn a_kept_session_goes_on_where_it_ended() {
 #[test]
 fn every_turn_of_a_conversation_is_answered() {
     let args = ["run", "--chat", "--max-tokens", "8", "--temperature", "0"];
-    let output = talk(&args, "床前明月光\n\n白日依山盡\n");
+    let output = talk(&args, "床前明月光\n\n白日依山盡\n".as_bytes());
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{err}");
     assert_eq!(err.lines().filter(|l| l.contains("tokens/s")).count(), 2, "{err}");
@@ -252,19 +255,30 @@ fn wrong_environment_variables_are_not_an_absent_device() {
 }
 
 #[test]
+fn a_line_that_is_no_text_is_told_and_the_conversation_goes_on() {
+    let args = ["run", "--chat", "--max-tokens", "4", "--temperature", "0"];
+    let asked = |lines: &[&[u8]]| {
+        let output = talk(&args, &lines.concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        (text(&output.stdout), text(&output.stderr))
+    };
+    let (first, second) = ("床前明月光\n".as_bytes(), "白日依山盡\n".as_bytes());
+    let (with, told) = asked(&[first, b"\xff\xfe\n", second]);
+    let (without, quiet) = asked(&[first, second]);
+    assert_eq!(with, without, "earlier turns are still there");
+    assert_eq!(told.matches("not UTF-8").count(), 1, "{told}");
+    assert!(!quiet.contains("UTF-8"), "{quiet}");
+}
+
+#[cfg(unix)]
+#[test]
 fn turns_that_can_not_be_read_name_standard_input() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_qiao"))
-        .args(["run", "--chat"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(b"\xff\xfe\n").unwrap();
-    let output = child.wait_with_output().unwrap();
+    let folder = std::fs::File::open(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let run = Command::new(env!("CARGO_BIN_EXE_qiao")).args(["run", "--chat"]).stdin(folder).output();
+    let output = run.unwrap();
     let err = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{err}");
-    assert!(err.starts_with("error: cannot read a turn from standard input") && err.contains("UTF-8"), "{err}");
+    assert!(err.starts_with("error: cannot read a turn from standard input"), "{err}");
 }
 
 #[cfg(target_os = "linux")]

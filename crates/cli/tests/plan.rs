@@ -91,6 +91,8 @@ fn limits_come_with_their_provenance_or_not_at_all() {
     assert!(found["limits"]["bytes_per_s"].is_null() && found["decode"]["tokens_per_s_at_most"].is_null(), "{found}");
     let out = text(&qiao(&["plan", &model, "--device", "reference"]).stdout);
     assert!(out.contains("limits  none: the device declares none") && out.contains("at most – tokens/s"), "{out}");
+    assert!(out.contains("\n--peaks FILE gives limits"), "{out}");
+    assert!(!text(&qiao(&args).stdout).contains("--peaks"));
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn a_new_backend_is_listed_judged_and_runs_a_model() {
     assert!(!refused.status.success() && error.contains("rope: no kernel for this operator"), "{error}");
     assert!(error.ends_with("; --fallback host runs them on the processor\n"), "{error}");
     let planned = said(folder, &["plan", "--plugin", library]);
-    assert!(planned.ends_with("not supported.\n--fallback host runs them on the processor.\n"), "{planned}");
+    assert!(planned.contains("not supported.\n--fallback host runs them on the processor.\n"), "{planned}");
 
     let run = ["--max-tokens", "16", "--temperature", "0", "--json"];
     let read = |args: &[&str]| -> serde_json::Value { serde_json::from_str(&said(folder, args)).unwrap() };
@@ -130,6 +130,32 @@ fn a_wrong_row_is_told_once_over_and_replayed_by_the_line_that_is_printed() {
 }
 
 #[test]
+fn a_check_fails_a_plugin_that_does_not_mind_struct_size() {
+    let (folder, _) = ported();
+    let folder = folder.path();
+    let source = folder.join("tianshu/tianshu.c");
+    let text = std::fs::read_to_string(&source).unwrap();
+    let check = |right: &str, wrong: &str, words: &[&str]| {
+        assert!(text.contains(right));
+        std::fs::write(&source, text.replacen(right, wrong, 1)).unwrap();
+        cc(&folder.join("tianshu"), "tianshu.c", "libwrong.so");
+        let args = ["check", "--plugin", "tianshu/libwrong.so", "--profile", "device", "--filter", "op/add/f32/*"];
+        let out = qiao(folder, &args);
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert_eq!(out.status.code(), Some(1), "{said}");
+        let verdict = said.lines().find(|line| line.starts_with("verdict: failed: ")).expect("a verdict");
+        assert!(words.iter().all(|word| verdict.contains(word)), "{verdict}");
+        assert!(said.contains(" 0 failed, "), "no case sees it: {said}");
+    };
+    check(
+        "if (((const char*)from)[i]) return 0;",
+        ";",
+        &["backend_init takes a qiao_host that says more than it knows", "(rule R2)"],
+    );
+    check("memcpy(own, from, theirs < size ? theirs : size);", "memcpy(own, from, size);", &["SIGSEGV", "rule R2"]);
+}
+
+#[test]
 fn a_plugin_that_the_environment_names_is_found_and_a_broken_one_is_told() {
     let (folder, library) = ported();
     let broken = folder.path().join("broken.so");
@@ -138,6 +164,31 @@ fn a_plugin_that_the_environment_names_is_found_and_a_broken_one_is_told() {
     let out = Command::new(env!("CARGO_BIN_EXE_qiao")).arg("devices").env("QIAO_PLUGIN", list).output().unwrap();
     let text = words(&String::from_utf8_lossy(&out.stdout));
     assert!(text.contains("tianshu:0 TIANSHU") && text.contains(" broken ") && text.contains("cpu:0"), "{text}");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_path_of_a_plugin_need_not_be_text() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let (folder, library) = ported();
+    let odd = folder.path().join(std::ffi::OsStr::from_bytes(b"n\xff\xfe"));
+    std::fs::create_dir(&odd).unwrap();
+    let odd = odd.join("libtianshu.so");
+    std::fs::copy(library, &odd).unwrap();
+    // The worker of a check is told the path as well.
+    let check = ["check", "--profile", "device", "--filter", "op/matmul/f32/m=5*", "--journal", "journal"];
+    for args in [&["devices"][..], &check] {
+        let mut qiao = Command::new(env!("CARGO_BIN_EXE_qiao"));
+        let out = qiao.current_dir(folder.path()).args(args).arg("--plugin").arg(&odd).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success() && text.to_lowercase().contains("tianshu"), "{args:?}: {text}");
+    }
+    let missing = odd.with_file_name("missing.so");
+    let mut qiao = Command::new(env!("CARGO_BIN_EXE_qiao"));
+    let out = qiao.arg("run").arg("--plugin").arg(missing).output().unwrap();
+    let error = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.code() == Some(1) && error.contains("there is no such file"), "{error}");
 }
 
 #[test]

@@ -21,7 +21,8 @@
  *   upload, plan_execute, download, stream_sync per token; nothing is looked up or allocated any more
  *   plan_destroy, buffer_free, stream_destroy, device_close, backend_shutdown
  *
- * RULES (normative; the conformance suite checks every one)
+ * RULES (normative; the loader and the conformance suite hold a plugin to them: to R5 and R10 by what a crash, a hang or a
+ * failed load tells)
  *  R1 One exported symbol: qiao_plugin_query_v0. A new MAJOR is a new symbol; a library may export several. Everything
  *     else is hidden (-fvisibility=hidden).
  *  R2 Structs only grow at the tail. struct_size is set by whoever allocates the struct.

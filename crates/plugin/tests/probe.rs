@@ -17,7 +17,10 @@ use qiao_plugin::{Options, Plugin};
 fn child() {
     let path = std::env::args().next_back().unwrap();
     let options = Options::parse(std::env::var("QIAO_TEST_OPTION").ok()).unwrap();
-    probe::answer(Path::new(&path), &options);
+    match std::env::var_os("QIAO_TEST_RULES") {
+        Some(_) => probe::answer_rules(Path::new(&path), &options),
+        None => probe::answer(Path::new(&path), &options),
+    }
 }
 
 fn command() -> Command {
@@ -28,6 +31,23 @@ fn command() -> Command {
 
 fn probed(path: &Path) -> Result<Report> {
     probe::in_child(command(), path, Duration::from_secs(60))
+}
+
+fn broken(path: &Path) -> Result<Vec<String>> {
+    let mut command = command();
+    command.env("QIAO_TEST_RULES", "1");
+    probe::broken_rules(command, path, Duration::from_secs(60))
+}
+
+/// The vendor's example with one of its lines changed.
+fn acme_but(name: &str, from: &str, to: &str) -> PathBuf {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/vendor-c/acme_npu.c");
+    let text = std::fs::read_to_string(example).unwrap();
+    assert_eq!(text.matches(from).count(), 1, "{from}");
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("acme.c");
+    std::fs::write(&source, text.replace(from, to)).unwrap();
+    built::c_plugin(&source, name, &[])
 }
 
 #[track_caller]
@@ -82,6 +102,49 @@ fn what_it_says_of_itself_comes_through_as_it_is() {
     assert!(matches!(error, Error::Internal { .. }), "{error:?}");
     says(&error, &["the driver's version is too old"]);
     says(&probed(Path::new("/nowhere/libnone.so")).unwrap_err(), &["/nowhere/libnone.so", "no such file"]);
+}
+
+#[test]
+fn a_plugin_that_minds_struct_size_breaks_no_rule() {
+    for library in [acme().to_path_buf(), variant("LARGER"), variant("FOURTEEN"), variant("NOT_PRESENT")] {
+        assert_eq!(broken(&library).unwrap(), [""; 0], "{}", library.display());
+    }
+    let error = broken(&variant("MISSING_SLOTS")).unwrap_err();
+    says(&error, &["device_close, stream_sync"]);
+}
+
+#[test]
+fn a_plugin_that_takes_what_it_does_not_know_is_told() {
+    let look = "  for (uint32_t i = size; i < theirs; i++)\n    if (((const char*)from)[i]) return 0;\n";
+    let found = broken(&acme_but("takes_all", look, "")).unwrap();
+    for slot in ["graph_support", "plan_create"] {
+        for part in ["qiao_graph", "qiao_op", "qiao_tensor", "qiao_attr struct"] {
+            let line = format!("{slot} takes a {part} that says more than it knows");
+            assert!(found.iter().any(|f| f.starts_with(&line) && f.contains("rule R2")), "{line}: {found:?}");
+        }
+    }
+    assert!(found.iter().any(|f| f.starts_with("backend_init takes a qiao_host that says more")), "{found:?}");
+    assert_eq!(found.len(), 9, "{found:?}");
+}
+
+#[test]
+fn a_plugin_that_writes_or_reads_whole_structs_is_told() {
+    let write = "memcpy(to, own, theirs < size ? theirs : size);";
+    let found = broken(&acme_but("writes_all", write, "memcpy(to, own, size);")).unwrap();
+    for (slot, what) in [
+        ("qiao_plugin_query_v0", "32 bytes beyond the qiao_query"),
+        ("device_info", "8 bytes beyond the qiao_device_info"),
+        ("memory_info", "8 bytes beyond the qiao_memory_info"),
+        ("dtype_info", "8 bytes beyond the qiao_dtype_info"),
+        ("graph_support", "64 bytes beyond the qiao_support"),
+    ] {
+        let line = format!("{slot} wrote {what} of ");
+        assert!(found.iter().any(|f| f.starts_with(&line) && f.contains("mind struct_size")), "{line}: {found:?}");
+    }
+    assert_eq!(found.len(), 5, "{found:?}");
+    let read = "memcpy(own, from, theirs < size ? theirs : size);";
+    let error = broken(&acme_but("reads_all", read, "memcpy(own, from, size);")).unwrap_err();
+    says(&error, &["crashed with SIGSEGV while it was held to rule R2, a graph with a qiao_graph of another size"]);
 }
 
 #[test]

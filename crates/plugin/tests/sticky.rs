@@ -89,6 +89,29 @@ fn a_poisoned_answer_asks_the_plugin_which_failure_was_first() {
 }
 
 #[test]
+fn a_wait_that_is_refused_is_explained_by_the_stream_that_failed() {
+    let Scene { device, mut stream, a, b } = scene();
+    let event = device.event().unwrap();
+    stream.record(&*event).unwrap();
+    lay("copy", abi::ERR_INTERNAL, "the copy of one");
+    let first = stream.copy(&a, &b).unwrap_err().to_string();
+    // The stream that waits has a failure of its own, which has nothing to do with the event.
+    let mut other = device.stream().unwrap();
+    lay("stream_wait", abi::ERR_POISONED, "");
+    lay("stream_sync", abi::ERR_INTERNAL, "the fill of another");
+    poisoned(other.wait(&*event), "Wild: the fill of another");
+    poisoned(other.fill(&a, 1), "Wild: the fill of another");
+    // It is well or still at work: the event's stream is the one that failed.
+    for status in [abi::OK, abi::ERR_TIMEOUT] {
+        let mut well = device.stream().unwrap();
+        lay("stream_wait", abi::ERR_POISONED, "");
+        lay("stream_sync", status, "");
+        poisoned(well.wait(&*event), &first);
+        well.fill(&a, 1).unwrap();
+    }
+}
+
+#[test]
 fn a_failure_that_comes_out_at_a_sync_is_kept() {
     let Scene { mut stream, a, .. } = scene();
     stream.fill(&a, 1).unwrap();

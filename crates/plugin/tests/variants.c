@@ -40,6 +40,12 @@
 #define INIT_FAILS           27
 #define CRASHES_IN_SHUTDOWN  28
 #define TALKS                29 /* on both outputs, without an end of line */
+#define BEHIND_DEVICE_INFO   30 /* writes behind a struct that it is given */
+#define BEHIND_MEMORY_INFO   31
+#define BEHIND_SUPPORT       32
+#define BEHIND_PLAN_INFO     33
+#define BEHIND_ERROR         34
+#define BEHIND_QUERY         35
 
 #if VARIANT == EXTRA_SYMBOLS || VARIANT == TWO_MAJORS
 EXPORT int acme_internal_state;
@@ -87,6 +93,34 @@ static void altered_shutdown(qiao_backend* backend) {
   abort();
 }
 
+/* As a plugin of a newer header does that writes whole structs of its own. */
+static void write_behind(void* out) {
+  uint32_t size;
+  memcpy(&size, out, sizeof size);
+  memset((char*)out + size, 0, 40);
+}
+
+static qiao_status long_info(qiao_device* device, qiao_device_info* out, qiao_error* e) {
+  write_behind(VARIANT == BEHIND_ERROR ? (void*)e : (void*)out);
+  return device_info(device, out, e);
+}
+
+static qiao_status long_memory(qiao_device* device, uint32_t memory, qiao_memory_info* out, qiao_error* e) {
+  write_behind(out);
+  return memory_info(device, memory, out, e);
+}
+
+static qiao_status long_support(qiao_device* device, const qiao_graph* graph, qiao_support* const* out, qiao_error* e) {
+  write_behind(out[0]);
+  return graph_support(device, graph, out, e);
+}
+
+static qiao_status long_plan(qiao_device* device, const qiao_graph* graph, qiao_plan** out, qiao_plan_info* info,
+                             qiao_error* e) {
+  write_behind(info);
+  return plan_create(device, graph, out, info, e);
+}
+
 static qiao_status no_devices(qiao_backend* backend, uint32_t* out, qiao_error* e) {
   (void)backend, (void)e;
   *out = 0;
@@ -125,6 +159,11 @@ static qiao_status altered_query(qiao_query* query, qiao_error* e) {
     case CRASHES_IN_SHUTDOWN: t->backend_shutdown = altered_shutdown; break;
     case NOT_PRESENT: case CRASHES_IN_INIT: case INIT_FAILS: case TALKS: t->backend_init = altered_init; break;
     case NO_DEVICES: t->device_count = no_devices; break;
+    case BEHIND_DEVICE_INFO: case BEHIND_ERROR: t->device_info = long_info; break;
+    case BEHIND_MEMORY_INFO: t->memory_info = long_memory; break;
+    case BEHIND_SUPPORT: t->graph_support = long_support; break;
+    case BEHIND_PLAN_INFO: t->plan_create = long_plan; break;
+    case BEHIND_QUERY: write_behind(query); break;
     case NO_TABLE: query->api = NULL; break;
     case BAD_NAME: snprintf(query->name, sizeof query->name, "Acme NPU"); break;
   }

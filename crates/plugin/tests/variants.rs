@@ -191,6 +191,26 @@ fn further_symbols_are_allowed_and_reported() {
 }
 
 #[test]
+fn a_plugin_that_writes_behind_a_struct_is_told_and_ends_nothing() {
+    let told = |error: &Error, slot: &str, what: &str| {
+        let words = format!("{slot} wrote 40 bytes beyond {what} that it was given: it must mind struct_size");
+        says(error, &["acme", "breaks its contract", &words]);
+    };
+    for (name, slot, what) in [
+        ("BEHIND_DEVICE_INFO", "device_info", "the struct"),
+        ("BEHIND_ERROR", "device_info", "the qiao_error"),
+        ("BEHIND_MEMORY_INFO", "memory_info", "the struct"),
+    ] {
+        told(&load(name).unwrap().open(0).err().unwrap(), slot, what);
+    }
+    let d = device(&load("BEHIND_SUPPORT").unwrap());
+    says(&d.plan(&add()).err().unwrap(), &["ACME NPU", "graph_support wrote 40 bytes beyond a record"]);
+    let d = device(&load("BEHIND_PLAN_INFO").unwrap());
+    says(&d.plan(&add()).err().unwrap(), &["ACME NPU", "plan_create wrote 40 bytes beyond the struct"]);
+    refused("BEHIND_QUERY", &["its query wrote 40 bytes beyond the qiao_query", "struct_size"]);
+}
+
+#[test]
 fn a_machine_without_the_chip_is_no_failure() {
     match load("NOT_PRESENT") {
         Err(Error::NotPresent { what, why }) => {

@@ -128,7 +128,8 @@ impl Params {
             repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
             presence_penalty: self.presence_penalty.unwrap_or(defaults.presence_penalty),
             frequency_penalty: self.frequency_penalty.unwrap_or(defaults.frequency_penalty),
-            seed: self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
+            // Below 2^53, so that readers of JSON that know doubles alone keep it.
+            seed: self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish() >> 11),
             max_tokens: self.max_tokens.unwrap_or(defaults.max_tokens),
             min_tokens: self.min_tokens.unwrap_or(defaults.min_tokens),
             stop: self.stop.clone(),

@@ -97,7 +97,10 @@ fn check(args: &Adapt, expectations: Expectations, steps: &mut Steps, report: &m
             shown.finish_and_clear();
             let mut run = run?;
             run.device.plugins = plugins::named();
+            // Some devices are for one process at a time.
+            drop(on);
             if !run.interrupted {
+                run.faults.extend(plugins::broken_rules(&args.device));
                 steps.keep(Step::CHECK, &run)?;
             }
             run

@@ -11,10 +11,10 @@ use super::{Bench, Command};
 pub(crate) struct Plugins {
     /// A vendor's plugin, a shared library. Its first device is the one that is used, unless --device names another. May be given
     /// several times.
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Plugins")]
     pub(crate) plugin: Vec<PathBuf>,
     /// An option for the plugins, as its vendor documents it. May be given several times.
-    #[arg(long, value_name = "KEY=VALUE", global = true)]
+    #[arg(long, value_name = "KEY=VALUE", global = true, help_heading = "Plugins")]
     pub(crate) option: Vec<String>,
     /// The plugins were probed by whoever started this program.
     #[arg(long, hide = true, global = true)]
@@ -45,7 +45,7 @@ pub(crate) enum Lang {
 
 /// Whether the command line names a device. The default does not count.
 pub(crate) fn device_given() -> bool {
-    std::env::args().any(|a| a == "--device" || a.starts_with("--device="))
+    std::env::args_os().any(|a| a == "--device" || a.as_encoded_bytes().starts_with(b"--device="))
 }
 
 impl Command {

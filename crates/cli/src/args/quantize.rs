@@ -9,8 +9,8 @@ pub(crate) const QUANTIZE_HELP: &str = "\
 An output that ends in .gguf is a GGUF file; any other is a folder in Hugging Face layout, quantised as compressed-tensors has it.
 
 Formats for .gguf: q4_0 q4_1 q5_0 q5_1 q8_0 q2_k q3_k q4_k q5_k q6_k iq4_nl iq4_xs mxfp4, the mixture q4_k_m, f16 bf16 f32.
-  Every weight matrix is encoded; norms and biases are f32. Rows that do not fill the blocks of a format take one of 32
-  elements, and the table says so.
+  Every weight matrix is encoded, the output head and a tied embedding in q6_k or more; norms and biases are f32. Rows that do
+  not fill the blocks of a format take one of 32 elements. The table says what became of each.
 Formats for folders: w4a16 w4a16-asym (int4 groups of --group-size), w8a16 (int8 for each output), w8a8 (int8, activations
   quantised on the way), fp8 (e4m3 for each output), fp8-block (for each 128 x 128), f16 bf16 f32.
   Projections of the layers are encoded; embedding and output head stay as they are.
@@ -49,7 +49,7 @@ pub(crate) struct Quantize {
     /// With --imatrix-text: keep what was gathered in this file.
     #[arg(long, value_name = "FILE", requires = "imatrix_text")]
     pub(crate) imatrix_out: Option<PathBuf>,
-    /// Weigh errors by what a run with --imatrix-out has kept.
+    /// Weigh errors by what a run with --imatrix-out has kept, or llama-imatrix as a GGUF file.
     #[arg(long, value_name = "FILE")]
     pub(crate) imatrix: Option<PathBuf>,
     /// With --imatrix-text: pass the errors of each input channel on to those that come in correlated with it (GPTQ). Slower; the

@@ -38,6 +38,66 @@ unsafe impl<T> Send for Raw<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Raw<T> {}
 
+/// How many bytes behind a place are watched.
+const PAD: usize = 256;
+
+/// A place that a plugin fills, and bytes behind it that it must leave alone: a plugin of a newer header that does not mind
+/// `struct_size` writes a larger struct than there is room for.
+#[repr(C)]
+pub(super) struct Padded<T> {
+    own: T,
+    pad: [u8; PAD],
+}
+
+impl<T: Copy> Padded<T> {
+    /// What the pad holds, no byte like the next.
+    const PATTERN: [u8; PAD] = {
+        let mut pattern = [0; PAD];
+        let mut i = 0;
+        while i < PAD {
+            pattern[i] = (i as u8).wrapping_mul(167) ^ 0xa5;
+            i += 1;
+        }
+        pattern
+    };
+
+    pub(super) fn new(own: T) -> Padded<T> {
+        const { assert!(std::mem::offset_of!(Padded<T>, pad) == size_of::<T>(), "the pad is right behind") };
+        Padded { own, pad: Self::PATTERN }
+    }
+
+    /// The place.
+    pub(super) fn place(&mut self) -> *mut T {
+        (&raw mut *self).cast()
+    }
+
+    /// What is in the place.
+    pub(super) fn own(&self) -> T {
+        self.own
+    }
+
+    /// How far behind the place was written.
+    pub(super) fn beyond(&self) -> usize {
+        if self.pad == Self::PATTERN {
+            return 0;
+        }
+        (0..PAD).rev().find(|&i| self.pad[i] != Self::PATTERN[i]).map_or(0, |last| last + 1)
+    }
+
+    /// What is in the place, with nothing written behind it.
+    pub(super) fn get(&self, slot: &'static str, what: &str) -> Answer<T> {
+        match self.beyond() {
+            0 => Ok(self.own),
+            n => Err(Failure::broke(slot, overrun(n, what))),
+        }
+    }
+}
+
+/// The words for what was written behind a place.
+pub(super) fn overrun(bytes: usize, what: &str) -> String {
+    format!("wrote {bytes} bytes beyond {what} that it was given: it must mind struct_size (rule R2)")
+}
+
 /// What an out-parameter holds until it is written.
 const POISON: u64 = 0x5afe_c0de_dead_f00d;
 
@@ -80,13 +140,15 @@ impl Calls {
     /// # Errors
     /// What the plugin answered, unless that was OK.
     pub(super) fn call(&self, slot: &'static str, run: impl FnOnce(*mut ErrorRecord) -> Status) -> Answer<()> {
-        let mut record = ErrorRecord::sized();
+        let mut padded = Padded::new(ErrorRecord::sized());
         let start = self.trace.then(Instant::now);
-        let status = run(&mut record);
+        let status = run(padded.place());
+        let record = padded.own();
         if let Some(start) = start {
             let words = if status == abi::OK { String::new() } else { Failure::of(slot, status, &record).message };
             eprintln!("{} {slot} {} {:?} {words}", self.plugin, name(status), start.elapsed());
         }
+        padded.get(slot, "the qiao_error")?;
         same_size(slot, "qiao_error", &record)?;
         if status == abi::OK { Ok(()) } else { Err(Failure::of(slot, status, &record)) }
     }
@@ -106,10 +168,9 @@ impl Calls {
         slot: &'static str,
         run: impl FnOnce(*mut T, *mut ErrorRecord) -> Status,
     ) -> Answer<T> {
-        let mut out = T::sized();
-        let place = &raw mut out;
-        let answer = self.call(slot, |record| run(place, record));
-        same_size(slot, "the struct that it fills", &out)?;
+        let mut out = Padded::new(T::sized());
+        let answer = self.call(slot, |record| run(out.place(), record));
+        let out = whole(slot, "the struct", &out)?;
         answer.map(|()| out)
     }
 
@@ -168,10 +229,13 @@ impl Calls {
         kind: Kind,
         run: impl FnOnce(*mut *mut H, *mut T, *mut ErrorRecord) -> Status,
     ) -> Answer<(Raw<H>, Answer<T>)> {
-        let mut out = T::sized();
-        let place = &raw mut out;
-        let raw = self.handle(slot, kind, |handle, record| run(handle, place, record))?;
-        Ok((raw, same_size(slot, "the struct that it fills", &out).map(|()| out)))
+        let mut out = Padded::new(T::sized());
+        let raw = self.handle(slot, kind, |handle, record| run(handle, out.place(), record));
+        let out = whole(slot, "the struct", &out);
+        match raw {
+            Ok(raw) => Ok((raw, out)),
+            Err(failure) => Err(out.err().unwrap_or(failure)),
+        }
     }
 
     /// One call that gives a handle back. Never fails.
@@ -182,8 +246,14 @@ impl Calls {
     }
 }
 
+/// A struct that the plugin filled, with nothing written behind it and its size as it was.
+pub(super) fn whole<T: Sized32>(slot: &'static str, what: &str, out: &Padded<T>) -> Answer<T> {
+    let own = out.get(slot, what)?;
+    same_size(slot, what, &own).map(|()| own)
+}
+
 /// The plugin left the size of a struct as it was.
-pub(super) fn same_size<T: Sized32>(slot: &'static str, what: &str, out: &T) -> Answer<()> {
+fn same_size<T: Sized32>(slot: &'static str, what: &str, out: &T) -> Answer<()> {
     // SAFETY: the first field is the u32 that holds the size, by the contract of the trait.
     let found = unsafe { (&raw const *out).cast::<u32>().read() };
     if found as usize == size_of::<T>() {
@@ -249,5 +319,47 @@ mod tests {
             9
         });
         assert!(record.unwrap_err().words().contains("changed struct_size of qiao_error"));
+    }
+
+    /// Writes so many zeros behind a struct.
+    fn behind<T>(out: *mut T, bytes: usize) {
+        // SAFETY: the place that the call gives has more bytes behind it than that.
+        unsafe { out.add(1).cast::<u8>().write_bytes(0, bytes) };
+    }
+
+    #[test]
+    fn nothing_is_written_behind_a_struct() {
+        let c = calls();
+        for bytes in [1, 8, PAD] {
+            let says = format!("p wrote {bytes} bytes beyond the struct that it was given");
+            for status in [abi::OK, abi::ERR_INTERNAL] {
+                let filled = c.filled::<abi::PlanInfo>("p", |out, _| {
+                    behind(out, bytes);
+                    status
+                });
+                let words = filled.err().unwrap().words();
+                assert!(words.contains(&says) && words.contains("mind struct_size"), "{words}");
+                let made = c.handle_filled::<u8, abi::PlanInfo>("p", Kind::Plan, |handle, out, _| {
+                    behind(out, bytes);
+                    // SAFETY: `handle` is the place that the call gives.
+                    unsafe { *handle = std::ptr::without_provenance_mut(4096) };
+                    status
+                });
+                let answer = match made {
+                    Ok((raw, answer)) => {
+                        c.gone("g", Kind::Plan, raw, |_| ());
+                        answer
+                    }
+                    Err(failure) => Err(failure),
+                };
+                assert!(answer.err().unwrap().words().contains(&says));
+                let record = c.call("p", |record| {
+                    behind(record, bytes);
+                    status
+                });
+                assert!(record.unwrap_err().words().contains(&format!("wrote {bytes} bytes beyond the qiao_error")));
+            }
+        }
+        assert!(c.filled::<abi::KvInfo>("p", |_, _| 0).is_ok());
     }
 }

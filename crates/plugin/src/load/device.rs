@@ -9,7 +9,7 @@ use qiao_core::{
 };
 
 use super::arena::Arena;
-use super::calls::same_size;
+use super::calls::{Padded, whole};
 use super::event::DeviceEvent;
 use super::failure::{Answer, Asked, Failure};
 use super::opened::{Memory, Opened};
@@ -26,16 +26,14 @@ pub(super) struct PluginDevice(pub(super) Arc<Opened>);
 impl PluginDevice {
     /// The plugin's records for a graph.
     fn ask(&self, slots: &Graphs, arena: &Arena, count: usize) -> Answer<Vec<abi::Support>> {
-        let mut records = vec![abi::Support::sized(); count];
-        let places: Vec<*mut abi::Support> = records.iter_mut().map(|r| &raw mut *r).collect();
-        self.0.session.calls.call("graph_support", |err| {
+        let mut records: Vec<_> = (0..count).map(|_| Padded::new(abi::Support::sized())).collect();
+        let places: Vec<*mut abi::Support> = records.iter_mut().map(Padded::place).collect();
+        let answer = self.0.session.calls.call("graph_support", |err| {
             // SAFETY: the device is open; arena and records are alive for the call; there is a record per operator.
             unsafe { (slots.graph_support)(self.0.raw(), arena.graph(), places.as_ptr(), err) }
-        })?;
-        for record in &records {
-            same_size("graph_support", "a record", record)?;
-        }
-        Ok(records)
+        });
+        let records = records.iter().map(|record| whole("graph_support", "a record", record)).collect::<Answer<_>>()?;
+        answer.map(|()| records)
     }
 
     /// One record per node of the graph, or why there is none.

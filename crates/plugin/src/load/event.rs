@@ -69,8 +69,8 @@ impl DeviceEvent {
         *self.turn() = Point { recorded: true, failed: Some(error), stream: First::default() };
     }
 
-    /// Makes a stream wait for the point.
-    pub(super) fn hold(&self, stream: *mut abi::Stream) -> Result<Answer<()>> {
+    /// Makes a stream wait for the point. Beside the answer is the failure that the point's own stream has met, if any.
+    pub(super) fn hold(&self, stream: *mut abi::Stream) -> Result<(Answer<()>, Option<Error>)> {
         let point = self.turn();
         if let Some(error) = &point.failed {
             return Err(error.clone());
@@ -79,10 +79,7 @@ impl DeviceEvent {
             // SAFETY: event and stream are alive, and nobody else names either at the moment.
             unsafe { (self.slots.stream_wait)(stream, self.raw.get(), err) }
         });
-        match (&answer, point.stream.get()) {
-            (Err(f), Some(first)) if f.status == abi::ERR_POISONED => Err(poisoned(first)),
-            _ => Ok(answer),
-        }
+        Ok((answer, point.stream.get().cloned()))
     }
 
     /// One call that asks or waits, and whether the point is reached.

@@ -9,7 +9,7 @@
 //!
 //! Files, from ground to roof: `words`, `options`, `services`, `failure`, `calls`, `slots`, `query`, `session`, `info`,
 //! `opened`, `event`, `stream`, `arena`, `support`, `plan`, `device`, `elf`, `library`, `backend`,
-//! `manifest`, `lazy`, `discover`, `probe`.
+//! `manifest`, `lazy`, `discover`, `rules`, `probe`.
 
 mod words;
 
@@ -48,6 +48,9 @@ mod manifest;
 mod lazy;
 
 mod discover;
+
+mod rules;
+
 pub mod probe;
 
 pub use backend::{Plugin, PluginBackend};

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backend::{Plugin, PluginBackend};
 use super::options::Options;
-use super::words;
+use super::{rules, words};
 
 /// What a plugin said in another process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +57,10 @@ enum Line {
     Invalid(String, String, String),
     /// Any other error.
     Failed(String),
+    /// What is tried next, of the rules.
+    Trying(String),
+    /// How the plugin breaks a rule.
+    Broken(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +69,7 @@ enum Phase {
     Begin,
     Load,
     Devices,
+    Rules,
     Shutdown,
     End,
 }
@@ -75,6 +80,7 @@ impl Phase {
             Phase::Begin => "before it was loaded",
             Phase::Load => "while it was loaded and started",
             Phase::Devices => "while it was asked for its devices",
+            Phase::Rules => "while it was held to rule R2",
             Phase::Shutdown => "while it was shut down",
             Phase::End => "after it was shut down",
         }
@@ -98,9 +104,7 @@ fn told(error: Error) -> Line {
 
 /// The child's part: loads a plugin, starts it, asks for its devices, shuts it down, and writes to stdout what it finds.
 pub fn answer(path: &Path, options: &Options) {
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the struct is borrowed for the call. A crash that is expected needs no core file.
-    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) };
+    leave_no_core();
     write(&Line::Phase(Phase::Load));
     let mut options = options.clone();
     options.before = None;
@@ -114,6 +118,24 @@ pub fn answer(path: &Path, options: &Options) {
         }
     }
     write(&Line::Phase(Phase::End));
+}
+
+/// The child's part of [`broken_rules`]: gives the plugin structs of other sizes, and writes to stdout what it makes of them.
+pub fn answer_rules(path: &Path, options: &Options) {
+    leave_no_core();
+    write(&Line::Phase(Phase::Rules));
+    match rules::broken(path, options, &|what| write(&Line::Trying(what.into()))) {
+        Ok(broken) => broken.into_iter().for_each(|how| write(&Line::Broken(how))),
+        Err(error) => write(&told(error)),
+    }
+    write(&Line::Phase(Phase::End));
+}
+
+/// A crash that is expected needs no core file.
+fn leave_no_core() {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the struct is borrowed for the call.
+    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) };
 }
 
 fn report(plugin: &PluginBackend) -> Result<Line> {
@@ -132,7 +154,50 @@ fn report(plugin: &PluginBackend) -> Result<Line> {
 ///
 /// # Errors
 /// What the plugin said of itself; a crash, an exit or a hang, each with what was going on.
-pub fn in_child(mut command: Command, path: &Path, timeout: Duration) -> Result<Report> {
+pub fn in_child(command: Command, path: &Path, timeout: Duration) -> Result<Report> {
+    for line in lines(command, path, timeout)? {
+        match line {
+            Line::Report(report) => return Ok(report),
+            Line::NotPresent(..) | Line::Invalid(..) | Line::Failed(_) => return Err(error(line, path)),
+            Line::Phase(_) | Line::Trying(_) | Line::Broken(_) => {}
+        }
+    }
+    Err(silent(path))
+}
+
+/// Runs `command` with the plugin's path as its last argument, and reads what [`answer_rules`] writes there: how the plugin
+/// breaks rule R2, a line each.
+///
+/// # Errors
+/// As [`in_child`]; a plugin that reads behind a struct may crash.
+pub fn broken_rules(command: Command, path: &Path, timeout: Duration) -> Result<Vec<String>> {
+    let mut broken = Vec::new();
+    for line in lines(command, path, timeout)? {
+        match line {
+            Line::Broken(how) => broken.push(how),
+            Line::NotPresent(..) | Line::Invalid(..) | Line::Failed(_) => return Err(error(line, path)),
+            Line::Phase(_) | Line::Trying(_) | Line::Report(_) => {}
+        }
+    }
+    Ok(broken)
+}
+
+fn silent(path: &Path) -> Error {
+    Error::internal(format!("plugin {}", path.display()), "the process that tried it did not answer")
+}
+
+/// The error that a child tells of.
+fn error(line: Line, path: &Path) -> Error {
+    match line {
+        Line::NotPresent(what, why) => Error::NotPresent { what, why },
+        Line::Invalid(what, found, mend) => Error::Invalid { what, found, mend },
+        Line::Failed(why) => Error::internal(format!("plugin {}", path.display()), why),
+        _ => silent(path),
+    }
+}
+
+/// What a child writes until it has ended as it should.
+fn lines(mut command: Command, path: &Path, timeout: Duration) -> Result<Vec<Line>> {
     let what = format!("plugin {}", path.display());
     command.arg(path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let started = command.spawn();
@@ -141,30 +206,25 @@ pub fn in_child(mut command: Command, path: &Path, timeout: Duration) -> Result<
     let (out, err) = (Pipe::new(child.stdout.take()), Pipe::new(child.stderr.take()));
     let status = wait(&mut child, timeout);
     let (out, err) = (out.text(), err.text());
-    let mut phase = Phase::Begin;
-    let mut found = None;
+    let (mut phase, mut trying) = (Phase::Begin, String::new());
+    let mut found = Vec::new();
     for line in out.lines().filter_map(|l| l.find(MARK).and_then(|at| serde_json::from_str(&l[at + MARK.len()..]).ok()))
     {
         match line {
             Line::Phase(next) => phase = next,
-            line => found = Some(line),
+            Line::Trying(what) => trying = format!(", {what}"),
+            line => found.push(line),
         }
     }
     match status {
         None => {
-            let what = format!("{what}, {}", phase.words());
+            let what = format!("{what}, {}{trying}", phase.words());
             Err(Error::Timeout { what, millis: timeout.as_millis().try_into().unwrap_or(u64::MAX) })
         }
         Some(status) if phase != Phase::End || status.signal().is_some() => {
-            Err(Error::internal(what, format!("{} {}{}", fate(status), phase.words(), last_words(&err))))
+            Err(Error::internal(what, format!("{} {}{trying}{}", fate(status), phase.words(), last_words(&err))))
         }
-        Some(_) => match found {
-            Some(Line::Report(report)) => Ok(report),
-            Some(Line::NotPresent(what, why)) => Err(Error::NotPresent { what, why }),
-            Some(Line::Invalid(what, found, mend)) => Err(Error::Invalid { what, found, mend }),
-            Some(Line::Failed(why)) => Err(Error::internal(what, why)),
-            Some(Line::Phase(_)) | None => Err(Error::internal(what, "the process that tried it did not answer")),
-        },
+        Some(_) => Ok(found),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use qiao_core::{Error, Result};
 
+use super::calls::{Padded, overrun};
 use super::failure::Failure;
 use super::slots::{Slots, copied};
 use super::words;
@@ -54,10 +55,10 @@ pub(super) fn sanitizer_here() -> u32 {
 /// # Safety
 /// `query` is the exported function of a plugin and keeps the contract of the header.
 pub(super) unsafe fn ask(query: QueryFn, place: &str, sanitizer_of_host: u32) -> Result<Asked> {
-    let mut q = Query { host_minor: abi::MINOR, host_min_minor: abi::MIN_PLUGIN_MINOR, ..Query::sized() };
-    let mut record = ErrorRecord::sized();
+    let mut q = Padded::new(Query { host_minor: abi::MINOR, host_min_minor: abi::MIN_PLUGIN_MINOR, ..Query::sized() });
+    let mut record = Padded::new(ErrorRecord::sized());
     // SAFETY: both structs are the callee's to fill for the call.
-    let status = unsafe { query(&mut q, &mut record) };
+    let status = unsafe { query(q.place(), record.place()) };
     let nonsense = |found: String| {
         Error::invalid(
             format!("plugin {place}"),
@@ -65,6 +66,12 @@ pub(super) unsafe fn ask(query: QueryFn, place: &str, sanitizer_of_host: u32) ->
             "mend what its qiao_plugin_query_v0 gives; PORTING.md says what stands where",
         )
     };
+    for (what, beyond) in [("the qiao_query", q.beyond()), ("the qiao_error", record.beyond())] {
+        if beyond > 0 {
+            return Err(nonsense(format!("its query {}", overrun(beyond, what))));
+        }
+    }
+    let (q, record) = (q.own(), record.own());
     if status != abi::OK {
         return Err(refusal(place, &q, &Failure::of(abi::QUERY_SYMBOL, status, &record)));
     }

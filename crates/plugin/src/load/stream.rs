@@ -84,16 +84,17 @@ impl DeviceStream {
         })
     }
 
+    /// The first failure that the plugin knows of; it tells at a sync.
+    fn failed(&self) -> Option<Error> {
+        self.wait_for_device(Duration::ZERO).err().filter(|f| f.status != abi::ERR_TIMEOUT).map(|f| self.first_of(&f))
+    }
+
     /// A command's answer: what was refused did nothing; what failed is kept.
     fn told(&self, answer: Answer<()>, bytes: usize) -> Result<()> {
         let Err(failure) = answer else { return Ok(()) };
         let asked = Asked { bytes: bytes as u64, ..Asked::default() };
         if failure.status == abi::ERR_POISONED {
-            // The plugin knows which failure was first; it tells at a sync.
-            let first = match self.wait_for_device(Duration::ZERO) {
-                Err(f) if f.status != abi::ERR_TIMEOUT => self.first_of(&f),
-                _ => self.first_of(&failure),
-            };
+            let first = self.failed().unwrap_or_else(|| self.first_of(&failure));
             return Err(poisoned(&self.keep(first)));
         }
         let error = self.device.error_of_command(&failure, asked);
@@ -288,8 +289,15 @@ impl Stream for DeviceStream {
         let any = event as &dyn Any;
         match any.downcast_ref::<DeviceEvent>().filter(|e| Arc::ptr_eq(&e.device, &self.device)) {
             Some(event) => {
-                let answer = event.hold(self.raw.get())?;
-                self.told(answer, 0)
+                let (answer, behind) = event.hold(self.raw.get())?;
+                match (answer, behind) {
+                    // This stream is the poisoned one, or it is well and the event's is.
+                    (Err(f), Some(behind)) if f.status == abi::ERR_POISONED => Err(match self.failed() {
+                        Some(own) => poisoned(&self.keep(own)),
+                        None => poisoned(&behind),
+                    }),
+                    (answer, _) => self.told(answer, 0),
+                }
             }
             None => event.sync(self.patience()),
         }
