@@ -6,7 +6,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::probe::Probe;
+use qiao_core::OpKind;
+
+use super::members::{Member, Places};
 use super::scene::{Found, Scene};
 use super::{Broken, Clause, Held};
 use crate::family::Depth;
@@ -113,11 +115,15 @@ fn steady(subject: &Subject, what: &str, each: Least, mut round: impl FnMut() ->
 }
 
 /// How long one round may take: a slow device does fewer of what is counted.
-fn within(subject: &Subject, most: u64, mut cycle: impl FnMut() -> Held) -> Found<u64> {
+fn within(subject: &Subject, most: u64, cycle: impl FnMut() -> Held) -> Found<u64> {
+    between(subject, 4, most, cycle)
+}
+
+fn between(subject: &Subject, least: u64, most: u64, mut cycle: impl FnMut() -> Held) -> Found<u64> {
     let limit = (subject.timeout / 60).min(Duration::from_millis(500));
     let start = Instant::now();
     let mut times = 0;
-    while times < most && (times < 4 || start.elapsed() < limit) {
+    while times < most && (times < least || start.elapsed() < limit) {
         cycle()?;
         times += 1;
     }
@@ -162,7 +168,9 @@ fn events(subject: &Subject) -> Held {
     })
 }
 
+/// Executions, where the device runs anything, copies and fills.
 fn commands(subject: &Subject) -> Held {
+    executions(subject)?;
     let mut scene = Scene::new(subject)?;
     let (a, b) = (scene.alloc(256)?, scene.alloc(256)?);
     steady(subject, "commands", Least { bytes: 32, things: 1 }, || {
@@ -175,21 +183,68 @@ fn commands(subject: &Subject) -> Held {
     })
 }
 
-fn plans(subject: &Subject) -> Held {
-    Probe::each(&*subject.device, usize::MAX)?.iter().try_for_each(|probe| plans_of(subject, probe))
+/// A small node of an operator, with all that it needs to run.
+struct Ready {
+    member: Member,
+    room: Places,
 }
 
-fn plans_of(subject: &Subject, probe: &Probe) -> Held {
+/// Every node that the device runs, ready on one stream.
+fn ready(subject: &Subject, scene: &mut Scene) -> Found<Vec<Ready>> {
+    let mut all = Vec::new();
+    for member in Member::all(&subject.device)? {
+        let (room, facts) = (member.room()?, member.facts(1)?);
+        member.load(&mut *scene.stream, &room, &facts)?;
+        all.push(Ready { member, room });
+    }
+    scene.done()?;
+    Ok(all)
+}
+
+/// Something done with each node, round by round. Which one leaves the most behind is asked where something is left.
+fn of_each(subject: &Subject, most: u64, what: &str, mut one: impl FnMut(&mut Scene, &Ready) -> Held) -> Held {
+    const TIMES: u64 = 32;
     let mut scene = Scene::new(subject)?;
-    let (bound, data) = (probe.room(&*scene.device)?, probe.data(1)?);
-    probe.load(&mut *scene.stream, &bound, &data)?;
-    let device = scene.device.clone();
-    steady(subject, "plans", Least { bytes: 512, things: 1 }, || {
-        within(subject, 200, || {
-            let plan = device.plan(&probe.what.graph)?;
-            plan.execute(&mut *scene.stream, &bound.bindings, &bound.workspace)?;
+    let all = ready(subject, &mut scene)?;
+    let found = steady(subject, what, Least { bytes: 512, things: 1 }, || {
+        // A cycle is many commands.
+        between(subject, 2, most, || {
+            all.iter().try_for_each(|ready| one(&mut scene, ready))?;
             scene.done()
         })
+    });
+    let Err(Broken::Failed(mut failure)) = found else { return found };
+    let mut worst = (0, OpKind::Copy);
+    for ready in &all {
+        let before = now(subject)?;
+        for _ in 0..TIMES {
+            one(&mut scene, ready)?;
+            scene.done()?;
+        }
+        let after = now(subject)?;
+        let grown = after.resident.saturating_sub(before.resident) + after.device.saturating_sub(before.device);
+        worst = worst.max((grown, ready.member.kind));
+    }
+    if worst.0 > 0 {
+        failure.why = format!("{}; {TIMES} more of {} left {} bytes", failure.why, worst.1, worst.0);
+    }
+    Err(Broken::Failed(failure))
+}
+
+fn executions(subject: &Subject) -> Held {
+    of_each(subject, 128, "executions of each small node", |scene, ready| {
+        ready.member.execute(&mut *scene.stream, &ready.room)
+    })
+}
+
+fn plans(subject: &Subject) -> Held {
+    Member::each(&subject.device)?;
+    let device = subject.device.clone();
+    of_each(subject, 100, "plans of each small node", |scene, ready| {
+        let plan = device.plan(&ready.member.graph)?;
+        ready.member.execute_as(&*plan, &mut *scene.stream, &ready.room)?;
+        // It goes when it has run, as most do.
+        scene.done()
     })
 }
 

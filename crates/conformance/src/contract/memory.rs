@@ -17,7 +17,7 @@ pub(crate) const CLAUSES: &[Clause] = &[
     Clause { id: "device/memory/an_absurd_allocation_is_refused", depth: Depth::Smoke, run: absurd },
     Clause { id: "device/memory/more_than_the_largest_allocation_is_refused", depth: Depth::Standard, run: above_most },
     Clause { id: "device/memory/a_large_buffer_holds_all_its_bytes", depth: Depth::Standard, run: large },
-    Clause { id: "device/memory/offsets_may_be_large", depth: Depth::Standard, run: far },
+    Clause { id: "device/memory/offsets_may_be_large", depth: Depth::Standard, run: super::far::far },
     Clause { id: "device/memory/a_full_memory_recovers", depth: Depth::Standard, run: full },
 ];
 
@@ -174,45 +174,6 @@ fn take(scene: &Scene, memory: usize, chunk: usize, most: u64) -> Found<(Vec<Arc
         }
     }
     Ok((held, false))
-}
-
-/// Marks on both sides of 2^31 and 2^32 bytes in one buffer, of which nothing else is touched: each stays where it is put, and
-/// none comes to lie where fewer bits of its offset lead.
-fn far(subject: &Subject) -> Held {
-    const SIZE: u64 = (1 << 32) + (1 << 20);
-    let mut scene = Scene::new(subject)?;
-    let memory = scene.device.info().memories[0].clone();
-    let has = if memory.free_bytes > 0 { memory.free_bytes } else { memory.total_bytes };
-    let (Ok(size), Ok(two)) = (usize::try_from(SIZE), usize::try_from(1u64 << 32)) else {
-        return Err(Broken::unsupported("offsets of this machine have 32 bits"));
-    };
-    if has / 3 < SIZE || memory.max_alloc > 0 && memory.max_alloc < SIZE {
-        return Err(Broken::unsupported(format!("memory 0 has no {SIZE} bytes to spare in one buffer")));
-    }
-    let buffer = scene.device.alloc(0, size)?;
-    let one = two / 2;
-    let starts = [0, 4096, one - 4096, one, one + 4096, two - 4096, two, two + 4096, size - 4096];
-    let at = |offset: usize| Binding::part(&buffer, offset, 1024);
-    let marks: Vec<Vec<u8>> = (0..starts.len()).map(|i| pattern(700 + i as u64, 1024)).collect();
-    for (&start, mark) in starts.iter().zip(&marks) {
-        scene.stream.upload(&at(start), mark)?;
-    }
-    let all = |scene: &mut Scene, after: &str| -> Held {
-        for (&start, mark) in starts.iter().zip(&marks) {
-            scene.expect(&at(start), mark, &format!("what lies {start} bytes from the start, after {after}"))?;
-        }
-        Ok(())
-    };
-    all(&mut scene, "uploads")?;
-    for (from, to) in [(7, one + 8192), (3, two + 8192), (0, two - 8192), (6, 8192)] {
-        scene.stream.copy(&at(to), &at(starts[from]))?;
-        scene.expect(&at(to), &marks[from], &format!("a copy to {to} bytes from the start"))?;
-    }
-    for to in [one - 8192, two + 16384] {
-        scene.stream.fill(&at(to), 0x3c)?;
-        scene.expect(&at(to), &[0x3c; 1024], &format!("a fill at {to} bytes from the start"))?;
-    }
-    all(&mut scene, "copies and fills")
 }
 
 fn full(subject: &Subject) -> Held {

@@ -6,7 +6,8 @@
 //!
 //! Kinds, one file each: `info`, `memory`, `bounds`, `copies`, `import`, `streams`, `events`, `order`, `errors`, `time`,
 //! `lives` (what is dropped while work is pending), `threads`, `leaks`; and for devices that run an operator, whichever:
-//! `plans`, `graphs`, `bindings`, `compute`, `batches`. `scene` and `probe` are what they stand on.
+//! `plans`, `graphs`, `bindings`, `compute`, `batches`. `far` is the clause of `memory` about large offsets. `scene`, `probe`
+//! and `members` are what they stand on.
 
 mod scene;
 
@@ -24,11 +25,13 @@ mod streams;
 mod threads;
 mod time;
 
+mod members;
 mod probe;
 
 mod batches;
 mod bindings;
 mod compute;
+mod far;
 mod graphs;
 mod plans;
 

@@ -1,10 +1,12 @@
 //! Support and plans, on whichever operator a device runs.
 
 use std::thread;
+use std::time::{Duration, Instant};
 
-use qiao_core::{Binding, Error, Graph, NoAttrs, Op, Support, TensorDesc};
+use qiao_core::{Binding, Device, Error, Graph, NoAttrs, Op, Stream, Support, TensorDesc};
 
-use super::probe::{Bound, Candidate, Data, Probe};
+use super::members::{Facts, Member, Places};
+use super::probe::{Candidate, Probe};
 use super::scene::{Busy, Found, Scene, joined, pattern, read, same};
 use super::{Broken, Clause, Held, ensure};
 use crate::family::Depth;
@@ -121,25 +123,29 @@ fn refusals(subject: &Subject) -> Held {
 }
 
 fn again(subject: &Subject) -> Held {
-    Probe::each(&*subject.device, usize::MAX)?.iter().try_for_each(|probe| again_and_again(subject, probe))
+    Member::each(&subject.device)?.iter().try_for_each(|member| again_and_again(subject, member))
 }
 
-fn again_and_again(subject: &Subject, probe: &Probe) -> Held {
+fn again_and_again(subject: &Subject, member: &Member) -> Held {
     let mut scene = Scene::new(subject)?;
-    let rooms = [probe.room(&*scene.device)?, probe.room(&*scene.device)?];
-    let mut seen: Vec<Vec<u8>> = Vec::new();
-    for round in 0..12usize {
-        let data = probe.data(round as u64 % 3)?;
-        let bound = &rooms[round % 2];
-        probe.run(&mut *scene.stream, bound, &data, &format!("execution {round}"))?;
-        let bytes = scene.read(bound.output())?;
+    let rooms = [member.room()?, member.room()?];
+    let facts = (0..3).map(|seed| member.facts(seed)).collect::<Found<Vec<_>>>()?;
+    let mut seen: Vec<Vec<Vec<u8>>> = Vec::new();
+    for round in 0..8usize {
+        let (room, facts) = (&rooms[round % 2], &facts[round % 3]);
+        member.load(&mut *scene.stream, room, facts)?;
+        member.execute(&mut *scene.stream, room)?;
+        let got = member.read(&mut *scene.stream, room)?;
+        member.right(facts, &got, &format!("execution {round}"))?;
         if round < 3 {
-            seen.push(bytes);
+            seen.push(got);
         } else if scene.device.info().caps.deterministic {
-            same(&bytes, &seen[round % 3], &format!("execution {round} of what ran before"))?;
+            for (one, before) in got.iter().zip(&seen[round % 3]) {
+                same(one, before, &format!("execution {round} of {} with operands of before", member.kind))?;
+            }
         }
-        for (binding, input) in bound.bindings.iter().zip(&data.inputs) {
-            scene.expect(binding, input, "an operand after the execution")?;
+        for (place, bytes) in member.reads(facts) {
+            scene.expect(&room.0[place], bytes, &format!("{} after the execution", member.name(place)))?;
         }
     }
     Ok(())
@@ -233,67 +239,95 @@ fn across(subject: &Subject) -> Held {
     Ok(worker.sync(scene.timeout)?)
 }
 
-/// Executes over and over on one stream, each result kept in a place of its own, and looks at them in the end.
-fn over_and_over(probe: &Probe, scene: &mut Scene, room: &Bound, data: &Data, times: usize, who: &str) -> Held {
-    let bytes = room.output().bytes;
-    let kept = scene.alloc(bytes * times)?;
-    probe.load(&mut *scene.stream, room, data)?;
-    for i in 0..times {
-        probe.execute(&mut *scene.stream, room)?;
-        scene.stream.copy(&Binding::part(&kept.buffer, bytes * i, bytes), room.output())?;
-        scene.stream.fill(room.output(), super::probe::POISON)?;
+/// Executes over and over on some streams in turn, each with operands of its own and each result kept in a place of its own,
+/// and looks at them in the end.
+fn over_and_over(member: &Member, lanes: &mut [Lane<'_>], times: usize, who: &str) -> Held {
+    let mut kept = Vec::new();
+    for lane in lanes.iter_mut() {
+        member.load(lane.stream, &lane.room, &lane.facts)?;
+        let each = member.results(&lane.room).into_iter();
+        let each = each.map(|r| Ok((Binding::whole(lane.device.alloc(0, r.bytes * times)?), r.bytes)));
+        kept.push(each.collect::<qiao_core::Result<Vec<_>>>()?);
     }
-    let got = scene.read(&kept)?;
-    for (i, one) in got.chunks_exact(bytes).enumerate() {
-        probe.right(data, one, &format!("execution {i} of {who}"))?;
-        if scene.device.info().caps.deterministic {
-            same(one, &got[..bytes], &format!("execution {i} of {who} beside its first"))?;
+    for round in 0..times {
+        for (lane, kept) in lanes.iter_mut().zip(&kept) {
+            member.execute(lane.stream, &lane.room)?;
+            for (result, (all, bytes)) in member.results(&lane.room).into_iter().zip(kept) {
+                lane.stream.copy(&Binding::part(&all.buffer, bytes * round, *bytes), result)?;
+            }
+            member.poison(lane.stream, &lane.room)?;
         }
     }
-    scene.done()
-}
-
-fn two_streams(subject: &Subject) -> Held {
-    Probe::each(&*subject.device, usize::MAX)?.iter().try_for_each(|probe| on_two_streams(subject, probe))
-}
-
-fn on_two_streams(subject: &Subject, probe: &Probe) -> Held {
-    const TIMES: usize = 150;
-    let mut scene = Scene::new(subject)?;
-    let mut other = scene.device.stream()?;
-    let rooms = [probe.room(&*scene.device)?, probe.room(&*scene.device)?];
-    let data = [probe.data(1)?, probe.data(2)?];
-    let bytes = rooms[0].output().bytes;
-    let kept = [scene.alloc(bytes * TIMES)?, scene.alloc(bytes * TIMES)?];
-    let mut streams = [&mut *scene.stream, &mut *other];
-    for (i, stream) in streams.iter_mut().enumerate() {
-        probe.load(&mut **stream, &rooms[i], &data[i])?;
-    }
-    for round in 0..TIMES {
-        for (i, stream) in streams.iter_mut().enumerate() {
-            probe.execute(&mut **stream, &rooms[i])?;
-            stream.copy(&Binding::part(&kept[i].buffer, bytes * round, bytes), rooms[i].output())?;
-            stream.fill(rooms[i].output(), super::probe::POISON)?;
-        }
-    }
-    for (i, stream) in streams.iter_mut().enumerate() {
-        let got = read(&mut **stream, &kept[i])?;
-        for (round, one) in got.chunks_exact(bytes).enumerate() {
-            probe.right(&data[i], one, &format!("execution {round} on stream {i} of 2"))?;
+    for (i, (lane, kept)) in lanes.iter_mut().zip(&kept).enumerate() {
+        let all = kept.iter().map(|(all, bytes)| read(lane.stream, &Binding::part(&all.buffer, 0, bytes * times)));
+        let all = all.collect::<Found<Vec<_>>>()?;
+        let of = |round: usize| -> Vec<Vec<u8>> {
+            kept.iter().zip(&all).map(|((_, bytes), all)| all[bytes * round..][..*bytes].to_vec()).collect()
+        };
+        let first = of(0);
+        for round in 0..times {
+            let got = of(round);
+            if round == 0 || got != first {
+                member.right(&lane.facts, &got, &format!("execution {round} of {who} {i}"))?;
+            }
+            if lane.device.info().caps.deterministic {
+                let what = format!("execution {round} of {} of {who} {i} beside its first", member.kind);
+                got.iter().zip(&first).try_for_each(|(one, first)| same(one, first, &what))?;
+            }
         }
     }
     Ok(())
 }
 
-fn threads(subject: &Subject) -> Held {
-    Probe::each(&*subject.device, usize::MAX)?.iter().try_for_each(|probe| on_sixteen_threads(subject, probe))
+/// A stream with the operands of a node.
+struct Lane<'a> {
+    device: &'a dyn Device,
+    stream: &'a mut dyn Stream,
+    room: Places,
+    facts: Facts,
 }
 
-fn on_sixteen_threads(subject: &Subject, probe: &Probe) -> Held {
+/// How often a node is executed on one of some streams at once: a slow device does it less often.
+fn often(subject: &Subject, member: &Member, streams: u32, least: usize, most: usize) -> Found<usize> {
+    let mut scene = Scene::new(subject)?;
+    let (room, facts) = (member.room()?, member.facts(1)?);
+    member.load(&mut *scene.stream, &room, &facts)?;
+    scene.done()?;
+    let start = Instant::now();
+    member.execute(&mut *scene.stream, &room)?;
+    scene.done()?;
+    let limit = (subject.timeout / 120).min(Duration::from_millis(300)) / streams;
+    let times = limit.as_nanos() / start.elapsed().as_nanos().max(1);
+    Ok(usize::try_from(times).unwrap_or(most).clamp(least, most))
+}
+
+fn two_streams(subject: &Subject) -> Held {
+    for member in Member::each(&subject.device)? {
+        let times = often(subject, &member, 2, 8, 150)?;
+        let (mut one, mut other) = (subject.device.stream()?, subject.device.stream()?);
+        let mut lanes = Vec::new();
+        for (stream, seed) in [(&mut *one, 1), (&mut *other, 2)] {
+            let (room, facts) = (member.room()?, member.facts(seed)?);
+            lanes.push(Lane { device: &*subject.device, stream, room, facts });
+        }
+        over_and_over(&member, &mut lanes, times, "stream")?;
+    }
+    Ok(())
+}
+
+fn threads(subject: &Subject) -> Held {
+    // All threads run one node before they go on to the next.
+    Member::each(&subject.device)?.iter().try_for_each(|member| on_sixteen_threads(subject, member))
+}
+
+fn on_sixteen_threads(subject: &Subject, member: &Member) -> Held {
+    let times = often(subject, member, 16, 2, 12)?;
     let job = |thread: u64| -> Held {
-        let mut scene = Scene::new(subject)?;
-        let (room, data) = (probe.room(&*scene.device)?, probe.data(thread)?);
-        over_and_over(probe, &mut scene, &room, &data, 12, &format!("thread {thread}"))
+        let mut stream = subject.device.stream()?;
+        let (room, facts) = (member.room()?, member.facts(thread)?);
+        let mut lanes = [Lane { device: &*subject.device, stream: &mut *stream, room, facts }];
+        over_and_over(member, &mut lanes, times, &format!("thread {thread}, on stream"))?;
+        Ok(stream.sync(subject.timeout)?)
     };
     thread::scope(|s| {
         let job = &job;

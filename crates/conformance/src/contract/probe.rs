@@ -94,26 +94,16 @@ impl Bound {
 impl Probe {
     /// The first candidate that the device runs as it is.
     pub(crate) fn find(device: &dyn Device) -> Found<Probe> {
-        Ok(Probe::each(device, 1)?.remove(0))
-    }
-
-    /// Of each operator the first candidate that the device runs as it is: one operator or more, at most so many.
-    pub(crate) fn each(device: &dyn Device, most: usize) -> Found<Vec<Probe>> {
-        let mut found: Vec<Probe> = Vec::new();
         for what in Candidate::all()? {
             let kind = what.op.kind();
-            let native = || device.support(&what.graph).iter().all(|s| s.answer == Support::Native);
-            if found.len() < most && found.iter().all(|p| p.what.op.kind() != kind) && native() {
+            if device.support(&what.graph).iter().all(|s| s.answer == Support::Native) {
                 let plan = device.plan(&what.graph).map_err(|e| {
                     Broken::contract(format!("support calls {kind} native, yet it can't be planned: {e}"))
                 })?;
-                found.push(Probe { what, plan });
+                return Ok(Probe { what, plan });
             }
         }
-        if found.is_empty() {
-            return Err(Broken::unsupported("it runs none of add, silu, copy, matmul, softmax and argmax as they are"));
-        }
-        Ok(found)
+        Err(Broken::unsupported("it runs none of add, silu, copy, matmul, softmax and argmax as they are"))
     }
 
     /// A probe and a scene on one device.

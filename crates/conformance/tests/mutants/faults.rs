@@ -40,6 +40,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     fault("odd_offsets_are_rounded_down", "device/copies/*", &[Contract], Fault::OddOffsetsAreRoundedDown),
     fault("overlapping_copies_smear", "device/copies/ranges*", &[Contract], Fault::OverlappingCopiesSmear),
     fault("offsets_are_of_32_bits", "device/memory/offsets*", &[Contract], Fault::OffsetsAreOf32Bits),
+    fault("executions_have_offsets_of_32_bits", "device/memory/offsets*", &[Contract], Fault::PlansHave32Bits),
+    fault("executions_have_offsets_of_31_bits", "device/memory/offsets*", &[Contract], Fault::PlansHave31Bits),
     fault("large_copies_are_cut", "device/copies/a_large*", &[Contract], Fault::LargeCopiesAreCut),
     fault("refusals_poison_their_stream", "device/errors/*", &[Contract], Fault::RefusalsPoison),
     fault("failures_are_forgotten", "device/errors/the_first*", &[Contract], Fault::FailuresAreForgotten),
@@ -66,4 +68,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     fault("a_short_workspace_is_taken", "device/bindings/a_workspace*", &[Refusal], Fault::ShortWorkspaceIsTaken),
     fault("plans_overtake_copies", "device/plans/*", &[Contract], Fault::PlansOvertake),
     fault("executions_share_their_operands", "device/plans/*", &[Contract], Fault::PlansShareOperands),
+    fault("norms_share_scratch", "device/plans/one_runs_on_two*", &[Contract], Fault::NormsShareScratch),
+    fault("norms_share_scratch_among_threads", "device/plans/sixteen*", &[Contract], Fault::NormsShareScratch),
+    fault("executions_of_attention_leak", "device/leaks/commands*", &[Contract], Fault::AttentionLeaks),
 ];

@@ -7,10 +7,10 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use qiao_core::host::{HostBuffer, HostStream};
+use qiao_core::host::{HostBuffer, HostStream, host_range};
 use qiao_core::{
-    Binding, Buffer, BufferExt, Device, DeviceInfo, Error, Event, Graph, MemoryInfo, MemoryKind, NodeSupport, Plan,
-    PlanInfo, Result, Stream,
+    Binding, Buffer, BufferExt, Device, DeviceInfo, Error, Event, Graph, MemoryInfo, MemoryKind, NodeSupport, OpKind,
+    Plan, PlanInfo, Result, Stream,
 };
 use qiao_reference::ReferenceDevice;
 
@@ -66,6 +66,10 @@ pub(crate) enum Fault {
     OverlappingCopiesSmear,
     /// A copy drops the higher bits of its offsets.
     OffsetsAreOf32Bits,
+    /// An execution drops the higher bits of its operands' offsets.
+    PlansHave32Bits,
+    /// An execution drops all but 31 bits, on a device with no room for more than 2^31 bytes at once.
+    PlansHave31Bits,
     /// A copy moves at most 1 MiB.
     LargeCopiesAreCut,
     /// A refused call poisons its stream.
@@ -108,6 +112,10 @@ pub(crate) enum Fault {
     PlansOvertake,
     /// Executions that are pending have the operands of the one that was asked for last.
     PlansShareOperands,
+    /// Norms on any stream put their result through one scratch.
+    NormsShareScratch,
+    /// An execution of attention leaves something behind.
+    AttentionLeaks,
 }
 
 /// Bytes of the one memory.
@@ -115,7 +123,11 @@ const TOTAL: u64 = 48 << 20;
 
 /// The same, where offsets are to be large.
 const fn total(fault: Fault) -> u64 {
-    if matches!(fault, Fault::OffsetsAreOf32Bits) { 64 << 30 } else { TOTAL }
+    match fault {
+        Fault::OffsetsAreOf32Bits | Fault::PlansHave32Bits => 64 << 30,
+        Fault::PlansHave31Bits => 5 << 30,
+        _ => TOTAL,
+    }
 }
 
 /// How long a copy takes beyond itself, so that whoever does not wait is found out. Where it is to be measured, it is much
@@ -150,6 +162,7 @@ struct Shared {
     current: Mutex<Option<Arc<Lane>>>,
     /// What leaks.
     kept: Mutex<Vec<Vec<u8>>>,
+    scratch: Mutex<Vec<u8>>,
     closed: AtomicBool,
 }
 
@@ -180,6 +193,7 @@ impl Queued {
             failure: Mutex::default(),
             current: Mutex::default(),
             kept: Mutex::default(),
+            scratch: Mutex::default(),
             closed: AtomicBool::new(false),
         };
         Queued { info, fault, shared: Arc::new(shared), last: Mutex::default(), full: AtomicBool::new(false) }
@@ -649,8 +663,27 @@ impl QueuedPlan {
     fn inside(&self, binding: &Binding, need: usize) -> Result<Binding> {
         let (host, start, bytes) = range(&self.shared, binding, need.max(binding.bytes))?;
         let host: Arc<dyn Buffer> = host;
+        let start = match self.shared.fault {
+            Fault::PlansHave32Bits => start & u32::MAX as usize,
+            Fault::PlansHave31Bits => start & i32::MAX as usize,
+            _ => start,
+        };
         Ok(Binding::part(&host, start, bytes))
     }
+
+    fn has(&self, kind: OpKind) -> bool {
+        self.graph.nodes().iter().any(|n| n.op.kind() == kind)
+    }
+}
+
+/// A range goes through what everybody uses, slowly.
+fn through(scratch: &Mutex<Vec<u8>>, binding: &Binding) -> Result<()> {
+    let (host, range) = host_range(binding)?;
+    *lock(scratch) = host.read(range.clone(), <[u8]>::to_vec);
+    std::thread::sleep(Duration::from_micros(50));
+    let held = lock(scratch).clone();
+    host.write(range, |b| b.iter_mut().zip(held).for_each(|(b, held)| *b = held));
+    Ok(())
 }
 
 impl Plan for QueuedPlan {
@@ -679,11 +712,19 @@ impl Plan for QueuedPlan {
         let inner = bindings.iter().map(|b| self.inside(b, 0)).collect::<Result<Vec<_>>>()?;
         let room = self.inside(workspace, 0)?;
         lock(&self.latest).clone_from(&inner);
-        let (plan, latest) = (self.inner.clone(), self.latest.clone());
+        if fault == Fault::AttentionLeaks && self.has(OpKind::AttentionDecode) {
+            lock(&self.shared.kept).push(vec![1; 16 << 10]);
+        }
+        let (plan, latest, shared) = (self.inner.clone(), self.latest.clone(), self.shared.clone());
+        let scratched = fault == Fault::NormsShareScratch && self.has(OpKind::RmsNorm);
         let command = move || {
             std::thread::sleep(slow(fault));
             let operands = if fault == Fault::PlansShareOperands { lock(&latest).clone() } else { inner };
-            plan.execute(&mut HostStream::default(), &operands, &room)
+            plan.execute(&mut HostStream::default(), &operands, &room)?;
+            match operands.last().filter(|_| scratched) {
+                Some(result) => through(&shared.scratch, result),
+                None => Ok(()),
+            }
         };
         if fault == Fault::PlansOvertake {
             return command();
