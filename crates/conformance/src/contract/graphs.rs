@@ -196,14 +196,12 @@ fn share(g: &mut Draft, codes: bool) -> Result<()> {
     let (x, bias) = (g.bind(&FEW)?, g.weights(&[SIDE])?);
     let wide = g.projected(x, 3 * SIDE, None, codes)?;
     let one = g.projected(x, SIDE, Some(bias), codes)?;
-    let other = g.projected(x, SIDE, None, codes)?;
-    let more = g.projected(x, SIDE, None, codes)?;
     let silu = g.between(Op::Silu(PLAIN), &[wide])?;
-    let parts: Vec<_> = (0..3).map(|i| g.part(silu, &[FEW[0], SIDE], i * SIDE)).collect::<Result<_>>()?;
-    for (part, y) in parts.into_iter().zip([one, other, more]) {
-        g.result(Op::Mul(PLAIN), &[part, y])?;
-    }
-    Ok(())
+    let other = g.projected(x, SIDE, None, codes)?;
+    let narrow = g.projected(x, SIDE / 2, None, codes)?;
+    g.result(Op::Silu(PLAIN), &[narrow])?;
+    g.result(Op::Mul(PLAIN), &[silu, silu])?;
+    g.result(Op::Mul(PLAIN), &[one, other]).map(drop)
 }
 
 fn few_rows(g: &mut Draft) -> Result<()> {
