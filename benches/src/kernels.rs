@@ -12,7 +12,7 @@ use qiao_core::{
     RopeAttrs, SoftmaxAttrs, Support,
 };
 use qiao_cpu::{CpuDevice, CpuOptions};
-use qiao_kernels_cpu::{Element, Isa, Kernels, RowMut, detect};
+use qiao_kernels_cpu::{E4m3, E5m2, Element, Isa, Kernels, RowMut, detect};
 use qiao_reference::data::{Rng, block_bytes};
 
 use crate::node::{Data, Node, Work, constant, desc, ints, numbers};
@@ -68,6 +68,8 @@ pub fn rows(k: &Kernels) -> Vec<Timed> {
     entry!(bf16_to_f32, 6, run, [y = vec![0f32; ROW], a = xb.clone()], run(&mut y, &a));
     entry!(f32_to_f16, 6, run, [y = x16.clone(), a = x.clone()], run(&mut y, &a));
     entry!(f32_to_bf16, 6, run, [y = xb.clone(), a = x.clone()], run(&mut y, &a));
+    entry!(f32_to_e4m3, 5, run, [y = vec![E4m3(0); ROW], a = x.clone()], run(&mut y, &a, 0.5));
+    entry!(f32_to_e5m2, 5, run, [y = vec![E5m2(0); ROW], a = x.clone()], run(&mut y, &a, 0.5));
     macro_rules! binary {
         ($($field:ident)+) => {
             $(entry!($field, 12, run, [y = vec![0f32; ROW], a = x.clone(), b = x.clone()], run(&mut y, &a, &b));)+
@@ -81,7 +83,7 @@ pub fn rows(k: &Kernels) -> Vec<Timed> {
     macro_rules! reduce {
         ($($field:ident)+) => { $(entry!($field, 4, run, [a = x.clone()], run(&a));)+ };
     }
-    reduce!(sum sum_squares);
+    reduce!(sum sum_squares largest);
     entry!(dot, 8, run, [a = x.clone(), b = x.clone()], run(&a, &b));
     entry!(scale, 8, run, [a = x.clone()], run(&mut a, 1.0));
     entry!(axpy, 12, run, [y = vec![0f32; ROW], a = x.clone()], run(&mut y, 0.0, &a));
@@ -124,6 +126,10 @@ fn typed<T: Element>(k: &Kernels, x: Vec<T>, all: &mut Vec<Timed>) {
     entry!(exp_sub_sum, size + 4, |run, of| run(&mut of.wide, &of.x, 1.0));
     entry!(softmax, 2 * size + 8, |run, of| run(RowMut::kept(&mut of.to), (&of.w, 1.0), &mut of.wide, &of.x));
     entry!(rope_half_split, 2 * size + 4, |run, of| {
+        let (cos, sin) = of.w.split_at(ROW / 2);
+        run(RowMut::kept(&mut of.to), &of.x, cos, sin, (0, ROW))
+    });
+    entry!(rope_neighbours, 2 * size + 4, |run, of| {
         let (cos, sin) = of.w.split_at(ROW / 2);
         run(RowMut::kept(&mut of.to), &of.x, cos, sin, (0, ROW))
     });

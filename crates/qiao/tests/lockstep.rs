@@ -18,7 +18,7 @@ fn node(layer: usize, place: usize) -> usize {
     HEAD + LAYER * layer + place
 }
 
-const K_ROPE: usize = 2;
+const K_ROPE: usize = 4;
 const Q_ROPE: usize = 7;
 const ATTENTION: usize = 8;
 const O_PROJ: usize = 9;
