@@ -99,9 +99,7 @@ fn subject(shared: &Subject, mutant: &Mutant, honest: bool) -> Subject {
     };
     let mut subject = shared.beside(open).expect("a saboteur opens");
     let deadlocks = matches!(sabotage, Sabotage::Fault(Fault::WaitFollowsTheEvent)) && !honest;
-    // Leaks are counted over many executions, which take long where a machine is busy.
-    let counts = mutant.caught_by.starts_with("device/leaks");
-    subject.timeout = Duration::from_secs(if deadlocks { 1 } else { 6 } * if counts { 3 } else { 1 });
+    subject.timeout = Duration::from_secs(if deadlocks { 1 } else { 6 });
     if matches!(sabotage, Sabotage::Chip(_)) {
         let cpu = qiao_cpu::CpuDevice::with(&Default::default()).expect("every machine has a processor");
         subject.host = Some(Arc::new(cpu));

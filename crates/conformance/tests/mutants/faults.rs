@@ -70,5 +70,4 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     fault("executions_share_their_operands", "device/plans/*", &[Contract], Fault::PlansShareOperands),
     fault("norms_share_scratch", "device/plans/one_runs_on_two*", &[Contract], Fault::NormsShareScratch),
     fault("norms_share_scratch_among_threads", "device/plans/sixteen*", &[Contract], Fault::NormsShareScratch),
-    fault("executions_of_attention_leak", "device/leaks/commands*", &[Contract], Fault::AttentionLeaks),
 ];

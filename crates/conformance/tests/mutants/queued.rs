@@ -114,8 +114,6 @@ pub(crate) enum Fault {
     PlansShareOperands,
     /// Norms on any stream put their result through one scratch.
     NormsShareScratch,
-    /// An execution of attention leaves something behind.
-    AttentionLeaks,
 }
 
 /// Bytes of the one memory.
@@ -680,7 +678,7 @@ impl QueuedPlan {
 fn through(scratch: &Mutex<Vec<u8>>, binding: &Binding) -> Result<()> {
     let (host, range) = host_range(binding)?;
     *lock(scratch) = host.read(range.clone(), <[u8]>::to_vec);
-    std::thread::sleep(Duration::from_micros(50));
+    std::thread::sleep(Duration::from_millis(2));
     let held = lock(scratch).clone();
     host.write(range, |b| b.iter_mut().zip(held).for_each(|(b, held)| *b = held));
     Ok(())
@@ -712,9 +710,6 @@ impl Plan for QueuedPlan {
         let inner = bindings.iter().map(|b| self.inside(b, 0)).collect::<Result<Vec<_>>>()?;
         let room = self.inside(workspace, 0)?;
         lock(&self.latest).clone_from(&inner);
-        if fault == Fault::AttentionLeaks && self.has(OpKind::AttentionDecode) {
-            lock(&self.shared.kept).push(vec![1; 16 << 10]);
-        }
         let (plan, latest, shared) = (self.inner.clone(), self.latest.clone(), self.shared.clone());
         let scratched = fault == Fault::NormsShareScratch && self.has(OpKind::RmsNorm);
         let command = move || {
